@@ -1,0 +1,152 @@
+"""Commands on artifacts: inspect, verify, publish, rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edgewright.manifest import Artifact, verify as verify_artifact
+from edgewright.options import Command, output_options
+from edgewright.output import Output
+
+_ARTIFACT = click.argument("artifact", type=click.Path(path_type=Path))
+_REPOSITORY = click.argument("repository", type=click.Path(path_type=Path))
+_NAME = click.option("--name", required=True, help="Model name: the folder below REPOSITORY.")
+
+
+@click.command(
+    "verify",
+    cls=Command,
+    examples=("edgewright verify checkpoint/", "edgewright verify bundle/ --json"),
+)
+@_ARTIFACT
+@output_options
+def verify(artifact: Path, output: Output) -> None:
+    """Check every byte of a checkpoint or bundle against its seal; name the first that is wrong."""
+    sound = verify_artifact(artifact)
+    count = len(sound.manifest["files"])
+    output.result(
+        {
+            "path": str(artifact),
+            "format": sound.manifest["format"],
+            "files": count,
+            "manifest_sha256": sound.manifest_sha256,
+        },
+        [f"{artifact}: sound ({sound.manifest['format']}, {count} files, {sound.manifest_sha256})"],
+    )
+
+
+@click.command(
+    "inspect",
+    cls=Command,
+    examples=("edgewright inspect bundle/", "edgewright inspect checkpoint/ --json"),
+)
+@_ARTIFACT
+@output_options
+def inspect(artifact: Path, output: Output) -> None:
+    """Say what an artifact holds, what it was made from, and what is proven of it."""
+    sound = verify_artifact(artifact)
+    describe = _DESCRIPTIONS.get(sound.manifest["format"], _describe_any)
+    output.result(
+        {**sound.manifest, "manifest_sha256": sound.manifest_sha256}, describe(sound)
+    )
+
+
+@click.command(
+    "publish",
+    cls=Command,
+    examples=("edgewright publish bundle/ repository/ --name news",),
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_REPOSITORY
+@_NAME
+@output_options
+def publish(bundle: Path, repository: Path, name: str, output: Output) -> None:
+    """Verify BUNDLE, copy it into REPOSITORY as the next version of a model, make it current."""
+    from edgewright.repository import Repository
+
+    version = Repository(repository).publish(bundle, name)
+    output.result(
+        {"model": name, "version": version, "path": str(repository / name / str(version))},
+        [f"{name} version {version} is current in {repository}"],
+    )
+
+
+@click.command(
+    "rollback",
+    cls=Command,
+    examples=("edgewright rollback repository/ --name news",),
+)
+@_REPOSITORY
+@_NAME
+@output_options
+def rollback(repository: Path, name: str, output: Output) -> None:
+    """Make the version that was current before this one current again. Nothing is deleted."""
+    from edgewright.repository import Repository
+
+    version = Repository(repository).rollback(name)
+    output.result(
+        {"model": name, "version": version}, [f"{name} version {version} is current in {repository}"]
+    )
+
+
+def _describe_any(artifact: Artifact) -> list[str]:
+    manifest = artifact.manifest
+    return [
+        f"{artifact.path}: {manifest['format']} (format {manifest['format_version']})",
+        f"  manifest   {artifact.manifest_sha256}",
+        *(f"  made from  {name} {digest}" for name, digest in _made_from(manifest).items()),
+        f"  files      {len(manifest['files'])}, {_megabytes(manifest)} MB",
+    ]
+
+
+def _describe_checkpoint(artifact: Artifact) -> list[str]:
+    from edgewright.checkpoint import Checkpoint
+
+    counts = Checkpoint(artifact).examples().counts()
+    rows = ", ".join(f"{split} {sum(by_class.values())}" for split, by_class in counts.items())
+    return [
+        *_describe_any(artifact),
+        f"  task       {artifact.manifest['task']}: {', '.join(artifact.manifest['labels'])}",
+        f"  rows       {rows}",
+    ]
+
+
+def _describe_bundle(artifact: Artifact) -> list[str]:
+    from edgewright.bundle import Bundle, Variant
+
+    bundle = Bundle.open(artifact.path)
+
+    def line(variant: Variant) -> str:
+        proof = variant.certificate
+        claim = (
+            f"{proof.verdict}, loses at most {proof.loss_upper_bound:.2%} (n={proof.n})"
+            if proof
+            else "not certified"
+        )
+        mark = "*" if variant.name == bundle.chosen.name else " "
+        return f"  {mark} {variant.name:<32} {variant.size_bytes / 1e6:6.1f} MB  {claim}"
+
+    return [
+        *_describe_any(artifact),
+        f"  task       {bundle.task}: {', '.join(bundle.labels)}",
+        "  variants   (* is chosen)",
+        *(line(variant) for variant in bundle.variants),
+    ]
+
+
+_DESCRIPTIONS: Final[Mapping[str, Callable[[Artifact], list[str]]]] = {
+    "edgewright.checkpoint": _describe_checkpoint,
+    "edgewright.bundle": _describe_bundle,
+}
+
+
+def _made_from(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: digest for name, digest in manifest.get("made_from", {}).items() if digest}
+
+
+def _megabytes(manifest: Mapping[str, Any]) -> str:
+    return f"{sum(entry['size'] for entry in manifest['files'].values()) / 1e6:.1f}"

@@ -1,0 +1,97 @@
+"""Runtimes behind one contract: what optimize measures is what serve runs.
+
+``BACKENDS`` maps a backend's name to the module that implements it, imported when it is asked for.
+Adding a runtime is one file and one line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import BackendUnavailableError
+
+BACKENDS: Final = {
+    "onnxruntime": "edgewright.backends.onnxruntime",
+    "openvino": "edgewright.backends.openvino",
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype name and shape of a tensor; -1 stands for a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Session(Protocol):
+    """A loaded model. ``run`` may be called from one thread at a time."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name, every output by name."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime that loads ONNX files."""
+
+    name: str
+
+    def runtime(self) -> str:
+        """Library and version, as bound by a certificate: "onnxruntime 1.32.0"."""
+        ...
+
+    def load(
+        self, path: Path, *, threads: int, options: Mapping[str, str] | None = None
+    ) -> Session:
+        """Load an ONNX file on ``threads`` intra-op threads.
+
+        Raises:
+            BackendUnavailableError: the runtime cannot load here; says what to install.
+            IntegrityError: the file is no model that the runtime can read.
+        """
+        ...
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of this name.
+
+    Raises:
+        BackendUnavailableError: unknown, or its library is not installed; says how to install it.
+    """
+    if name not in BACKENDS:
+        raise BackendUnavailableError(f"no backend {name!r}; there are: {', '.join(BACKENDS)}")
+    backend: Backend = importlib.import_module(BACKENDS[name]).BACKEND
+    backend.runtime()
+    return backend
+
+
+def installed_backends() -> list[str]:
+    """Names of the backends whose libraries are installed here."""
+    found = []
+    for name in BACKENDS:
+        try:
+            get_backend(name)
+        except BackendUnavailableError:
+            continue
+        found.append(name)
+    return found
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Scores of shape (rows, classes) from logits of the same shape, summing to 1 by row."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    scores = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return np.asarray(scores, dtype=np.float32)

@@ -1,0 +1,105 @@
+"""The ``edgewright`` command: finds subcommands by name and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from edgewright import __version__
+from edgewright.errors import EdgewrightError
+
+# Command -> module and attribute, imported when the command is named: neither `edgewright --help`
+# nor another stage pays for torch.
+COMMANDS: Final = {
+    "finetune": ("edgewright.finetune.cli", "finetune", "Fine-tune a pre-trained model on labelled examples."),
+    "optimize": ("edgewright.optimize.cli", "optimize", "Make a checkpoint small and fast, with a certified loss."),
+    "publish": ("edgewright.artifact_commands", "publish", "Add a bundle to a repository as the next version."),
+    "serve": ("edgewright.serve.cli", "serve", "Answer gRPC calls from a repository of bundles."),
+    "predict": ("edgewright.predict_command", "predict", "Call a served model with texts."),
+    "rollback": ("edgewright.artifact_commands", "rollback", "Serve the version before the current one."),
+    "inspect": ("edgewright.artifact_commands", "inspect", "Say what an artifact holds."),
+    "verify": ("edgewright.artifact_commands", "verify", "Check every byte of an artifact."),
+}
+
+INTERRUPTED: Final = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in ``COMMANDS``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the data's way, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module that holds the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog="`edgewright COMMAND --help` ends with examples. EDGEWRIGHT_DEBUG=1 shows tracebacks.",
+)
+@click.version_option(__version__, prog_name="edgewright")
+def edgewright() -> None:
+    """From labelled examples to a small, fast, certified model behind gRPC, and back again."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the code that ``errors`` documents."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is returned."""
+    try:
+        edgewright.main(args=arguments, prog_name="edgewright", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except EdgewrightError as error:
+        return _tell(error, error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # the edge: whatever is left is a bug, and is said to be one
+        return _tell(error, 1)
+    return 0
+
+
+def _tell(error: Exception, code: int) -> int:
+    if os.environ.get("EDGEWRIGHT_DEBUG") == "1":
+        traceback.print_exception(error)
+    elif isinstance(error, EdgewrightError):
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+    else:
+        print(
+            f"error: {type(error).__name__}: {error}\n"
+            "This is a bug in edgewright; run again with EDGEWRIGHT_DEBUG=1 and report the traceback.",
+            file=sys.stderr,
+        )
+    return code

@@ -1,0 +1,151 @@
+"""Plots for reports, as inline SVG whose colours follow the page's light or dark theme."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from edgewright.report import Figure, Tone
+
+_INCHES: Final = (6.4, 3.7)
+# Colours that stand for CSS variables of the page; matplotlib must be given real ones.
+_INK: Final = "#010101"
+_GRID: Final = "#020202"
+_SERIES: Final = ("#030301", "#030302", "#030303", "#030304")
+_TONES: Final = {
+    Tone.GOOD: "#040401",
+    Tone.BAD: "#040402",
+    Tone.WARN: "#040403",
+    Tone.NEUTRAL: "#040404",
+}
+_THEME: Final = {
+    _INK: "currentColor",
+    _GRID: "var(--grid)",
+    **{colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES, 1)},
+    **{colour: f"var(--{tone})" for tone, colour in _TONES.items()},
+}
+_MARKERS: Final = "osD^vPX*<>"
+_DASHES: Final = ("-", "--", "-.", ":")
+_STYLE: Final = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "edgewright",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point with its interval on both axes; an end that equals the value draws no bar."""
+
+    label: str
+    x: float
+    x_low: float
+    x_high: float
+    y: float
+    y_low: float
+    y_high: float
+    tone: Tone = Tone.NEUTRAL
+
+
+def line_figure(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    caption: str,
+    whole_x: bool = True,
+) -> Figure:
+    """One line for each series of (x, y); ``whole_x`` puts ticks on whole numbers only."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(x_label, y_label)
+        for index, (name, points) in enumerate(series.items()):
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                color=_SERIES[index % len(_SERIES)],
+                linestyle=_DASHES[index % len(_DASHES)],
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=5,
+                label=name,
+            )
+        if whole_x:
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        if len(series) > 1:
+            axes.legend()
+        return Figure(_svg(figure, caption), caption)
+
+
+def interval_scatter_figure(
+    points: Sequence[Point],
+    *,
+    x_label: str,
+    y_label: str,
+    caption: str,
+    y_line: tuple[float, str] | None = None,
+) -> Figure:
+    """Points with intervals on both axes; ``y_line`` draws a level with its name."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(x_label, y_label)
+        for index, point in enumerate(points):
+            axes.errorbar(
+                point.x,
+                point.y,
+                xerr=[[point.x - point.x_low], [point.x_high - point.x]],
+                yerr=[[point.y - point.y_low], [point.y_high - point.y]],
+                color=_TONES[point.tone],
+                fmt=_MARKERS[index % len(_MARKERS)],
+                markersize=8,
+                elinewidth=1.2,
+                label=point.label,
+            )
+        if y_line is not None:
+            axes.axhline(y_line[0], color=_INK, linestyle=":", linewidth=1, label=y_line[1])
+        figure.legend(loc="outside lower center", ncols=2, fontsize=10)
+        return Figure(_svg(figure, caption), caption)
+
+
+def _axes(x_label: str, y_label: str) -> tuple[Any, Any]:
+    import matplotlib.figure
+    import matplotlib.ticker
+
+    figure = matplotlib.figure.Figure(figsize=_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure, axes
+
+
+def _svg(figure: Any, title: str) -> str:
+    """The drawing as an SVG element that scales with its column and names itself."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    for colour, variable in _THEME.items():
+        svg = svg.replace(colour, variable)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{_attribute(title)}"', 1)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

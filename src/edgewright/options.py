@@ -1,0 +1,84 @@
+"""Options that every command shares, and commands whose help ends with examples that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from edgewright.errors import ConfigError
+from edgewright.output import Output
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A click command whose help page ends with ``examples``, printed as they are typed."""
+
+    def __init__(self, *args: Any, examples: tuple[str, ...], **kwargs: Any) -> None:
+        kwargs.setdefault("no_args_is_help", True)
+        kwargs.setdefault("context_settings", {"show_default": True, "max_content_width": 100})
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples unwrapped: a reader copies them."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+
+
+def output_options(command: F) -> F:
+    """--json and --quiet; the command receives ``output: Output``."""
+
+    def build(ctx: click.Context, _parameter: click.Parameter, json_only: bool) -> Output:
+        return Output(json_only=json_only, quiet=bool(ctx.params.pop("quiet", False)))
+
+    command = click.option(
+        "--json", "output", is_flag=True, callback=build, help="Print one JSON object to stdout, only that."
+    )(command)
+    return click.option(
+        "--quiet", is_flag=True, is_eager=True, help="Print results and warnings only."
+    )(command)
+
+
+def config_option(command: F) -> F:
+    """--config FILE: a YAML mapping of option names to values; options typed win over it."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="YAML file with any of these options; those typed win over it.",
+    )(command)
+
+
+def _read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: a mapping of option names to values is expected")
+    names = {_option_name(each): each.name for each in ctx.command.params if each.name}
+    faults = [
+        f"--config {path}: no option {key!r}; there are: {', '.join(sorted(names))}"
+        for key in values
+        if key not in names
+    ]
+    if faults:
+        raise ConfigError(faults)
+    ctx.default_map = {names[key]: value for key, value in values.items() if value is not None}
+
+
+def _option_name(parameter: click.Parameter) -> str:
+    longest = max(parameter.opts, key=len)
+    return longest.lstrip("-") if isinstance(parameter, click.Option) else str(parameter.name)

@@ -1,0 +1,64 @@
+"""What a command says: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One command's voice. ``json_only`` prints a single object and no progress."""
+
+    json_only: bool = False
+    quiet: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """Whether notes and progress are left out."""
+        return self.json_only or self.quiet
+
+    def note(self, message: str) -> None:
+        """A line for the person watching, on stderr."""
+        if not self.silent:
+            print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        """A line that matters even under --quiet and --json, on stderr."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
+        """The command's result: the object under --json, else the lines; both on stdout."""
+        if self.json_only:
+            print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        else:
+            for line in lines:
+                print(line)
+        sys.stdout.flush()
+
+    def progress(self) -> Progress:
+        """A progress bar with time elapsed and remaining, on stderr; hidden where none is wanted."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=Console(stderr=True),
+            disable=self.silent or not sys.stderr.isatty(),
+        )

@@ -1,0 +1,402 @@
+"""Raw examples to model inputs: the one code path of training, calibration and serving.
+
+Text needs ``tokenizers`` and ``numpy`` alone. What comes out equals, to the bit, what
+``tokenizer(texts, padding=True, truncation=True, max_length=M, return_tensors="np")`` of
+transformers gives for the tokenizer it was made from.
+
+Two files hold it inside an artifact: ``tokenizer.json`` (vocabulary and rules, in the format of the
+``tokenizers`` library) and ``preprocess.json`` (lengths, sides and padding: ``TextSettings``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from edgewright.errors import (
+    ArtifactNotFoundError,
+    BackendUnavailableError,
+    ConfigError,
+    InputError,
+    IntegrityError,
+)
+
+SETTINGS_FILE = "preprocess.json"
+TOKENIZER_FILE = "tokenizer.json"
+FORMAT_VERSION = 1
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+_SIDES = ("left", "right")
+_LONGEST = 2**31 - 1  # tokens; transformers writes 10**30 where a tokenizer declares no limit
+_PROBES = (
+    "",
+    "The quick brown fox, aged 3, jumped over 12 lazy dogs.",
+    "  Ünïcödé\tﬁne\r\nİstanbul 東京 👩‍👩‍👧 ",
+    "[CLS] [SEP] [MASK] <s> </s> <pad> <unk>",
+    "word " * 2000,
+)
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """What ``tokenizer.json`` does not decide; ConfigError tells every fault.
+
+    Lengths count tokens, special tokens included.
+    """
+
+    input_names: tuple[str, ...]  # in the model's order
+    max_length: int
+    model_max_length: int | None  # what tokenizer and model allow, None where neither says
+    pad_token_id: int
+    pad_type_id: int = 0
+    padding_side: str = "right"
+    truncation_side: str = "right"
+    truncation_strategy: str = "longest_first"
+    split_special_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        names, limit = self.input_names, self.model_max_length
+        once = len(set(names)) == len(names)
+        lengths = f"1 to {_LONGEST} tokens"
+        rules: dict[str, tuple[bool, str]] = {
+            "input_names": (
+                once and {"input_ids"} <= set(names) <= set(TEXT_INPUTS),
+                f"input_ids and others of {', '.join(TEXT_INPUTS)}, each once",
+            ),
+            "max_length": (_is_whole(self.max_length, least=1), lengths),
+            "model_max_length": (limit is None or _is_whole(limit, least=1), lengths),
+            "pad_token_id": (_is_whole(self.pad_token_id, least=0), "a whole number from 0"),
+            "pad_type_id": (_is_whole(self.pad_type_id, least=0), "a whole number from 0"),
+            "padding_side": (self.padding_side in _SIDES, "left or right"),
+            "truncation_side": (self.truncation_side in _SIDES, "left or right"),
+            "truncation_strategy": (self.truncation_strategy == "longest_first", "longest_first"),
+            "split_special_tokens": (type(self.split_special_tokens) is bool, "true or false"),
+        }
+        faults = [
+            f"{name} is {getattr(self, name)!r}; it must be {expected}"
+            for name, (holds, expected) in rules.items()
+            if not holds
+        ]
+        if not faults and limit is not None and self.max_length > limit:
+            faults = [f"max_length is {self.max_length}; the model takes at most {limit} tokens"]
+        if faults:
+            raise ConfigError(faults)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenRow:
+    """One text as tokens, truncated but not padded; ``len(row)`` is its number of tokens.
+
+    ``input_ids`` and ``token_type_ids`` are int64 of shape (tokens,).
+    """
+
+    input_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A padded batch.
+
+    ``arrays`` maps each input name, in the model's order, to int64 of shape (rows, length);
+    ``truncated`` is bool of shape (rows,), true where a text lost tokens to ``max_length``.
+    """
+
+    arrays: dict[str, NDArray[np.int64]]
+    truncated: NDArray[np.bool_]
+
+
+def padded_tokens(lengths: Sequence[int]) -> int:
+    """Tokens a model computes for rows of these lengths in one batch: rows times the longest."""
+    return len(lengths) * max(lengths, default=0)
+
+
+class TextPreprocessor:
+    """Texts to token arrays. Safe to share between threads: nothing changes after construction.
+
+    Empty and blank texts are accepted, as transformers accepts them; whether one is a sensible
+    request is the caller's to decide. With a tokenizer that adds no special tokens such a text
+    has no tokens at all. NUL and every other code point but a lone surrogate are accepted too.
+
+    The work runs outside the GIL on the threads of ``tokenizers``; set ``RAYON_NUM_THREADS`` or
+    ``TOKENIZERS_PARALLELISM=false`` in the environment of the process to hold it to fewer.
+    """
+
+    def __init__(self, settings: TextSettings, tokenizer_json: str) -> None:
+        """Raise ConfigError when the settings do not fit the tokenizer, or it cannot be parsed."""
+        self.settings = settings
+        self.max_length = settings.max_length
+        self.input_names = settings.input_names
+        # Kept, for writing it anew can change the last digit of a score (see ``save``).
+        self._tokenizer_json = tokenizer_json
+        self._tokenizer = _parse_tokenizer(tokenizer_json)
+        _check_fit(settings, self._tokenizer)
+        self._tokenizer.no_padding()
+        strategy, side = settings.truncation_strategy, settings.truncation_side
+        self._tokenizer.enable_truncation(self.max_length, strategy=strategy, direction=side)
+        # Not part of tokenizer.json, so it must be set at every load.
+        self._tokenizer.encode_special_tokens = settings.split_special_tokens
+
+    def __call__(self, texts: Sequence[str], length: int | None = None) -> Encoding:
+        """Tokenise and pad, to the longest row or to ``length``; raises as encode and pad do."""
+        return self.pad(self.encode(texts), length)
+
+    def encode(self, texts: Sequence[str]) -> list[TokenRow]:
+        """Tokenise and truncate, one row per text; InputError names the text at fault."""
+        texts = _checked(texts)
+        # Not ``encode``, even for one text: it holds the GIL, a second for a few megabytes.
+        encodings = self._tokenizer.encode_batch_fast(texts)
+        return [self._row(encoding) for encoding in encodings]
+
+    def pad(self, rows: Sequence[TokenRow], length: int | None = None) -> Encoding:
+        """Put rows into one batch, as wide as the longest of them or ``length``.
+
+        Raises InputError when there is no row, ConfigError when ``length`` is below the longest.
+        """
+        if not rows:
+            raise InputError("the batch is empty; give at least one text", field="texts")
+        longest = max(len(row) for row in rows)
+        width = longest if length is None else length
+        if width < longest:
+            raise ConfigError(
+                f"cannot pad to {width} tokens: the longest row has {longest}; pad to that or more"
+            )
+        shape = (len(rows), width)
+        ids = np.full(shape, self.settings.pad_token_id, np.int64)
+        types = np.full(shape, self.settings.pad_type_id, np.int64)
+        mask = np.zeros(shape, np.int64)
+        for index, row in enumerate(rows):
+            start = width - len(row) if self.settings.padding_side == "left" else 0
+            where = slice(start, start + len(row))
+            ids[index, where] = row.input_ids
+            types[index, where] = row.token_type_ids
+            mask[index, where] = 1
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return Encoding(
+            {name: arrays[name] for name in self.input_names},
+            np.array([row.truncated for row in rows], np.bool_),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write preprocess.json and tokenizer.json into ``folder``: the same bytes every time.
+
+        The tokenizer's text is written as it was read. ``tokenizers`` reads a decimal score with
+        an error of up to one unit in the last place, so that reading and writing is no identity.
+        """
+        record = {"kind": "text", "format_version": FORMAT_VERSION, **asdict(self.settings)}
+        settings_json = json.dumps(record, indent=2, sort_keys=True) + "\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SETTINGS_FILE).write_bytes(settings_json.encode())
+        (folder / TOKENIZER_FILE).write_bytes(self._tokenizer_json.encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> TextPreprocessor:
+        """Read what ``save`` wrote.
+
+        Raises ArtifactNotFoundError when a file is missing or holds another kind of
+        preprocessing, IntegrityError when one is malformed; both name the file.
+        """
+        settings = _read_settings(folder / SETTINGS_FILE)
+        path = folder / TOKENIZER_FILE
+        try:
+            return cls(settings, _read_text(path))
+        except ConfigError as error:
+            raise IntegrityError(f"{path} does not fit {SETTINGS_FILE}: {error}") from error
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        max_length: int | None,
+        max_positions: int | None = None,
+        revision: str | None = None,
+    ) -> TextPreprocessor:
+        """Take the preprocessing of a Hugging Face model, by hub id or local folder.
+
+        ``max_length`` None or 0 means as long as allowed; a larger one is lowered to what is
+        allowed: the least of the tokenizer's ``model_max_length`` and ``max_positions``, the rows
+        of the model's position table that text can use (RoBERTa's are two fewer than its
+        ``max_position_embeddings``: positions start after the padding id).
+
+        Needs transformers (BackendUnavailableError). ConfigError when the tokenizer cannot be
+        loaded, has no fast form or no padding token, runs code of its own, or draws at random.
+        """
+        tokenizer = _load_fast_tokenizer(name_or_path, revision)
+        try:
+            settings = _settings_of(tokenizer, max_length, max_positions)
+            preprocessor = cls(settings, _tokenizer_json(tokenizer))
+        except ConfigError as error:
+            faults = [f"the tokenizer of {name_or_path}: {fault}" for fault in error.faults]
+            raise ConfigError(faults) from error
+        _refuse_difference(preprocessor, tokenizer, name_or_path)
+        return preprocessor
+
+    def _row(self, encoding: Any) -> TokenRow:
+        ids = np.array(encoding.ids, np.int64)
+        # ``overflowing`` copies every piece that was cut off; only a full row can have one.
+        truncated = len(ids) >= self.max_length and bool(encoding.overflowing)
+        return TokenRow(ids, np.array(encoding.type_ids, np.int64), truncated)
+
+
+def _is_whole(value: object, *, least: int) -> bool:
+    return type(value) is int and least <= value <= _LONGEST
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    """The texts as a list, every one a str that has a UTF-8 form."""
+    if isinstance(texts, str):
+        raise InputError("got one text where a list of texts is expected; wrap it in [ ]")
+    for index, text in enumerate(texts):
+        field = f"texts[{index}]"
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise InputError(f"text {index} is of type {kind}; it must be a str", field=field)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            message = f"text {index} has a lone surrogate at character {error.start}"
+            raise InputError(f"{message}; decode its source as UTF-8", field=field) from error
+    if len(texts) == 0:
+        raise InputError("the batch is empty; give at least one text", field="texts")
+    return list(texts)
+
+
+def _parse_tokenizer(tokenizer_json: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # The library raises bare Exception, nothing narrower.
+        raise ConfigError(f"{TOKENIZER_FILE} cannot be parsed: {error}") from error
+
+
+def _check_fit(settings: TextSettings, tokenizer: Tokenizer) -> None:
+    faults = []
+    special = tokenizer.num_special_tokens_to_add(False)
+    if settings.max_length <= special:
+        message = f"max_length is {settings.max_length}, and {special} tokens of a row are special"
+        faults.append(f"{message}; it must be {special + 1} or more")
+    if tokenizer.id_to_token(settings.pad_token_id) is None:
+        faults.append(f"pad_token_id is {settings.pad_token_id}, which is not in the vocabulary")
+    if faults:
+        raise ConfigError(faults)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        message = f"cannot read {path} ({error.strerror}); it is part of a checkpoint or bundle"
+        raise ArtifactNotFoundError(message) from error
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{path} is not UTF-8 at byte {error.start}") from error
+
+
+def _read_settings(path: Path) -> TextSettings:
+    try:
+        record = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise IntegrityError(f"{path} holds a {type(record).__name__}; expected an object")
+    kind, version = record.pop("kind", None), record.pop("format_version", None)
+    if kind != "text":
+        raise ArtifactNotFoundError(f"{path} is of kind {kind!r}; expected text preprocessing")
+    if version != FORMAT_VERSION:
+        message = f"{path} has format_version {version!r}; this edgewright reads {FORMAT_VERSION}"
+        raise IntegrityError(f"{message}: upgrade it, or make the artifact anew")
+    return _settings_from(record, path)
+
+
+def _settings_from(record: dict[str, Any], path: Path) -> TextSettings:
+    expected = {field.name for field in fields(TextSettings)}
+    if record.keys() != expected:
+        missing = ", ".join(sorted(expected - record.keys())) or "none"
+        unknown = ", ".join(sorted(record.keys() - expected)) or "none"
+        raise IntegrityError(f"{path}: missing entries {missing}; unknown entries {unknown}")
+    names = record.pop("input_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise IntegrityError(f"{path}: input_names must be a list of strings")
+    try:
+        return TextSettings(tuple(names), **record)
+    except ConfigError as error:
+        raise IntegrityError(f"{path}: {error}") from error
+
+
+def _load_fast_tokenizer(name_or_path: str, revision: str | None) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        message = f"reading the tokenizer of {name_or_path} needs transformers"
+        raise BackendUnavailableError(f"{message}; pip install 'edgewright[train]'") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name_or_path, use_fast=True, revision=revision or "main", trust_remote_code=False
+        )
+    except Exception as error:  # transformers lets through whatever its parsers raise.
+        message = f"cannot load the tokenizer of {name_or_path}: {error}"
+        raise ConfigError(f"{message}; give a hub id or a folder with tokenizer.json") from error
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"the tokenizer of {name_or_path}, {type(tokenizer).__name__}, has no fast form "
+            "(tokenizer.json), which serving needs; choose a model whose tokenizer has one"
+        )
+    return tokenizer
+
+
+def _settings_of(tokenizer: Any, max_length: int | None, max_positions: int | None) -> TextSettings:
+    if tokenizer.pad_token_id is None:
+        raise ConfigError("it has no padding token; set pad_token in its tokenizer_config.json")
+    declared = (tokenizer.model_max_length, max_positions)
+    limits = [limit for limit in declared if limit is not None and limit <= _LONGEST]
+    limit = min(limits, default=None)
+    if not max_length and limit is None:
+        raise ConfigError("neither it nor the model says how long a text may be; set max_length")
+    return TextSettings(
+        input_names=tuple(tokenizer.model_input_names),
+        max_length=min(max_length or _LONGEST, limit or _LONGEST),
+        model_max_length=limit,
+        pad_token_id=tokenizer.pad_token_id,
+        pad_type_id=tokenizer.pad_token_type_id,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        split_special_tokens=tokenizer.split_special_tokens,
+    )
+
+
+def _tokenizer_json(tokenizer: Any) -> str:
+    """The rules as text, without truncation and padding: ``TextSettings`` alone decides those."""
+    try:
+        text = tokenizer.backend_tokenizer.to_str()
+    except Exception as error:  # Bare Exception, where a component is written in Python.
+        raise ConfigError(f"it runs code of its own and cannot be stored: {error}") from error
+    plain = _parse_tokenizer(text)
+    plain.no_truncation()
+    plain.no_padding()
+    text = plain.to_str()
+    if json.loads(text)["model"].get("dropout"):
+        raise ConfigError("its BPE drops merges at random; set dropout to null in tokenizer.json")
+    return text
+
+
+def _refuse_difference(preprocessor: TextPreprocessor, tokenizer: Any, name: str) -> None:
+    """A tokenizer class may do more in Python than its tokenizer.json says; find out now."""
+    cut = {"truncation": True, "max_length": preprocessor.max_length}
+    theirs = tokenizer(list(_PROBES), padding=True, return_tensors="np", **cut)
+    ours = preprocessor(_PROBES).arrays
+    differing = [key for key in ours if not np.array_equal(ours[key], theirs[key])]
+    if differing or ours.keys() != theirs.keys():
+        raise ConfigError(
+            f"the tokenizer of {name}, {type(tokenizer).__name__}, gives other "
+            f"{', '.join(differing) or 'inputs'} than its tokenizer.json; choose another model"
+        )

@@ -1,0 +1,90 @@
+"""What of the host a certificate and a measurement depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+_CPUINFO: Final = Path("/proc/cpuinfo")
+# The first that applies names the class: integer kernels differ between these, and with them the
+# rounding of int8 activations.
+_CLASSES: Final = (
+    ("amx", {"amx_int8"}),
+    ("avx512-vnni", {"avx512_vnni"}),
+    ("avx-vnni", {"avx_vnni"}),
+    ("avx512", {"avx512f", "avx512bw"}),
+    ("avx2", {"avx2"}),
+    ("i8mm", {"i8mm"}),
+    ("dotprod", {"asimddp"}),
+    ("neon", {"asimd"}),
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine that measured something."""
+
+    cpu: str
+    instruction_set: str
+    flags: tuple[str, ...]
+    cores: int
+    system: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {**asdict(self), "flags": list(self.flags)}
+
+
+def this_host(cpuinfo: str | None = None) -> Host:
+    """The machine this runs on; ``cpuinfo`` stands in for /proc/cpuinfo in tests."""
+    text = cpuinfo if cpuinfo is not None else _read_cpuinfo()
+    flags = _flags(text)
+    return Host(
+        cpu=_field(text, "model name") or platform.processor() or platform.machine(),
+        instruction_set=instruction_set(flags),
+        flags=tuple(sorted(flags)),
+        cores=available_cores(),
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def instruction_set(flags: frozenset[str] | None = None) -> str:
+    """The class of integer kernels that this host's flags allow: "x86_64-avx512-vnni"."""
+    have = _flags(_read_cpuinfo()) if flags is None else flags
+    name = next((name for name, wanted in _CLASSES if wanted <= have), "baseline")
+    return f"{platform.machine()}-{name}"
+
+
+def has_vnni(isa: str) -> bool:
+    """Whether U8S8 products accumulate without the saturation of VPMADDUBSW."""
+    return isa.endswith(("amx", "vnni"))
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity mask, cut by a cgroup v2 CPU limit."""
+    cores = len(os.sched_getaffinity(0))
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.is_file():
+        quota, _, period = limit.read_text().partition(" ")
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def _read_cpuinfo() -> str:
+    return _CPUINFO.read_text() if _CPUINFO.is_file() else ""
+
+
+def _flags(cpuinfo: str) -> frozenset[str]:
+    return frozenset((_field(cpuinfo, "flags") or _field(cpuinfo, "Features")).split())
+
+
+def _field(cpuinfo: str, name: str) -> str:
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""

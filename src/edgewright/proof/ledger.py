@@ -1,0 +1,180 @@
+"""The ledger: which files were tried on a certify split, for as long as the split lives.
+
+Trying many files on the same rows and keeping the one that passes proves nothing. So each certify
+split has ``SLOTS`` trials, ever, across runs: a file's counts are written down before its verdict is
+told, the same file gets the counts that are written, and a file that comes after the last slot is
+REUSED until fresh rows come (which make another split, with a ledger of its own).
+
+What is kept are the counts b, c and n and the slot, not the verdict. The upper bound at the slot's
+error rate does not depend on the budget, so asking again with another budget is answered from the
+counts without reading a row, and is as sound as the first answer. Another confidence gives the same
+slot the error rate that this confidence leaves it; the certificate states it. Choosing the
+confidence after having seen a bound is the one freedom left: then read the error rate as stated,
+not as a promise made beforehand.
+
+    edgewright-ledger/certify-<hash of the split>.json     the trials, and a checksum over them
+    edgewright-ledger/certify-<hash of the split>.lock     held while a run reads certify rows
+
+A file is replaced by rename, so a crash leaves the old trials or the new ones. Deleting the folder
+starts the count anew, and with it the proof's honesty: nothing here can prevent that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edgewright.errors import IntegrityError
+from edgewright.manifest import canonical_json, sha256_bytes
+from edgewright.proof.certificate import SLOTS, PairedCounts, Subject, Trial
+
+FORMAT: Final = "edgewright.ledger"
+FORMAT_VERSION: Final = 1
+DEFAULT_FOLDER: Final = "edgewright-ledger"  # beside the checkpoint
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file that was tried: what it was called then, what it binds, and what came out."""
+
+    name: str
+    subject: Subject
+    trial: Trial
+
+
+@dataclass
+class Ledger:
+    """The trials of one certify split. Open it with ``open_ledger``, which holds the lock."""
+
+    file: Path
+    split_sha256: str
+    entries: list[Entry]
+
+    @property
+    def free_slots(self) -> int:
+        """Trials that are left."""
+        return SLOTS - len(self.entries)
+
+    def find(self, subject: Subject) -> Trial | None:
+        """The trial that is written for exactly this file, runtime, options and host class."""
+        return next((each.trial for each in self.entries if each.subject == subject), None)
+
+    def try_out(
+        self, name: str, subject: Subject, threads: int, count: Callable[[], PairedCounts]
+    ) -> Trial | None:
+        """The trial of ``subject``: the one written, or a new one; None when no slot is left.
+
+        ``count`` reads the certify rows. It is called for a new trial only, and what it returns is
+        on disk before this returns.
+        """
+        known = self.find(subject)
+        if known is not None or not self.free_slots:
+            return known
+        trial = Trial(slot=len(self.entries), counts=count(), threads=threads)
+        self.entries.append(Entry(name, subject, trial))
+        self._write()
+        return trial
+
+    def _write(self) -> None:
+        body = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "certify_sha256": self.split_sha256,
+            "trials": [_entry_json(entry) for entry in self.entries],
+        }
+        staging = self.file.with_name(f".{self.file.name}.partial")  # the lock makes it ours alone
+        with staging.open("wb") as stream:
+            stream.write(_with_checksum(body))
+            stream.flush()
+            os.fsync(stream.fileno())
+        staging.replace(self.file)
+        _sync_folder(self.file.parent)
+
+
+@contextmanager
+def open_ledger(
+    folder: Path, split_sha256: str, *, on_wait: Callable[[Path], None]
+) -> Iterator[Ledger]:
+    """The ledger of one certify split, locked against other runs until the block ends.
+
+    Args:
+        folder: holds the ledgers; made when missing.
+        split_sha256: ``certify_sha256`` of the split's rows.
+        on_wait: called once, with the lock's path, when another run holds the lock.
+
+    Raises:
+        IntegrityError: the ledger was altered, or is of a newer format; names the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"certify-{split_sha256}.json"
+    lock = file.with_suffix(".lock")
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait(lock)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield Ledger(file, split_sha256, _read(file, split_sha256))
+
+
+def _read(file: Path, split_sha256: str) -> list[Entry]:
+    if not file.exists():
+        return []
+    content = file.read_bytes()
+    try:
+        body = {key: value for key, value in json.loads(content).items() if key != "checksum"}
+        intact = content == _with_checksum(body) and body["certify_sha256"] == split_sha256
+    except (ValueError, KeyError, AttributeError) as error:
+        raise _altered(file) from error
+    if not intact:
+        raise _altered(file)
+    if (body["format"], body["format_version"]) != (FORMAT, FORMAT_VERSION):
+        raise IntegrityError(
+            f"{file} has format {body['format']} {body['format_version']}, and this edgewright "
+            f"reads {FORMAT} {FORMAT_VERSION}; upgrade edgewright"
+        )
+    return [_entry(each) for each in body["trials"]]
+
+
+def _altered(file: Path) -> IntegrityError:
+    return IntegrityError(
+        f"{file} was altered, so it cannot be told how often the certify rows were used; restore it "
+        "from a backup, or bring fresh rows (`edgewright finetune --add`) and a new ledger"
+    )
+
+
+def _with_checksum(body: Mapping[str, Any]) -> bytes:
+    return canonical_json({**body, "checksum": sha256_bytes(canonical_json(body))})
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    counts = entry.trial.counts
+    return {
+        "name": entry.name,
+        "subject": entry.subject.to_json(),
+        "slot": entry.trial.slot,
+        "n": counts.n,
+        "lost": counts.lost,
+        "won": counts.won,
+        "threads": entry.trial.threads,
+    }
+
+
+def _entry(value: Mapping[str, Any]) -> Entry:
+    counts = PairedCounts(n=value["n"], lost=value["lost"], won=value["won"])
+    trial = Trial(slot=value["slot"], counts=counts, threads=value["threads"])
+    return Entry(value["name"], Subject.from_json(value["subject"]), trial)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
