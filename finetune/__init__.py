@@ -2,5 +2,5 @@
 
 if not __name__.startswith("edgewright."):
     raise ImportError(
-        "import this package as edgewright.finetune: under the name finetune every class would exist twice"
+        "import this package as edgewright.finetune: as finetune, every class would exist twice"
     )

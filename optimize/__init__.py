@@ -2,5 +2,5 @@
 
 if not __name__.startswith("edgewright."):
     raise ImportError(
-        "import this package as edgewright.optimize: under the name optimize every class would exist twice"
+        "import this package as edgewright.optimize: as optimize, every class would exist twice"
     )

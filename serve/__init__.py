@@ -2,5 +2,5 @@
 
 if not __name__.startswith("edgewright."):
     raise ImportError(
-        "import this package as edgewright.serve: under the name serve every class would exist twice"
+        "import this package as edgewright.serve: as serve, every class would exist twice"
     )

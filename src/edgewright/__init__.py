@@ -1,7 +1,7 @@
-"""edgewright: from labelled examples to a small, fast, certified model behind gRPC, and back again.
+"""From labelled examples to a small, fast, certified model behind gRPC, and back again.
 
-The stages (``edgewright.finetune``, ``edgewright.optimize``, ``edgewright.serve``) never import each
-other: they meet in artifacts on disk, whose formats this package holds.
+The stages (``edgewright.finetune``, ``edgewright.optimize``, ``edgewright.serve``) never import
+each other: they meet in artifacts on disk, whose formats this package holds.
 """
 
 from importlib.metadata import PackageNotFoundError, version

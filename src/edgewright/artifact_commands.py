@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import click
 
-from edgewright.manifest import Artifact, verify as verify_artifact
+from edgewright.manifest import Artifact
+from edgewright.manifest import verify as verify_artifact
 from edgewright.options import Command, output_options
 from edgewright.output import Output
 
@@ -50,9 +51,7 @@ def inspect(artifact: Path, output: Output) -> None:
     """Say what an artifact holds, what it was made from, and what is proven of it."""
     sound = verify_artifact(artifact)
     describe = _DESCRIPTIONS.get(sound.manifest["format"], _describe_any)
-    output.result(
-        {**sound.manifest, "manifest_sha256": sound.manifest_sha256}, describe(sound)
-    )
+    output.result({**sound.manifest, "manifest_sha256": sound.manifest_sha256}, describe(sound))
 
 
 @click.command(
@@ -89,7 +88,8 @@ def rollback(repository: Path, name: str, output: Output) -> None:
 
     version = Repository(repository).rollback(name)
     output.result(
-        {"model": name, "version": version}, [f"{name} version {version} is current in {repository}"]
+        {"model": name, "version": version},
+        [f"{name} version {version} is current in {repository}"],
     )
 
 

@@ -1,13 +1,13 @@
 """The bundle: what optimize writes, publish copies and serve answers from.
 
-    bundle/
-      variants/        one or more ONNX files; several variants may share a file
-      preprocessing/   as in the checkpoint
-      goldens.npz      token ids of search examples and every variant's scores on them
-      goldens.json     their raw texts (absent under --no-raw-examples)
-      drift.json       how labels, scores and lengths were distributed on the search split
-      run.yaml         the resolved configuration
-      manifest.json    measurements.json  choice.json  report.html  seal.json
+bundle/
+  variants/        one or more ONNX files; several variants may share a file
+  preprocessing/   as in the checkpoint
+  goldens.npz      token ids of search examples and every variant's scores on them
+  goldens.json     their raw texts (absent under --no-raw-examples)
+  drift.json       how labels, scores and lengths were distributed on the search split
+  run.yaml         the resolved configuration
+  manifest.json    measurements.json  choice.json  report.html  seal.json
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from edgewright.errors import IntegrityError
 from edgewright.manifest import Artifact, ArtifactKind, read_artifact, verify
 from edgewright.preprocess import TextPreprocessor
 
-BUNDLE: Final = ArtifactKind("edgewright.bundle", 1, "bundle", "edgewright optimize CHECKPOINT -o BUNDLE")
+BUNDLE: Final = ArtifactKind(
+    "edgewright.bundle", 1, "bundle", "edgewright optimize CHECKPOINT -o BUNDLE"
+)
 REJECTION: Final = ArtifactKind(
     "edgewright.rejection", 1, "rejection", "edgewright optimize CHECKPOINT -o BUNDLE"
 )
@@ -96,7 +98,11 @@ class Variant:
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``from_json`` is its inverse."""
         certificate = self.certificate.to_json() if self.certificate else None
-        return {**asdict(self), "session_options": dict(self.session_options), "certificate": certificate}
+        return {
+            **asdict(self),
+            "session_options": dict(self.session_options),
+            "certificate": certificate,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Variant:

@@ -1,12 +1,12 @@
 """The checkpoint: what finetune writes and optimize reads.
 
-    checkpoint/
-      model/           config.json, model.safetensors   (loads with transformers' from_pretrained)
-      preprocessing/   preprocess.json, tokenizer.json  (edgewright.preprocess)
-      examples.parquet splits.parquet                   (edgewright.examples)
-      metrics.json     what each epoch and the test split gave
-      run.yaml         the resolved configuration
-      manifest.json    measurements.json  report.html  seal.json
+checkpoint/
+  model/           config.json, model.safetensors   (loads with transformers' from_pretrained)
+  preprocessing/   preprocess.json, tokenizer.json  (edgewright.preprocess)
+  examples.parquet splits.parquet                   (edgewright.examples)
+  metrics.json     what each epoch and the test split gave
+  run.yaml         the resolved configuration
+  manifest.json    measurements.json  report.html  seal.json
 """
 
 from __future__ import annotations

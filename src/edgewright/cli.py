@@ -17,12 +17,28 @@ from edgewright.errors import EdgewrightError
 # Command -> module and attribute, imported when the command is named: neither `edgewright --help`
 # nor another stage pays for torch.
 COMMANDS: Final = {
-    "finetune": ("edgewright.finetune.cli", "finetune", "Fine-tune a pre-trained model on labelled examples."),
-    "optimize": ("edgewright.optimize.cli", "optimize", "Make a checkpoint small and fast, with a certified loss."),
-    "publish": ("edgewright.artifact_commands", "publish", "Add a bundle to a repository as the next version."),
+    "finetune": (
+        "edgewright.finetune.cli",
+        "finetune",
+        "Fine-tune a pre-trained model on labelled examples.",
+    ),
+    "optimize": (
+        "edgewright.optimize.cli",
+        "optimize",
+        "Make a checkpoint small and fast, with a certified loss.",
+    ),
+    "publish": (
+        "edgewright.artifact_commands",
+        "publish",
+        "Add a bundle to a repository as the next version.",
+    ),
     "serve": ("edgewright.serve.cli", "serve", "Answer gRPC calls from a repository of bundles."),
     "predict": ("edgewright.predict_command", "predict", "Call a served model with texts."),
-    "rollback": ("edgewright.artifact_commands", "rollback", "Serve the version before the current one."),
+    "rollback": (
+        "edgewright.artifact_commands",
+        "rollback",
+        "Serve the version before the current one.",
+    ),
     "inspect": ("edgewright.artifact_commands", "inspect", "Say what an artifact holds."),
     "verify": ("edgewright.artifact_commands", "verify", "Check every byte of an artifact."),
 }
@@ -78,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as exit_request:
         return exit_request.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print("interrupted; nothing was written", file=sys.stderr)
+        click.echo("interrupted; nothing was written", err=True)
         return INTERRUPTED
     except EdgewrightError as error:
         return _tell(error, error.exit_code)
@@ -95,11 +111,11 @@ def _tell(error: Exception, code: int) -> int:
         traceback.print_exception(error)
     elif isinstance(error, EdgewrightError):
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            click.echo(f"error: {line}", err=True)
     else:
-        print(
+        click.echo(
             f"error: {type(error).__name__}: {error}\n"
-            "This is a bug in edgewright; run again with EDGEWRIGHT_DEBUG=1 and report the traceback.",
-            file=sys.stderr,
+            "This is a bug in edgewright; run again with EDGEWRIGHT_DEBUG=1 and report the trace.",
+            err=True,
         )
     return code

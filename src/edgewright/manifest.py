@@ -1,7 +1,7 @@
 """Artifacts on disk: one folder, one manifest, one seal, written whole or not at all.
 
-    manifest.json    deterministic: format, what it was made from, configuration, and the SHA-256 and
-                     size of every deterministic file. The same inputs give it byte for byte.
+    manifest.json    deterministic: format, what it was made from, configuration, and the SHA-256
+                     and size of every deterministic file. The same inputs give it byte for byte.
     (measured files) what a clock or a host had a say in: measurements, the choice, the report.
     seal.json        hashes of the manifest and of the measured files, and its own checksum, so that
                      a byte flipped anywhere is found and named.

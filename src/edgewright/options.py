@@ -38,7 +38,11 @@ def output_options(command: F) -> F:
         return Output(json_only=json_only, quiet=bool(ctx.params.pop("quiet", False)))
 
     command = click.option(
-        "--json", "output", is_flag=True, callback=build, help="Print one JSON object to stdout, only that."
+        "--json",
+        "output",
+        is_flag=True,
+        callback=build,
+        help="Print one JSON object to stdout, only that.",
     )(command)
     return click.option(
         "--quiet", is_flag=True, is_eager=True, help="Print results and warnings only."

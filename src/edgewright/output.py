@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,23 +35,22 @@ class Output:
     def note(self, message: str) -> None:
         """A line for the person watching, on stderr."""
         if not self.silent:
-            print(message, file=sys.stderr, flush=True)
+            click.echo(message, err=True)
 
     def warn(self, message: str) -> None:
         """A line that matters even under --quiet and --json, on stderr."""
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        click.echo(f"warning: {message}", err=True)
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """The command's result: the object under --json, else the lines; both on stdout."""
         if self.json_only:
-            print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+            click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
         else:
             for line in lines:
-                print(line)
-        sys.stdout.flush()
+                click.echo(line)
 
     def progress(self) -> Progress:
-        """A progress bar with time elapsed and remaining, on stderr; hidden where none is wanted."""
+        """A bar with time elapsed and remaining, on stderr; hidden where none is wanted."""
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -1,9 +1,9 @@
 """The repository that serve answers from: ``REPOSITORY/<model>/<version>/`` holds bundles.
 
-    repository/
-      news/
-        1/  2/  3/       bundles, never changed once published
-        current.json     which version is served, and which were before it
+repository/
+  news/
+    1/  2/  3/       bundles, never changed once published
+    current.json     which version is served, and which were before it
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Repository:
         history = self._history(model)
         if history and history[-1] not in versions:
             raise IntegrityError(
-                f"{self.path / model / CURRENT_FILE} names version {history[-1]}, which is missing; "
-                f"versions there: {', '.join(map(str, versions))}"
+                f"{self.path / model / CURRENT_FILE} names version {history[-1]}, which is missing; there "
+                f"are: {', '.join(map(str, versions))}"
             )
         return history[-1] if history else versions[-1]
 

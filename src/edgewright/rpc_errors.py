@@ -1,4 +1,4 @@
-"""Errors on the wire: our exceptions to ``google.rpc.Status`` on the server, and back in the client.
+"""Errors on the wire: our exceptions to ``google.rpc.Status`` and, in the client, back.
 
 Every status carries ``google.rpc.ErrorInfo`` with the domain "edgewright" and one of the reasons of
 ``_TABLE``; a bad input also carries ``BadRequest``, an overload ``RetryInfo``.

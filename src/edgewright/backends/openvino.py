@@ -65,9 +65,7 @@ class OpenVinoBackend:
 
 
 def _spec(port: Any) -> TensorSpec:
-    shape = tuple(
-        axis.get_length() if axis.is_static else -1 for axis in port.get_partial_shape()
-    )
+    shape = tuple(axis.get_length() if axis.is_static else -1 for axis in port.get_partial_shape())
     return TensorSpec(port.get_any_name(), port.get_element_type().to_dtype().name, shape)
 
 

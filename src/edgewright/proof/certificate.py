@@ -160,8 +160,3 @@ def reused(
         instruction_set=subject.instruction_set,
         threads=threads,
     )
-
-
-def holds_here(given: Certificate, *, runtime: str, instruction_set: str) -> bool:
-    """Whether a certificate made elsewhere binds this runtime and class of instruction set."""
-    return given.runtime == runtime and given.instruction_set == instruction_set

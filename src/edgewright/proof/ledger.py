@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edgewright.errors import IntegrityError
+from edgewright.errors import ConfigError, IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof.certificate import SLOTS, PairedCounts, Subject, Trial
 
@@ -109,12 +109,19 @@ def open_ledger(
         on_wait: called once, with the lock's path, when another run holds the lock.
 
     Raises:
+        ConfigError: ``folder`` cannot be made or written.
         IntegrityError: the ledger was altered, or is of a newer format; names the file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"certify-{split_sha256}.json"
     lock = file.with_suffix(".lock")
-    with lock.open("w") as stream:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write into {folder} ({error.strerror}); choose another folder with --ledger"
+        ) from error
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -58,7 +58,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "task", "state", "labels", "variant", "runtime", "certificate", "manifest_sha256", "max_length_tokens")
+    __slots__ = ("name", "version", "task", "state", "labels", "variant", "runtime", "certificate", "manifest_sha256", "max_length_tokens", "chosen_variant")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class Model(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_VARIANT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     task: str
@@ -79,7 +80,8 @@ class Model(_message.Message):
     certificate: Certificate
     manifest_sha256: str
     max_length_tokens: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., labels: _Optional[_Iterable[str]] = ..., variant: _Optional[str] = ..., runtime: _Optional[str] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., manifest_sha256: _Optional[str] = ..., max_length_tokens: _Optional[int] = ...) -> None: ...
+    chosen_variant: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., labels: _Optional[_Iterable[str]] = ..., variant: _Optional[str] = ..., runtime: _Optional[str] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., manifest_sha256: _Optional[str] = ..., max_length_tokens: _Optional[int] = ..., chosen_variant: _Optional[str] = ...) -> None: ...
 
 class Certificate(_message.Message):
     __slots__ = ("verdict", "loss_upper_bound", "budget", "error_rate", "rows")

@@ -1,0 +1,101 @@
+"""Rows of examples as the batches that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgewright.preprocess import TextPreprocessor, TokenRow
+
+Indices = NDArray[np.int64]  # (rows,) places in the rows they are drawn from
+
+_POOL_STEPS: Final = 16  # steps whose rows are sorted by length together
+
+
+class Rows(Protocol):
+    """Labelled model inputs by index: what training and evaluation read."""
+
+    labels: NDArray[np.int64]  # (rows,) class indices
+    lengths: NDArray[np.int64]  # (rows,) cost of a row before padding, in tokens
+
+    def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
+        """Model inputs of these rows, on the CPU, each tensor with the rows first."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """Texts tokenised once and padded batch by batch, to the longest row of each batch."""
+
+    preprocessor: TextPreprocessor
+    rows: Sequence[TokenRow]
+    labels: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, preprocessor: TextPreprocessor, texts: Sequence[str], labels: NDArray[np.int64]
+    ) -> TokenRows:
+        """Tokenise ``texts``; ``labels`` has shape (rows,)."""
+        rows = preprocessor.encode(texts) if len(texts) else []
+        return cls(preprocessor, rows, labels, np.array([len(row) for row in rows], np.int64))
+
+    def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
+        """int64 tensors of shape (rows, longest row)."""
+        arrays = self.preprocessor.pad([self.rows[index] for index in indices]).arrays
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    @property
+    def truncated(self) -> int:
+        """How many texts lost tokens to the length limit."""
+        return sum(row.truncated for row in self.rows)
+
+
+def training_steps(
+    lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int
+) -> list[Indices]:
+    """Every row once, in random steps of ``size`` rows of like length; the last may be smaller.
+
+    Rows are shuffled, sorted by length within pools of a few steps, cut into steps, and the steps
+    shuffled: little padding, and still another composition in every epoch. The outcome depends on
+    the arguments alone, so that an epoch can be repeated without the ones before it.
+
+    Args:
+        lengths: (rows,) length of each row.
+        size: rows of a step.
+        seed: of the run.
+        epoch: from 1.
+
+    Returns:
+        Arrays of indices; a step's rows go from short to long.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    steps: list[Indices] = []
+    for pool in _chunks(order, size * _POOL_STEPS):
+        steps += _chunks(pool[np.argsort(lengths[pool], kind="stable")], size)
+    return [steps[index] for index in rng.permutation(len(steps))]
+
+
+def evaluation_batches(lengths: NDArray[np.int64], size: int) -> list[Indices]:
+    """Every row once, from short to long, in batches of ``size``: always the same ones."""
+    return _chunks(np.argsort(lengths, kind="stable"), size)
+
+
+def micro_batches(step: Indices, size: int) -> list[Indices]:
+    """A step's rows in runs of at most ``size``, in the order given."""
+    return _chunks(step, size)
+
+
+def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, Any]:
+    """The same tensors on ``device``."""
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def _chunks(indices: Indices, size: int) -> list[Indices]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]

@@ -1,0 +1,83 @@
+"""Writing the checkpoint folder that ``edgewright.checkpoint`` describes, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from edgewright.checkpoint import (
+    CHECKPOINT,
+    CONFIG_FILE,
+    MEASUREMENTS_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    PREPROCESSING_FOLDER,
+    REPORT_FILE,
+)
+from edgewright.examples import Examples
+from edgewright.manifest import canonical_json, measured_json, new_folder, seal
+from edgewright.preprocess import TextPreprocessor
+
+# What can change the weights or the tokens that the same inputs give.
+_PACKAGES: Final = ("edgewright", "numpy", "tokenizers", "torch", "transformers")
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointContents:
+    """Everything a checkpoint holds; only ``measurements`` and ``report`` may vary between runs."""
+
+    model: Any  # a transformers model in fp32
+    preprocessor: TextPreprocessor
+    examples: Examples
+    config: Mapping[str, Any]  # the resolved options
+    made_from: Mapping[str, str]  # name -> SHA-256
+    splits: Mapping[str, Any]  # the split report
+    metrics: Mapping[str, Any]  # history, validation and test
+    measurements: Mapping[str, Any]  # seconds and the host
+    report: Callable[[str], bytes]  # the manifest's SHA-256 -> HTML
+
+
+def write_checkpoint(target: Path, contents: CheckpointContents, *, overwrite: bool) -> str:
+    """Write the folder at ``target``; returns the manifest's SHA-256.
+
+    Raises:
+        ConfigError: ``target`` exists, as in ``manifest.refuse_existing``.
+    """
+    with new_folder(target, overwrite=overwrite) as folder:
+        # One file whatever its size: the contract names it.
+        contents.model.save_pretrained(
+            folder / MODEL_FOLDER, safe_serialization=True, max_shard_size="1TB"
+        )
+        for weights in (folder / MODEL_FOLDER).glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors lets only its owner read a file
+        contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
+        contents.examples.save(folder)
+        (folder / METRICS_FILE).write_bytes(canonical_json(contents.metrics))
+        (folder / CONFIG_FILE).write_text(_run_yaml(contents.config), encoding="utf-8")
+        measured = {
+            MEASUREMENTS_FILE: measured_json(contents.measurements),
+            REPORT_FILE: contents.report,
+        }
+        return seal(folder, CHECKPOINT, _body(contents), measured)
+
+
+def _body(contents: CheckpointContents) -> dict[str, Any]:
+    return {
+        "task": "text-classification",
+        "labels": list(contents.examples.label_names),
+        "config": dict(contents.config),
+        "seed": contents.config["seed"],
+        "packages": {name: version(name) for name in _PACKAGES},
+        "made_from": dict(contents.made_from),
+        "splits": dict(contents.splits),
+        "test": contents.metrics["test"],
+    }
+
+
+def _run_yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True)

@@ -1,0 +1,184 @@
+"""``edgewright finetune``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgewright.errors import ConfigError
+from edgewright.finetune.config import (
+    CLASS_WEIGHTS,
+    DEFAULT_FREEZE,
+    DEFAULT_MAX_LENGTH,
+    DEFAULT_MODEL,
+    DEFAULT_SPLITS,
+    DEVICES,
+    LR_FULL,
+    LR_PARTLY_FROZEN,
+    METRICS,
+    PRECISIONS,
+    FinetuneConfig,
+    parse_freeze,
+)
+from edgewright.manifest import refuse_existing
+from edgewright.options import Command, config_option, output_options
+from edgewright.output import Output
+
+_EXAMPLES = (
+    "edgewright finetune reviews.csv -o checkpoint",
+    "edgewright finetune reviews.csv -o checkpoint --model ./my-bert --freeze 4 --epochs 3",
+    "edgewright finetune train.csv -o checkpoint --validation dev.csv --test test.csv",
+    "edgewright finetune --from checkpoint --add feedback.parquet -o better",
+    "edgewright finetune --config checkpoint/run.yaml -o again",
+)
+
+
+class Freeze(click.ParamType):
+    """A number of blocks, or with a dot a share of them."""
+
+    name = "blocks|share"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        """From the command line a str, from --config a number."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+        try:
+            return parse_freeze(str(value))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(cls=Command, examples=_EXAMPLES)
+@click.argument("data", required=False)
+@click.option(
+    "-o",
+    "--output-folder",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Checkpoint folder to write.",
+)
+@click.option(
+    "--model", help=f"Hub id or local folder of a pre-trained encoder. [default: {DEFAULT_MODEL}]"
+)
+@click.option("--revision", help="Branch, tag or commit of a --model on the hub.")
+@click.option("--data-revision", help="Branch, tag or commit of DATA on the hub.")
+@click.option(
+    "--from",
+    "from_checkpoint",
+    metavar="CHECKPOINT",
+    help="Go on from a checkpoint: its weights, labels, splits.",
+)
+@click.option("--add", multiple=True, metavar="FILE", help="Further examples; may be repeated.")
+@click.option("--text-column", help="Column of the text, where its name does not say so.")
+@click.option("--label-column", help="Column of the label, where its name does not say so.")
+@click.option("--split-column", help="Column with each row's split.")
+@click.option("--validation", metavar="FILE", help="Examples for the validation split.")
+@click.option("--test", metavar="FILE", help="Examples for the test split.")
+@click.option(
+    "--splits",
+    metavar="SHARES",
+    help=f"Percent for train/validation/calibrate/search/certify/test. [default: {DEFAULT_SPLITS}]",
+)
+@click.option(
+    "--max-length", type=int, help=f"Tokens kept of a text. [default: {DEFAULT_MAX_LENGTH}]"
+)
+@click.option(
+    "--freeze",
+    type=Freeze(),
+    default=str(DEFAULT_FREEZE),
+    help="First blocks that do not train: 4 is four, 0.5 half of them, 0 none.",
+)
+@click.option("--epochs", type=int, default=5, help="Passes over the train split, at most.")
+@click.option(
+    "--lr",
+    type=float,
+    help=f"Highest learning rate. [default: {LR_PARTLY_FROZEN:g} partly frozen, {LR_FULL:g} full]",
+)
+@click.option(
+    "--batch-size", type=int, default=16, help="Rows of one pass; halved when memory is short."
+)
+@click.option("--accumulate", type=int, default=1, help="Passes of one optimiser step.")
+@click.option("--warmup", type=float, default=0.1, help="Share of the steps whose rate rises.")
+@click.option(
+    "--weight-decay", type=float, default=0.01, help="Of AdamW; none on norms and biases."
+)
+@click.option("--clip-norm", type=float, default=1.0, help="Largest norm of the gradients; 0: any.")
+@click.option(
+    "--class-weights",
+    type=click.Choice(CLASS_WEIGHTS),
+    default="none",
+    help="balanced: rare classes count as much as common ones.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    default="accuracy",
+    help="Of validation; chooses the epoch that is kept.",
+)
+@click.option(
+    "--patience", type=int, default=2, help="Epochs without a better metric before training stops."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    help="auto: bf16 where the hardware has it, fp16 on older GPUs.",
+)
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="auto", help="auto: CUDA where there is one."
+)
+@click.option("--seed", type=int, default=0, help="Of splits, head, batches and dropout.")
+@click.option("--threads", type=int, help="CPU threads. [default: the cores there are]")
+@click.option("--overwrite", is_flag=True, help="Replace the checkpoint that is there.")
+@config_option
+@output_options
+def finetune(target: Path, overwrite: bool, output: Output, **options: Any) -> None:
+    """Fine-tune a pre-trained encoder on the labelled texts in DATA.
+
+    DATA is a csv, tsv, jsonl or parquet file, a folder of Hugging Face datasets, or a hub id. The
+    checkpoint holds the weights, the preprocessing, every example with its split, the metrics and
+    a report.
+    """
+    config = FinetuneConfig(**options)
+    refuse_existing(target, overwrite=overwrite)
+    _refuse_unwritable(target)
+    from edgewright.finetune.pipeline import run  # here, for it imports torch
+
+    summary = run(config, target, overwrite=overwrite, output=output)
+    output.result(summary, _lines(summary))
+
+
+def _refuse_unwritable(target: Path) -> None:
+    """Find out now rather than after the training."""
+    parent = next(each for each in target.absolute().parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise ConfigError(f"{target}: cannot write below {parent}; choose another path")
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    rows = summary["rows"]
+    if summary["test_accuracy"] is None:
+        tested = "test accuracy   none: the test split is empty"
+    else:
+        low, high = summary["test_accuracy_interval"]
+        tested = (
+            f"test accuracy   {summary['test_accuracy']:.4f}, with 95% confidence {low:.4f} to "
+            f"{high:.4f}, on {rows['test']} rows; macro-F1 {summary['macro_f1']:.4f}"
+        )
+    return [
+        tested,
+        f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
+        f"frozen          {summary['frozen']} of {summary['blocks']} blocks; "
+        f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
+        f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens",
+        f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
+        f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
+        f"checkpoint      {summary['checkpoint']}  (report.html tells more)",
+        f"next            edgewright optimize {summary['checkpoint']} -o BUNDLE",
+    ]

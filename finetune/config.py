@@ -1,0 +1,181 @@
+"""What one fine-tuning run is asked to do: the options of ``edgewright finetune``, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from edgewright.errors import ConfigError
+from edgewright.examples import SplitShares
+
+DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_SPLITS: Final = "56/8/4/4/20/8"
+DEFAULT_MAX_LENGTH: Final = 128  # tokens, special ones included
+# Half the blocks: on BBC News 4 of 6 frozen blocks lost nothing against none, at half the time.
+DEFAULT_FREEZE: Final = 0.5
+LR_PARTLY_FROZEN: Final = 1e-4
+LR_FULL: Final = 2e-5
+
+CLASS_WEIGHTS: Final = ("none", "balanced")
+METRICS: Final = ("accuracy", "macro_f1", "loss")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16")
+DEVICES: Final = ("auto", "cpu", "cuda")
+
+_OPTION_OF: Final = {"from_checkpoint": "from"}  # where the option's name is a Python keyword
+_RECORDED: Final = "the checkpoint of --from has recorded it"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Options of one run; None means "choose". ConfigError tells every fault at once.
+
+    ``freeze`` is a number of blocks (int) or a share of them (float, 0.0 to 1.0). ``add`` holds
+    further files of examples. With ``from_checkpoint`` the model, its labels and the splits of its
+    examples come from that checkpoint, and ``data`` may be left out.
+    """
+
+    data: str | None = None
+    add: tuple[str, ...] = ()
+    from_checkpoint: str | None = None
+    model: str | None = None
+    revision: str | None = None
+    data_revision: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    splits: str | None = None
+    max_length: int | None = None
+    freeze: int | float = DEFAULT_FREEZE
+    epochs: int = 5
+    lr: float | None = None
+    batch_size: int = 16  # rows of one forward and backward pass
+    accumulate: int = 1  # passes of one optimiser step
+    warmup: float = 0.1  # share of the steps
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # largest norm of all gradients together; 0 does not clip
+    class_weights: str = "none"
+    metric: str = "accuracy"
+    patience: int = 2  # epochs without a better metric before training stops
+    precision: str = "auto"
+    device: str = "auto"
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        faults = [*self._source_faults(), *self._number_faults(), *self._choice_faults()]
+        if faults:
+            raise ConfigError(faults)
+
+    def with_defaults(self) -> FinetuneConfig:
+        """The same run with the defaults of a new or a continued model filled in.
+
+        ``max_length`` and ``splits`` stay None where the checkpoint of ``--from`` decides.
+        """
+        if self.from_checkpoint is not None:
+            return self
+        return replace(
+            self,
+            model=self.model or DEFAULT_MODEL,
+            splits=self.splits or DEFAULT_SPLITS,
+            max_length=DEFAULT_MAX_LENGTH if self.max_length is None else self.max_length,
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Option name -> value, as ``--config`` reads it; options left to choose are absent."""
+        values = {option_name(field.name): getattr(self, field.name) for field in fields(self)}
+        return {
+            option: list(value) if isinstance(value, tuple) else value
+            for option, value in values.items()
+            if value is not None and value != ()
+        }
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> FinetuneConfig:
+        """The inverse of ``to_mapping``; ConfigError names the options that do not exist."""
+        names = {option_name(field.name): field.name for field in fields(cls)}
+        unknown = sorted(mapping.keys() - names.keys())
+        if unknown:
+            known = ", ".join(sorted(names))
+            raise ConfigError(
+                [f"no option {each!r} in finetune; there are: {known}" for each in unknown]
+            )
+        values = {names[option]: value for option, value in mapping.items()}
+        values["add"] = tuple(values.get("add", ()))
+        return cls(**values)
+
+    def _source_faults(self) -> Iterator[str]:
+        if self.from_checkpoint is None:
+            if self.data is None:
+                yield "DATA is missing: give a file of examples, or a checkpoint with --from"
+            return
+        for name in ("model", "revision", "splits"):
+            if getattr(self, name) is not None:
+                yield f"--{name} does not go with --from: {_RECORDED}"
+
+    def _number_faults(self) -> Iterator[str]:
+        rules: dict[str, tuple[bool, str]] = {
+            "freeze": _freeze_rule(self.freeze),
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "lr": (self.lr is None or 0 < self.lr < float("inf"), "above 0"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "accumulate": (self.accumulate >= 1, "1 or more"),
+            "max_length": (self.max_length is None or self.max_length >= 1, "1 or more"),
+            "warmup": (0 <= self.warmup <= 1, "a share of the steps, from 0 to 1"),
+            "weight_decay": (0 <= self.weight_decay < float("inf"), "0 or more"),
+            "clip_norm": (0 <= self.clip_norm < float("inf"), "0 (no clipping) or more"),
+            "patience": (self.patience >= 1, "1 or more"),
+            "seed": (0 <= self.seed < 2**32, "from 0 to 4294967295"),
+            "threads": (self.threads is None or self.threads >= 1, "1 or more"),
+        }
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                yield f"--{option_name(name)} is {getattr(self, name)}; it must be {expected}"
+
+    def _choice_faults(self) -> Iterator[str]:
+        choices = {
+            "class_weights": CLASS_WEIGHTS,
+            "metric": METRICS,
+            "precision": PRECISIONS,
+            "device": DEVICES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(allowed)
+                yield f"--{option_name(name)} is {getattr(self, name)}; it must be one of {listed}"
+        if self.splits is not None:
+            try:
+                SplitShares.parse(self.splits)
+            except ConfigError as error:
+                yield from error.faults
+
+
+def option_name(field: str) -> str:
+    """The command-line option, without dashes, that fills a field of ``FinetuneConfig``."""
+    return _OPTION_OF.get(field, field.replace("_", "-"))
+
+
+def parse_freeze(text: str) -> int | float:
+    """A number of blocks ("4") or, with a dot, a share of them ("0.5").
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise ConfigError(
+            f"--freeze is {text!r}; it must be a number of blocks such as 4, or with a dot a share "
+            "of them such as 0.5"
+        ) from None
+
+
+def _freeze_rule(freeze: int | float) -> tuple[bool, str]:
+    if isinstance(freeze, float):
+        return (
+            0.0 <= freeze <= 1.0,
+            "a share of the blocks from 0.0 to 1.0 (whole numbers are blocks)",
+        )
+    return freeze >= 0, "0 blocks or more"

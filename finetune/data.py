@@ -1,0 +1,104 @@
+"""The examples of a run: tables read, new ones added to those of an earlier checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgewright.checkpoint import Checkpoint
+from edgewright.examples import (
+    Columns,
+    Examples,
+    Sources,
+    SplitShares,
+    Table,
+    build_examples,
+    read_table,
+)
+from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
+from edgewright.manifest import canonical_json, sha256_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples in their splits, and the report on how they came there."""
+
+    examples: Examples
+    report: Mapping[str, Any]  # SplitReport.to_json()
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the texts (by id) and their labels, in order."""
+        names = self.examples.label_names
+        labels = [names[label] for label in self.examples.labels.tolist()]
+        return sha256_bytes(canonical_json([self.examples.ids, labels]))
+
+    @property
+    def notes(self) -> list[str]:
+        """What was dropped, set aside or merged, in words."""
+        report = self.report
+        counted = {
+            "exact_duplicates": "rows repeat a text; each text is kept once",
+            "contradicting": "texts are known under another label, which stands",
+            "conflicting": "texts come with more than one label: set aside",
+            "bridging": "texts resemble texts of two splits: set aside",
+            "leaked": "texts resemble one given for validation or test: set aside",
+            "near_duplicate_pairs": "pairs of near-duplicates; both of a pair are in one split",
+        }
+        notes = [f"{report[name]:6} {words}" for name, words in counted.items() if report[name]]
+        return [*report["notes"], *notes]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What can spoil the figures, in words."""
+        twins = [
+            f"labels {', '.join(names)} differ in case or Unicode form alone; are they one class?"
+            for names in self.report["label_twins"]
+        ]
+        absent = [
+            f"the {split} split has no row of {', '.join(names)}"
+            for split, names in self.report["absent_classes"].items()
+        ]
+        return twins + absent
+
+
+def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Dataset:
+    """Read the files that ``config`` names; rows of ``checkpoint`` stay where they are.
+
+    Raises:
+        DataError: names the file, row and column at fault.
+    """
+    if checkpoint is None:
+        shares, seed = SplitShares.parse(config.splits or DEFAULT_SPLITS), config.seed
+        examples, report = build_examples(_sources(config), shares=shares, seed=seed)
+        return Dataset(examples, report.to_json())
+    recorded = checkpoint.artifact.manifest["splits"]
+    if not (config.data or config.add or config.validation or config.test):
+        return Dataset(checkpoint.examples(), recorded)
+    # The recorded shares and seed, so that a row goes where it would have gone at the start.
+    examples, report = build_examples(
+        _sources(config),
+        shares=SplitShares.parse(recorded["shares"]),
+        seed=recorded["seed"],
+        previous=checkpoint.examples(),
+    )
+    return Dataset(examples, report.to_json())
+
+
+def _sources(config: FinetuneConfig) -> Sources:
+    columns = Columns(config.text_column, config.label_column, config.split_column)
+    # Only DATA is split by a column; the other files go whole to one split, or by hash.
+    unsplit = Columns(config.text_column, config.label_column)
+
+    def read(source: str | None) -> Table | None:
+        return None if source is None else read_table(source, unsplit)
+
+    return Sources(
+        main=None
+        if config.data is None
+        else read_table(config.data, columns, revision=config.data_revision),
+        validation=read(config.validation),
+        test=read(config.test),
+        added=tuple(read_table(source, unsplit) for source in config.add),
+    )

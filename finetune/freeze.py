@@ -1,0 +1,182 @@
+"""The frozen part of a model: everything up to and including its first N blocks.
+
+A frozen module stays in eval mode and runs under no_grad whatever ``model.train()`` says, so that
+neither its weights nor its buffers move and its dropout is off. What belongs to the part is found
+by running the model once: the modules called before block N has answered, and every parameter that
+this answer depends on (the relative positions of DeBERTa and MPNet lie beside the blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgewright.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenPart:
+    """What does not train: ``blocks`` of ``of`` blocks, and all that their answer depends on."""
+
+    blocks: int
+    of: int
+    modules: tuple[nn.Module, ...] = ()
+    parameters: tuple[nn.Parameter, ...] = ()
+
+
+def freeze(model: nn.Module, depth: int | float, inputs: Mapping[str, torch.Tensor]) -> FrozenPart:
+    """Freeze the embeddings and the first blocks of a transformers model, in place.
+
+    Args:
+        model: a transformers model with a head.
+        depth: a number of blocks, or as a float a share of them, rounded down; 0 freezes nothing.
+        inputs: a batch that the model accepts, to run it once.
+
+    Raises:
+        ConfigError: the model's blocks are not recognised, are shared, or are fewer than asked for.
+    """
+    if depth == 0:
+        return FrozenPart(0, _count_blocks(model))
+    blocks = find_blocks(model)
+    count = resolve_depth(depth, len(blocks))
+    if count == 0:
+        return FrozenPart(0, len(blocks))
+    modules, parameters = _part_before(model, blocks[count - 1], inputs)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    for module in modules:
+        _hold(module)
+    return FrozenPart(count, len(blocks), tuple(modules), tuple(parameters))
+
+
+def thaw(part: FrozenPart) -> None:
+    """Make the part's modules and parameters ordinary ones again."""
+    for module in part.modules:
+        module.__class__ = type(module).__bases__[1]
+    for parameter in part.parameters:
+        parameter.requires_grad_(True)
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformers model, in the order in which they run.
+
+    Raises:
+        ConfigError: there is no single list of ``num_hidden_layers`` blocks of one class, or they
+            share weights (as ALBERT's do).
+    """
+    count = _count_blocks(model)
+    lists = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == count
+        and len({type(block) for block in module}) == 1
+    ]
+    if len(lists) != 1 or _share_weights(list(lists[0])):
+        raise ConfigError(
+            f"{type(model).__name__}: cannot freeze a part of it, for it has no list of {count} "
+            "separate blocks (they are shared, as in ALBERT, or of an unknown form); "
+            "pass --freeze 0 to train all of it"
+        )
+    return list(lists[0])
+
+
+def resolve_depth(depth: int | float, blocks: int) -> int:
+    """``depth`` as a number of blocks: an int is one already, a float is a share, rounded down.
+
+    Raises:
+        ConfigError: more blocks than there are.
+    """
+    if isinstance(depth, float):
+        return floor(depth * blocks + 1e-9)  # 0.7 of 10 is 6.999... in binary
+    if depth > blocks:
+        raise ConfigError(
+            f"--freeze {depth}: the model has {blocks} blocks; freeze at most {blocks}"
+        )
+    return depth
+
+
+class _Frozen(nn.Module):
+    """Mixed in before a module's own class while the module is frozen."""
+
+    def train(self, mode: bool = True) -> _Frozen:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return super().__call__(*args, **kwargs)
+
+
+def _hold(module: nn.Module) -> None:
+    own = type(module)
+    module.__class__ = type(own.__name__, (_Frozen, own), {"__module__": own.__module__})
+    module.eval()
+
+
+def _count_blocks(model: nn.Module) -> int:
+    return int(getattr(model.config, "num_hidden_layers", 0))
+
+
+def _share_weights(blocks: Sequence[nn.Module]) -> bool:
+    parameters = [id(parameter) for block in blocks for parameter in block.parameters()]
+    return len(set(parameters)) < len(parameters)
+
+
+def _part_before(
+    model: nn.Module, last: nn.Module, inputs: Mapping[str, torch.Tensor]
+) -> tuple[list[nn.Module], list[nn.Parameter]]:
+    """The outermost modules called until ``last`` has answered, and what trains of their answer."""
+    called: list[nn.Module] = []
+    answers: list[torch.Tensor] = []
+
+    def on_call(module: nn.Module, _args: object) -> None:
+        if not answers:
+            called.append(module)
+
+    def on_answer(_module: nn.Module, _args: object, answer: object) -> None:
+        answers.extend(tensor for tensor in _tensors(answer) if tensor.requires_grad)
+
+    hooks = [module.register_forward_pre_hook(on_call) for module in model.modules()]
+    hooks.append(last.register_forward_hook(on_answer))
+    model.eval()
+    try:
+        model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    around = {module for module in called if module is not last and last in set(module.modules())}
+    modules = _outermost([module for module in called if module not in around])
+    return modules, _training(model, modules, answers)
+
+
+def _training(
+    model: nn.Module, modules: Sequence[nn.Module], answers: Sequence[torch.Tensor]
+) -> list[nn.Parameter]:
+    """Parameters that train now and belong to ``modules`` or reach one of ``answers``."""
+    training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad([each.sum() for each in answers], training, allow_unused=True)
+    inside = {parameter for module in modules for parameter in module.parameters()}
+    return [
+        parameter
+        for parameter, gradient in zip(training, gradients, strict=True)
+        if gradient is not None or parameter in inside
+    ]
+
+
+def _outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    inner = {child for module in modules for child in module.modules() if child is not module}
+    return [module for module in dict.fromkeys(modules) if module not in inner]
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)

@@ -1,0 +1,187 @@
+"""Pre-trained encoders with a classification head: found, refused by name, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from edgewright.errors import ConfigError
+from edgewright.manifest import SEAL_FILE, sha256_bytes, sha256_file
+
+_CONFIG: Final = "config.json"
+_WEIGHTS: Final = "model.safetensors"
+_WEIGHTS_INDEX: Final = "model.safetensors.index.json"
+_PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# What a model folder needs of a hub repository: its top level, and there no pickle.
+_FETCHED: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
+
+
+def locate_model(name: str, revision: str | None, *, quiet: bool = False) -> Path:
+    """The local folder of a model given by folder or by hub id; an id is fetched into the cache.
+
+    Raises:
+        ConfigError: no such folder, an id that cannot be fetched, or a folder that holds no
+            safetensors weights.
+    """
+    folder = Path(name)
+    if folder.exists() or _looks_like_path(name):
+        if not folder.is_dir():
+            raise ConfigError(f"--model {name}: no such folder; give a model folder or a hub id")
+        if revision is not None:
+            raise ConfigError(f"--revision {revision}: --model {name} is a folder, which has none")
+    else:
+        folder = _fetch(name, revision, quiet=quiet)
+    _check_folder(folder, name)
+    return folder
+
+
+def weights_sha256(folder: Path) -> str:
+    """Identifies the weights of a model folder: the file's SHA-256, or that of all shards'."""
+    if (folder / _WEIGHTS).is_file():
+        return sha256_file(folder / _WEIGHTS)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    return sha256_bytes("\n".join(sha256_file(shard) for shard in shards).encode())
+
+
+def load_config(folder: Path, name: str) -> Any:
+    """The transformers configuration in ``folder``; ConfigError where it is none we can use."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"--model {name}: cannot read its {_CONFIG}: {error}") from error
+    if config.is_encoder_decoder:
+        raise ConfigError(
+            f"--model {name}: {config.model_type} has an encoder and a decoder; choose an encoder, "
+            "such as a BERT, RoBERTa, DistilBERT or ELECTRA"
+        )
+    return config
+
+
+def max_positions(model: nn.Module) -> int | None:
+    """Rows of the position table that text can use; None where nothing limits the length.
+
+    RoBERTa and its kin count positions from the row after the padding one, so that of 514 rows
+    512 are left. Models without a table (rotary, relative positions) say a limit in their config.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            padding = module.padding_idx
+            return module.num_embeddings - (0 if padding is None else padding + 1)
+    declared = getattr(model.config, "max_position_embeddings", None)
+    return declared if isinstance(declared, int) and declared > 0 else None
+
+
+def load_classifier(
+    folder: Path, config: Any, label_names: Sequence[str], *, seed: int, name: str
+) -> nn.Module:
+    """The model in ``folder`` as fp32 with one logit per label; a head it lacks is drawn by seed.
+
+    Raises:
+        ConfigError: the weights cannot be read, or parts of the encoder itself are missing.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification
+
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {label: index for index, label in enumerate(label_names)}
+    config.problem_type = "single_label_classification"
+    try:
+        with torch.random.fork_rng(devices=[]), _quiet_transformers():
+            torch.manual_seed(seed)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # a head of another number of labels is drawn anew
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ConfigError(
+            f"--model {name}: cannot load it as a text classifier: {error}"
+        ) from error
+    _refuse_missing(model, report, name)
+    classifier: nn.Module = model.float()
+    return classifier
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")
+
+
+def _fetch(name: str, revision: str | None, *, quiet: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    hidden = are_progress_bars_disabled()
+    if quiet:
+        disable_progress_bars()
+    try:
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=list(_FETCHED), ignore_patterns=["*/*"]
+        )
+    except (OSError, ValueError) as error:  # network, hub and cache errors all derive from these
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"--model {name}: no such folder, and it cannot be fetched from the Hugging Face hub "
+            f"({cause}); give the path of a folder with {_CONFIG}, {_WEIGHTS} and tokenizer.json"
+        ) from error
+    finally:
+        if quiet and not hidden:
+            enable_progress_bars()
+    return Path(folder)
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    if (folder / SEAL_FILE).is_file():
+        raise ConfigError(
+            f"--model {name} is an edgewright artifact; pass a checkpoint with --from"
+        )
+    if not (folder / _CONFIG).is_file():
+        raise ConfigError(f"--model {name} holds no {_CONFIG}, so it is not a model folder")
+    if (folder / _WEIGHTS).is_file() or (folder / _WEIGHTS_INDEX).is_file():
+        return
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise ConfigError(
+            f"--model {name}: its weights are a pickle ({pickles[0]}), which can run any code when "
+            f"it is read and is never loaded; convert it to {_WEIGHTS} where you trust it, with "
+            "`model.save_pretrained(folder, safe_serialization=True)`"
+        )
+    raise ConfigError(f"--model {name} holds no {_WEIGHTS}")
+
+
+def _refuse_missing(model: Any, report: dict[str, Any], name: str) -> None:
+    """A head may be new; an encoder that is silently random may not."""
+    prefix = f"{model.base_model_prefix}."
+    lacking = sorted([*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])])
+    encoder = [key for key in lacking if key.startswith(prefix) and ".pooler." not in key]
+    if encoder:
+        raise ConfigError(
+            f"--model {name}: its weights lack {len(encoder)} tensors of the encoder, {encoder[0]} "
+            f"the first; they do not belong to this {_CONFIG}"
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hold back the advice to train a head that is about to be trained."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,214 @@
+"""The page that shows how a fine-tuning went: curves, confusion, classes, the worst errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright import metrics
+from edgewright.figures import line_figure
+from edgewright.finetune.evaluate import Logits, cross_entropy, log_probabilities
+from edgewright.finetune.train import Fit
+from edgewright.report import (
+    Block,
+    ConfusionMatrix,
+    DataTable,
+    Headline,
+    Paragraph,
+    Section,
+    TextRow,
+    TextRows,
+    Tone,
+    render_report,
+)
+from edgewright.splits import QUARANTINE
+
+_WORST: Final = 12
+_MANY_CLASSES: Final = 30  # a larger confusion matrix is unreadable
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's answers on one split; ``labels`` (rows,), ``logits`` (rows, classes)."""
+
+    split: str
+    texts: Sequence[str]
+    labels: NDArray[np.int64]
+    logits: Logits
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the report tells; certify and search rows are no part of it."""
+
+    title: str
+    summary: dict[str, Any]
+    label_names: Sequence[str]
+    counts: dict[str, dict[str, int]]
+    notes: Sequence[str]
+    fit: Fit
+    validation: Answers
+    test: Answers
+
+
+def render(story: Story, manifest_sha256: str) -> bytes:
+    """The report as HTML that cites the manifest."""
+    return render_report(
+        title=story.title,
+        subtitle="Fine-tuning report",
+        headline=_headline(story),
+        sections=[
+            _learning(story),
+            *_confusion(story),
+            *_worst_errors(story),
+            _splits(story),
+        ],
+        manifest_sha256=manifest_sha256,
+    )
+
+
+def _headline(story: Story) -> Headline:
+    summary = story.summary
+    trained = summary["trainable_parameters"] / summary["parameters"]
+    facts = [
+        ("best epoch", f"{summary['best_epoch']} of {summary['epochs_run']} run"),
+        ("frozen", f"{summary['frozen']} of {summary['blocks']} blocks"),
+        ("trained", f"{trained:.0%} of {summary['parameters'] / 1e6:.1f}M parameters"),
+        ("truncated texts", f"{summary['truncated']:.1%}"),
+        ("device", f"{summary['device']}, {summary['precision']}"),
+        ("seconds", f"{summary['seconds']:.0f}"),
+    ]
+    if summary["test_accuracy"] is None:
+        text = "No test accuracy: the test split is empty"
+        return Headline(text, Tone.WARN, "Give more rows, or a test file with --test.", facts)
+    low, high = summary["test_accuracy_interval"]
+    return Headline(
+        f"{summary['test_accuracy']:.1%} of test rows right",
+        Tone.NEUTRAL,
+        f"95% interval {low:.1%} to {high:.1%} over {summary['rows']['test']} rows "
+        f"(Clopper-Pearson); macro-F1 {summary['macro_f1']:.3f}.",
+        facts,
+    )
+
+
+def _learning(story: Story) -> Section:
+    epochs = story.fit.epochs
+    losses = {"train": [(float(each.number), each.train_loss) for each in epochs]}
+    measured = [(float(each.number), each.validation) for each in epochs if each.validation]
+    if not measured:
+        figure = line_figure(losses, x_label="epoch", y_label="loss", caption="Loss by epoch.")
+        return Section(
+            "Learning", [figure], "There were no validation rows: the last epoch is kept."
+        )
+    losses["validation"] = [(number, scores.loss) for number, scores in measured]
+    quality = {
+        "accuracy": [(number, scores.accuracy) for number, scores in measured],
+        "macro-F1": [(number, scores.macro_f1) for number, scores in measured],
+    }
+    blocks = [
+        line_figure(losses, x_label="epoch", y_label="loss, nats", caption="Loss by epoch."),
+        line_figure(quality, x_label="epoch", y_label="share", caption="Validation by epoch."),
+        _epoch_table(story.fit),
+    ]
+    early = "Training stopped early. " if story.fit.stopped_early else ""
+    return Section("Learning", blocks, f"{early}The marked epoch is the one kept.")
+
+
+def _epoch_table(fit: Fit) -> DataTable:
+    rows = [
+        [str(each.number), f"{each.lr:.2e}", f"{each.train_loss:.4f}"]
+        + (
+            [
+                f"{each.validation.loss:.4f}",
+                f"{each.validation.accuracy:.4f}",
+                f"{each.validation.macro_f1:.4f}",
+            ]
+            if each.validation
+            else ["–", "–", "–"]
+        )
+        for each in fit.epochs
+    ]
+    columns = ["epoch", "last rate", "train loss", "validation loss", "accuracy", "macro-F1"]
+    return DataTable(columns, rows, highlight=fit.best.number - 1)
+
+
+def _confusion(story: Story) -> list[Section]:
+    answers = story.test
+    if not len(answers.labels):
+        return []
+    names = story.label_names
+    counts = metrics.confusion_matrix(answers.labels, answers.logits.argmax(axis=1), len(names))
+    blocks: list[Block] = [_class_table(names, counts)]
+    if len(names) <= _MANY_CLASSES:
+        blocks.insert(0, ConfusionMatrix(names, counts, "Rows are labels, columns predictions."))
+    return [Section("Test split by class", blocks)]
+
+
+def _class_table(names: Sequence[str], counts: NDArray[np.int64]) -> DataTable:
+    hits, labelled, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    f1 = metrics.f1_by_class(counts)
+    rows = [
+        [
+            name,
+            str(labelled[index]),
+            _share(hits[index], predicted[index]),
+            _share(hits[index], labelled[index]),
+            "–" if np.isnan(f1[index]) else f"{f1[index]:.3f}",
+        ]
+        for index, name in enumerate(names)
+    ]
+    return DataTable(["class", "rows", "precision", "recall", "F1"], rows)
+
+
+def _share(part: np.int64, whole: np.int64) -> str:
+    return f"{part / whole:.3f}" if whole else "–"
+
+
+def _worst_errors(story: Story) -> list[Section]:
+    """The wrong answers the model was surest of: where labels are wrong, or the task is hard."""
+    rows = sorted(
+        (row for answers in (story.validation, story.test) for row in _errors(answers, story)),
+        key=lambda scored: -scored[0],
+    )[:_WORST]
+    if not rows:
+        return [Section("Worst errors", [Paragraph("No validation or test row is wrong.")])]
+    caption = "Wrong rows of validation and test with the largest loss."
+    intro = "Look here first: some of these are wrong labels rather than wrong answers."
+    return [Section("Worst errors", [TextRows([row for _, row in rows], caption)], intro)]
+
+
+def _errors(answers: Answers, story: Story) -> list[tuple[float, TextRow]]:
+    if not len(answers.labels):
+        return []
+    losses = cross_entropy(answers.labels, answers.logits)
+    predicted = answers.logits.argmax(axis=1)
+    scores = np.exp(log_probabilities(answers.logits).max(axis=1))
+    return [
+        (
+            float(losses[row]),
+            TextRow(
+                answers.texts[row],
+                [
+                    ("label", story.label_names[answers.labels[row]]),
+                    ("predicted", f"{story.label_names[predicted[row]]} ({scores[row]:.2f})"),
+                    ("split", answers.split),
+                ],
+            ),
+        )
+        for row in np.flatnonzero(predicted != answers.labels)
+    ]
+
+
+def _splits(story: Story) -> Section:
+    rows = [
+        [split, str(sum(by_class.values())), *(str(by_class[name]) for name in story.label_names)]
+        for split, by_class in story.counts.items()
+        if split != QUARANTINE or sum(by_class.values())
+    ]
+    blocks: list[Block] = [DataTable(["split", "rows", *story.label_names], rows)]
+    blocks += [Paragraph(note) for note in story.notes]
+    return Section("Splits", blocks)

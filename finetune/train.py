@@ -1,0 +1,290 @@
+"""The training loop: steps, epochs, the best epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgewright.errors import ConfigError
+from edgewright.finetune.batches import Indices, Rows, micro_batches, to_device, training_steps
+from edgewright.finetune.device import AUTOCAST
+from edgewright.finetune.evaluate import Scores
+from edgewright.finetune.memory import is_out_of_memory
+from edgewright.finetune.schedule import adamw, warmup_cosine
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, every choice made; checked by ``FinetuneConfig``."""
+
+    epochs: int
+    lr: float
+    batch_size: int  # rows of one forward and backward pass
+    accumulate: int = 1  # passes of one optimiser step
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # 0 does not clip
+    class_weights: tuple[float, ...] | None = None  # one a class
+    metric: str = "accuracy"
+    patience: int = 2
+    precision: str = "fp32"
+    seed: int = 0
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of one optimiser step."""
+        return self.batch_size * self.accumulate
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave; ``train_loss`` is the mean of its steps, with dropout on."""
+
+    number: int  # from 1
+    lr: float  # of its last step
+    train_loss: float
+    validation: Scores | None
+
+    def value(self, metric: str) -> float:
+        """The larger the better; -inf where there is no validation."""
+        if self.validation is None:
+            return -math.inf
+        value = float(getattr(self.validation, metric))
+        return -value if metric == "loss" else value
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished training; the model holds the weights of ``best``."""
+
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    batch_size: int  # smaller than asked where memory was short
+    stopped_early: bool
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Called as training goes on: the loss after every step, each epoch, and warnings."""
+
+    on_step: Callable[[int, float], None] = lambda _epoch, _loss: None
+    on_epoch: Callable[[Epoch], None] = lambda _epoch: None
+    on_warning: Callable[[str], None] = lambda _message: None
+
+
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """One weight a class, rows / (classes * rows of the class): each class counts the same."""
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return tuple(float(weight) for weight in len(labels) / (classes * counts))
+
+
+def fit(
+    model: nn.Module,
+    rows: Rows,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    validate: Callable[[], Scores | None],
+    watcher: Watcher | None = None,
+) -> Fit:
+    """Train ``model`` in place on ``device`` and leave it with the weights of its best epoch.
+
+    Args:
+        model: takes the inputs of ``rows`` by name and answers with ``.logits``.
+        rows: what to train on.
+        recipe: how.
+        device: where the model is.
+        validate: scores of the model as it is; None where there are no rows to score, then no
+            epoch is better than another and the last one is kept.
+        watcher: is told of steps, epochs and warnings.
+
+    Raises:
+        ConfigError: the loss or the gradient is not finite, or one row does not fit in memory.
+    """
+    watcher = watcher or Watcher()
+    training = _Training(model, rows, recipe, device, watcher)
+    epochs: list[Epoch] = []
+    best = _Best(recipe.metric)
+    with _dropout_seed_restored(device):
+        for number in range(1, recipe.epochs + 1):
+            train_loss, lr = training.run_epoch(number)
+            epoch = Epoch(number, lr, train_loss, _checked(validate(), number))
+            epochs.append(epoch)
+            watcher.on_epoch(epoch)
+            best.offer(epoch, model)
+            if number - best.epoch.number >= recipe.patience:
+                break
+    best.restore(model)
+    stopped = len(epochs) < recipe.epochs
+    return Fit(tuple(epochs), best.epoch, training.batch_size, stopped)
+
+
+@dataclass
+class _Best:
+    """The best epoch so far and a copy, on the CPU, of what trained by then."""
+
+    metric: str
+    epoch: Epoch = field(init=False)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def offer(self, epoch: Epoch, model: nn.Module) -> None:
+        """Keep ``epoch`` when it is better than the best, or cannot be compared."""
+        unmeasured = epoch.validation is None
+        if (
+            not unmeasured
+            and self.weights
+            and epoch.value(self.metric) <= self.epoch.value(self.metric)
+        ):
+            return
+        self.epoch = epoch
+        self.weights = {
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in _moving(model)
+        }
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the kept weights back."""
+        with torch.no_grad():
+            for name, tensor in _moving(model):
+                tensor.copy_(self.weights[name])
+
+
+class _Training:
+    """The state that steps share."""
+
+    def __init__(
+        self, model: nn.Module, rows: Rows, recipe: Recipe, device: torch.device, watcher: Watcher
+    ) -> None:
+        self.model, self.rows, self.recipe = model, rows, recipe
+        self.device, self.watcher = device, watcher
+        self.batch_size = recipe.batch_size
+        self.optimizer = adamw(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.steps_per_epoch = math.ceil(len(rows.labels) / recipe.step_rows)
+        weights = recipe.class_weights
+        self.class_weights = None if weights is None else torch.tensor(weights, device=device)
+
+    def run_epoch(self, number: int) -> tuple[float, float]:
+        """Train on every row once; the mean loss of the steps and the last learning rate."""
+        recipe = self.recipe
+        torch.manual_seed(_epoch_seed(recipe.seed, number))
+        self.model.train()
+        losses = []
+        steps = training_steps(self.rows.lengths, recipe.step_rows, seed=recipe.seed, epoch=number)
+        lr = 0.0
+        for index, step in enumerate(steps, (number - 1) * self.steps_per_epoch):
+            total = recipe.epochs * self.steps_per_epoch
+            lr = recipe.lr * warmup_cosine(index, total, recipe.warmup)
+            losses.append(self._step(step, lr))
+            self.watcher.on_step(number, losses[-1])
+        return float(np.mean(losses)), lr
+
+    def _step(self, step: Indices, lr: float) -> float:
+        """One optimiser step over the rows ``step``; its loss."""
+        loss = self._gradients(step)
+        while loss is None:
+            self._halve_batch()
+            loss = self._gradients(step)
+        self._update(lr)
+        return loss
+
+    def _gradients(self, step: Indices) -> float | None:
+        """Accumulate the gradient of the step's mean loss; None when memory ran out."""
+        self.optimizer.zero_grad(set_to_none=True)
+        labels = torch.from_numpy(self.rows.labels[step])
+        weight = float(self._weight_of(labels.to(self.device)))
+        total = 0.0
+        try:
+            for batch in micro_batches(step, self.batch_size):
+                loss = self._loss(batch) / weight
+                self.scaler.scale(loss).backward()
+                total += loss.item()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        if not math.isfinite(total):
+            raise ConfigError(self._diverged(f"the loss became {total}"))
+        return total
+
+    def _loss(self, batch: Indices) -> torch.Tensor:
+        """The summed loss of ``batch``, weighted by class."""
+        inputs = to_device(self.rows.inputs(batch), self.device)
+        labels = torch.from_numpy(self.rows.labels[batch]).to(self.device)
+        dtype = AUTOCAST.get(self.recipe.precision)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            logits = self.model(**inputs).logits
+        return nn.functional.cross_entropy(
+            logits.float(), labels, weight=self.class_weights, reduction="sum"
+        )
+
+    def _weight_of(self, labels: torch.Tensor) -> torch.Tensor | int:
+        return len(labels) if self.class_weights is None else self.class_weights[labels].sum()
+
+    def _update(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.scaler.unscale_(self.optimizer)
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        limit = self.recipe.clip_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        # With a scaler an overflow is expected: the step is skipped and the scale lowered.
+        if not self.scaler.is_enabled() and not math.isfinite(norm):
+            raise ConfigError(self._diverged(f"the gradient's norm became {norm}"))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _halve_batch(self) -> None:
+        if self.batch_size == 1:
+            raise ConfigError(
+                "out of memory with a batch of one row; lower --max-length, --freeze more blocks, "
+                "or choose a smaller --model"
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        halved = self.batch_size // 2
+        passes = math.ceil(self.recipe.step_rows / halved)
+        self.watcher.on_warning(
+            f"out of memory: the batch of {self.batch_size} rows is halved to {halved}, "
+            f"{passes} of them to a step, so that a step still has {self.recipe.step_rows} rows"
+        )
+        self.batch_size = halved
+
+    def _diverged(self, what: str) -> str:
+        cure = "--precision fp32 or " if self.recipe.precision == "fp16" else ""
+        return f"training diverged: {what}; try {cure}a --lr below {self.recipe.lr:g}"
+
+
+def _checked(scores: Scores | None, epoch: int) -> Scores | None:
+    if scores is not None and not math.isfinite(scores.loss):
+        raise ConfigError(
+            f"training diverged: the validation loss became {scores.loss} in epoch {epoch}; "
+            "try a lower --lr"
+        )
+    return scores
+
+
+def _moving(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What training changes: parameters that train, and buffers."""
+    yield from ((name, each) for name, each in model.named_parameters() if each.requires_grad)
+    yield from model.named_buffers()
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Dropout's seed in one epoch, so that an epoch does not depend on how it was reached."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+@contextmanager
+def _dropout_seed_restored(device: torch.device) -> Iterator[None]:
+    """Leave torch's global generators as they were found; dropout has no others."""
+    devices: list[Any] = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,185 @@
+"""What a run leaves behind: a bundle or, when nothing may ship, a rejection with its report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from edgewright.bundle import (
+    BUNDLE,
+    CHOICE_FILE,
+    CONFIG_FILE,
+    DRIFT_FILE,
+    MEASUREMENTS_FILE,
+    PREPROCESSING_FOLDER,
+    REJECTION,
+    REPORT_FILE,
+    VARIANTS_FOLDER,
+    Variant,
+)
+from edgewright.errors import ConfigError
+from edgewright.manifest import canonical_json, measured_json, new_folder, refuse_existing, seal
+from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.report import optimize_report
+from edgewright.preprocess import TextPreprocessor
+from edgewright.proof.goldens import Goldens
+
+TASK: Final = "text-classification"
+_PACKAGES: Final = (
+    "edgewright", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optimum", "scipy",
+    "tokenizers", "torch", "transformers",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle beside the outcome."""
+
+    files: Mapping[str, Path]  # candidate name -> its ONNX file; several may share one
+    session_options: Mapping[str, Mapping[str, str]]  # candidate name -> options
+    preprocessor: TextPreprocessor
+    goldens: Goldens
+    drift: Mapping[str, Any]
+
+
+def write_bundle(outcome: Outcome, contents: Contents) -> None:
+    """Write and seal the bundle; a rejection that an earlier run left beside it goes.
+
+    What is in the manifest is the same for the same checkpoint, options, packages and shortlist:
+    latencies and the choice made by them lie in the measured files.
+    """
+    config = outcome.config
+    with new_folder(config.output, overwrite=config.overwrite) as folder:
+        (folder / VARIANTS_FOLDER).mkdir()
+        for name in bundled(outcome):
+            target = folder / VARIANTS_FOLDER / contents.files[name].name
+            if not target.exists():
+                shutil.copyfile(contents.files[name], target)
+        contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
+        contents.goldens.save(folder)
+        (folder / DRIFT_FILE).write_bytes(canonical_json(contents.drift))
+        (folder / CONFIG_FILE).write_bytes(config.yaml())
+        variants = [_variant(outcome, contents, name) for name in sorted(bundled(outcome))]
+        body = {**_body(outcome), "variants": [each.to_json() for each in variants]}
+        seal(folder, BUNDLE, body, {CHOICE_FILE: measured_json(_choice(outcome)), **_told(outcome)})
+    shutil.rmtree(config.rejected, ignore_errors=True)
+
+
+def write_rejection(outcome: Outcome) -> None:
+    """Write and seal ``BUNDLE.rejected``; what lies at BUNDLE stays as it is."""
+    config = outcome.config
+    with new_folder(config.rejected, overwrite=True) as folder:
+        (folder / CONFIG_FILE).write_bytes(config.yaml())
+        certificates = {
+            each.name: each.certificate.to_json() for each in outcome.tried if each.certificate
+        }
+        body = {**_body(outcome), "certificates": certificates}
+        seal(folder, REJECTION, body, _told(outcome))
+
+
+def refuse_targets(output: Path, rejected: Path, *, overwrite: bool) -> None:
+    """Fail before any work when the bundle or the rejection could not be written.
+
+    Raises:
+        ConfigError: the bundle exists without ``overwrite``, or either is something else than an
+            artifact of ours; all faults at once.
+    """
+    faults: list[str] = []
+    for target, replace in ((output, overwrite), (rejected, True)):
+        try:
+            refuse_existing(target, overwrite=replace)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+
+
+def bundled(outcome: Outcome) -> list[str]:
+    """Names of the variants in the bundle: what may ship, and fp32 to measure others against."""
+    baseline = outcome.baseline.name
+    return [*outcome.shipped, *([baseline] if baseline not in outcome.shipped else [])]
+
+
+def _variant(outcome: Outcome, contents: Contents, name: str) -> Variant:
+    standing = outcome.standing(name)
+    return Variant(
+        name=name,
+        backend=standing.contender.backend,
+        file=f"{VARIANTS_FOLDER}/{contents.files[name].name}",
+        precision=standing.precision,
+        batch_invariant=not standing.row_by_row,
+        size_bytes=standing.contender.size_bytes,
+        search_accuracy=outcome.search_accuracy(standing),
+        session_options=contents.session_options[name],
+        certificate=standing.certificate,
+    )
+
+
+def _body(outcome: Outcome) -> dict[str, Any]:
+    config = outcome.config
+    return {
+        "task": TASK,
+        "labels": list(outcome.search.label_names),
+        "made_from": outcome.checkpoint_sha256,
+        "budget": config.max_drop,
+        "confidence": config.confidence,
+        "allow_inconclusive": config.allow_inconclusive,
+        "config": config.options(),
+        "packages": package_versions(),
+        "seed": config.seed,
+    }
+
+
+def _told(outcome: Outcome) -> dict[str, Callable[[str], bytes]]:
+    """The measured files that a bundle and a rejection both have."""
+    measurements = {
+        "workload": outcome.workload,
+        "threads": outcome.config.threads,
+        "host": outcome.host.to_json(),
+        "variants": {each.name: _measured(each) for each in outcome.standings},
+        "seconds": dict(outcome.seconds),
+        "skipped": [list(each) for each in outcome.skipped],
+    }
+    return {
+        MEASUREMENTS_FILE: measured_json(measurements),
+        REPORT_FILE: lambda manifest_sha256: optimize_report(outcome, manifest_sha256),
+    }
+
+
+def _measured(standing: Standing) -> dict[str, Any]:
+    contender = standing.contender
+    return {
+        "p50_ms": dict(standing.p50_ms),
+        "workload_ms": standing.workload_ms,
+        "speedup": contender.speedup,
+        "speedup_interval": [contender.speedup_low, contender.speedup_high],
+    }
+
+
+def _choice(outcome: Outcome) -> dict[str, Any]:
+    foremost = outcome.foremost
+    if foremost is None:
+        raise ValueError("a bundle is written only when something was chosen")
+    return {
+        "variant": foremost.name,
+        "order_of_trials": list(outcome.frozen),
+        "workload": outcome.workload,
+        "threads": outcome.config.threads,
+        "host": outcome.host.to_json(),
+        **_measured(foremost),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that a bundle's content depends on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

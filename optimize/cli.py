@@ -1,0 +1,62 @@
+"""The ``edgewright optimize`` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgewright.backends import BACKENDS
+from edgewright.optimize.config import OptimizeConfig
+from edgewright.options import Command, config_option, output_options
+from edgewright.output import Output
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "edgewright optimize checkpoint -o bundle",
+        "edgewright optimize checkpoint -o bundle --max-drop 0.02 --confidence 0.9",
+        "edgewright optimize checkpoint -o bundle --backend onnxruntime --workload 1x32:0.5,8x128:0.5",
+        "edgewright optimize checkpoint -o bundle --config run.yaml --overwrite --json",
+    ),
+)
+@click.argument("checkpoint", type=_PATH)
+@click.option("-o", "--output", "bundle", type=_PATH, required=True, help="Bundle to write.")
+@click.option("--max-drop", type=float, default=0.01, help="Accuracy that may be lost: 0.01 is one point.")
+@click.option("--confidence", type=float, default=0.95, help="That the loss is within --max-drop.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(list(BACKENDS)),
+    help="Runtime to consider; repeatable.  [default: all that are installed]",
+)
+@click.option(
+    "--workload",
+    metavar="SHAPES",
+    help="Rows x tokens : share of calls, as 1x32:0.5,8x128:0.5.  [default: one row, as long as the data]",
+)
+@click.option("--threads", type=int, default=1, help="Threads of one session.")
+@click.option("--ledger", type=_PATH, help="Folder of the certify split's ledger.  [default: beside CHECKPOINT]")
+@click.option("--allow-inconclusive", is_flag=True, help="Ship what too few rows could not decide; the bundle says so.")
+@click.option("--no-raw-examples", is_flag=True, help="Keep token ids in the bundle, but no text.")
+@click.option("--seed", type=int, default=0, help="Of everything that draws at random.")
+@click.option("--overwrite", is_flag=True, help="Replace BUNDLE when it exists.")
+@config_option
+@output_options
+def optimize(output: Output, bundle: Path, backends: tuple[str, ...], **options: Any) -> None:
+    """Make CHECKPOINT small and fast, and prove that it still answers as well.
+
+    Exports the model, quantises it, times every file on every runtime, and certifies on rows that
+    nothing else has seen that the fastest loses at most --max-drop. Exits with 3 when all that is
+    faster loses more, with 7 when there are too few rows to tell; then no bundle is written and the
+    report lies in BUNDLE.rejected.
+    """
+    from edgewright.optimize.pipeline import run
+
+    config = OptimizeConfig(output=bundle, backends=tuple(backends), **options)
+    run(config, output)

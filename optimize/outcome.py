@@ -1,0 +1,212 @@
+"""What one run found out: the bundle, the report and the JSON object are all written from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.bundle import Certificate, Verdict
+from edgewright.errors import AccuracyGateError, EdgewrightError, GateInconclusiveError
+from edgewright.examples import Examples
+from edgewright.metrics import Labels, accuracy
+from edgewright.optimize.choice import SERVABLE_BACKEND, Contender
+from edgewright.optimize.config import OptimizeConfig
+from edgewright.proof.host import Host
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """One candidate at the end of the run."""
+
+    contender: Contender
+    precision: str
+    row_by_row: bool  # how it was searched, timed and certified, and must be served
+    p50_ms: Mapping[str, float]  # median latency by shape, as "1x32"
+    workload_ms: float  # the medians weighted by the workload's shares
+    scores: NDArray[np.float32]  # (search rows, classes), softmax
+    certificate: Certificate | None = None  # of the frozen ones only
+
+    @property
+    def name(self) -> str:
+        """ "onnxruntime-int8-dynamic"."""
+        return self.contender.name
+
+    @property
+    def predicted(self) -> Labels:
+        """Label indices of shape (search rows,)."""
+        return self.scores.argmax(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One run. ``search`` holds one row per near-duplicate group; certify rows are not kept."""
+
+    config: OptimizeConfig
+    checkpoint_sha256: str
+    search: Examples
+    reference: Labels  # the fine-tuned model's answers on ``search``
+    standings: tuple[Standing, ...]  # in the order in which they were made; the baseline first
+    frozen: tuple[str, ...]  # names, in the order of their trials
+    shipped: tuple[str, ...]  # names, fastest first; empty: nothing may ship
+    chosen: str | None
+    skipped: tuple[tuple[str, str], ...]  # what was not made or measured, and why
+    certify_n: int
+    workload: str
+    host: Host
+    seconds: Mapping[str, float]  # by stage
+
+    @property
+    def baseline(self) -> Standing:
+        """Fp32 on ONNX Runtime."""
+        return self.standings[0]
+
+    def standing(self, name: str) -> Standing:
+        """The candidate of this name."""
+        return next(each for each in self.standings if each.name == name)
+
+    @property
+    def tried(self) -> list[Standing]:
+        """The candidates with a certificate, in the order of their trials."""
+        return [self.standing(name) for name in self.frozen]
+
+    @property
+    def foremost(self) -> Standing | None:
+        """Whom the verdict is about: the chosen one, or the one that came closest to shipping."""
+        if self.chosen is not None:
+            return self.standing(self.chosen)
+        faster = [each for each in self.tried if each.contender.is_faster]
+        return min(faster, key=_distance, default=None)
+
+    def search_accuracy(self, standing: Standing) -> float:
+        """Share of search rows that a candidate answers rightly."""
+        return accuracy(self.search.labels, standing.predicted)
+
+    def size_ratio(self, standing: Standing) -> float:
+        """How many times smaller than the exported fp32 file."""
+        return self.baseline.contender.size_bytes / standing.contender.size_bytes
+
+    def refusal(self) -> EdgewrightError:
+        """The error that says why nothing ships: inconclusive where more rows could help."""
+        verdicts = {each.certificate.verdict for each in self.tried if each.certificate}
+        open_ends = verdicts & {Verdict.INCONCLUSIVE, Verdict.REUSED}
+        kind = GateInconclusiveError if open_ends else AccuracyGateError
+        return kind(f"{self._reason()}; the report is {self.config.rejected / 'report.html'}")
+
+    def _reason(self) -> str:
+        foremost = self.foremost
+        if foremost is None or foremost.certificate is None:
+            return (
+                f"no candidate is faster than fp32 on ONNX Runtime at the workload {self.workload} "
+                "on this host, so there is nothing to certify"
+            )
+        given = foremost.certificate
+        if given.verdict is Verdict.PASS:
+            return (
+                f"{foremost.name} passed, but no variant for {SERVABLE_BACKEND} did, and a bundle "
+                f"needs one ({_verdicts(self.tried)}); more certify rows may decide it"
+            )
+        if given.verdict is Verdict.REUSED:
+            return (
+                f"the certify split has been used for other files, so it proves nothing of "
+                f"{foremost.name}; bring fresh rows with `edgewright finetune --add`"
+            )
+        bounds = (
+            f"{foremost.name} loses between {points(given.loss_lower_bound)} and "
+            f"{points(given.loss_upper_bound)} points of accuracy, and "
+            f"{points(given.budget)} are allowed"
+        )
+        if given.verdict is Verdict.FAIL:
+            return f"{bounds}; allow more with --max-drop, or train longer"
+        return f"{bounds}; {rows_wanted(given)}, or accept it with --allow-inconclusive"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {**self._headline(), **self._circumstances()}
+
+    def _headline(self) -> dict[str, Any]:
+        foremost = self.foremost
+        if foremost is None or foremost.certificate is None:
+            keys = "variant backend verdict loss_upper_bound certify_n needed_n speedup".split()
+            return dict.fromkeys([*keys, "speedup_interval", "size_ratio"])
+        contender, given = foremost.contender, foremost.certificate
+        return {
+            "variant": foremost.name,
+            "backend": contender.backend,
+            "verdict": given.verdict.value,
+            "loss_upper_bound": given.loss_upper_bound,
+            "certify_n": given.n,
+            "needed_n": given.needed_n,
+            "speedup": contender.speedup,
+            "speedup_interval": [contender.speedup_low, contender.speedup_high],
+            "size_ratio": self.size_ratio(foremost),
+        }
+
+    def _circumstances(self) -> dict[str, Any]:
+        folder = self.config.output if self.shipped else self.config.rejected
+        return {
+            "published": bool(self.shipped),
+            "folder": str(folder),
+            "budget": self.config.max_drop,
+            "confidence": self.config.confidence,
+            "workload": self.workload,
+            "threads": self.config.threads,
+            "seconds": sum(self.seconds.values()),
+            "seconds_by_stage": dict(self.seconds),
+            "candidates": [self.candidate_json(each) for each in self.standings],
+            "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
+        }
+
+    def candidate_json(self, standing: Standing) -> dict[str, Any]:
+        """One row of the table of candidates."""
+        contender = standing.contender
+        return {
+            "name": standing.name,
+            "backend": contender.backend,
+            "precision": standing.precision,
+            "row_by_row": standing.row_by_row,
+            "size_bytes": contender.size_bytes,
+            "search_n": contender.search.n,
+            "search_accuracy": self.search_accuracy(standing),
+            "search_lost": contender.search.lost,
+            "search_won": contender.search.won,
+            "p50_ms": dict(standing.p50_ms),
+            "workload_ms": standing.workload_ms,
+            "speedup": contender.speedup,
+            "speedup_interval": [contender.speedup_low, contender.speedup_high],
+            "certificate": standing.certificate.to_json() if standing.certificate else None,
+            "shipped": standing.name in self.shipped,
+            "chosen": standing.name == self.chosen,
+        }
+
+
+def points(share: float) -> str:
+    """A share of rows in points of accuracy: 0.0123 is "1.23"."""
+    return f"{100 * share:.2f}"
+
+
+def rows_wanted(given: Certificate) -> str:
+    """What more rows an INCONCLUSIVE certificate asks for, as a clause."""
+    if given.needed_n is None:
+        return (
+            f"with the {given.lost} lost and {given.won} won of {given.n} certify rows no number "
+            "of rows would pass"
+        )
+    return f"at these rates {given.needed_n} certify rows would pass, and there are {given.n}"
+
+
+def _distance(standing: Standing) -> tuple[int, float, float]:
+    """How far from shipping: by verdict, then by the rows or the loss that are in the way."""
+    given = standing.certificate
+    if given is None:
+        return (9, 0.0, 0.0)
+    order = [Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.REUSED, Verdict.FAIL]
+    rows = float("inf") if given.needed_n is None else given.needed_n
+    return (order.index(given.verdict), rows, given.loss_upper_bound)
+
+
+def _verdicts(standings: list[Standing]) -> str:
+    return ", ".join(f"{each.name} {each.certificate.verdict}" for each in standings if each.certificate)

@@ -1,0 +1,97 @@
+"""The ``edgewright serve`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgewright.options import Command, config_option, output_options
+from edgewright.output import Output
+from edgewright.serve.config import ServeConfig
+from edgewright.serve.logs import FORMATS, log_to_stderr
+from edgewright.serve.server import Ready
+from edgewright.serve.server import serve as serve_repository
+
+
+def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
+    twin = "EDGEWRIGHT_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, help=help_text, envvar=twin, show_envvar=True, **settings)
+
+
+@click.command(
+    cls=Command,
+    no_args_is_help=False,  # everything may come from the environment
+    examples=(
+        "edgewright serve repository/",
+        "edgewright serve repository/ --host 127.0.0.1 --port 0 --metrics-port 0 --json",
+        "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
+    ),
+)
+@click.argument("repository", type=click.Path(path_type=Path), envvar="EDGEWRIGHT_REPOSITORY")
+@_option("--host", "Address to listen on; the default is every interface.", default="0.0.0.0")
+@_option("--port", "gRPC port; 0 takes a free one and prints it.", type=int, default=8001)
+@_option(
+    "--metrics-port",
+    "HTTP port of /metrics, /healthz, /readyz; 0 as above.",
+    type=int,
+    default=8002,
+)
+@_option("--threads", "Threads of the model.  [default: as many as were certified]", type=int)
+@_option("--max-batch", "Rows that are computed together at most.", type=int, default=32)
+@_option("--queue-size", "Rows that may wait, over all calls.", type=int, default=1024)
+@_option("--max-texts", "Texts in one call at most.", type=int, default=256)
+@_option("--max-text-chars", "Characters of one text at most.", type=int, default=100_000)
+@_option("--max-message-mb", "MiB of one request at most.", type=int, default=16)
+@_option(
+    "--drain-delay", "Seconds between saying not ready and refusing calls.", type=float, default=0.0
+)
+@_option("--grace", "Seconds that calls in flight get to finish.", type=float, default=30.0)
+@_option("--log-format", "Form of the log on stderr.", type=click.Choice(FORMATS), default="text")
+@config_option
+@output_options
+def serve(
+    output: Output, log_format: str, drain_delay: float, grace: float, **options: Any
+) -> None:
+    """Answer gRPC calls from the current version of every model in REPOSITORY.
+
+    Ready once the bundles' hashes and goldens hold on this host; says so on stdout, by the gRPC
+    health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0.
+    """
+    config = ServeConfig(**options, drain_delay_s=drain_delay, grace_s=grace)
+    # The compute thread tokenises for itself: the other cores belong to the network.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    log_to_stderr(log_format, level=logging.WARNING if output.silent else logging.INFO)
+    asyncio.run(serve_repository(config, lambda ready: _announce(output, ready)))
+
+
+def _announce(output: Output, ready: Ready) -> None:
+    models = [
+        {
+            "name": model.name,
+            "version": model.version,
+            "variant": model.variant.name,
+            "runtime": model.runtime,
+            "verdict": str(model.verdict),
+        }
+        for model in ready.models
+    ]
+    output.result(
+        {
+            "host": ready.host,
+            "port": ready.port,
+            "metrics_port": ready.metrics_port,
+            "ready_ms": round(ready.ready_ms, 1),
+            "models": models,
+        },
+        [
+            *("{name} version {version}: {variant}, {verdict}".format(**each) for each in models),
+            f"ready in {ready.ready_ms / 1000:.1f} s: gRPC on {ready.host}:{ready.port}, "
+            f"metrics on {ready.host}:{ready.metrics_port}",
+        ],
+    )

@@ -1,0 +1,60 @@
+"""What ``edgewright serve`` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright.errors import ConfigError
+
+_PORTS = 2**16
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Configuration of one server process; ConfigError tells every fault."""
+
+    repository: Path
+    host: str = "0.0.0.0"  # every interface, as a service in a container needs
+    port: int = 8001  # gRPC; 0 lets the system choose
+    metrics_port: int = 8002  # HTTP; 0 lets the system choose
+    threads: int | None = None  # of the compute session; None: as many as were certified
+    max_batch: int = 32  # rows computed together
+    queue_size: int = 1024  # rows that wait for compute, over all calls
+    max_texts: int = 256  # in one call
+    max_text_chars: int = 100_000  # in one text
+    max_message_mb: int = 16  # MiB of one request; gRPC itself refuses what is larger
+    drain_delay_s: float = 0.0  # between saying "not ready" and refusing new calls
+    grace_s: float = 30.0  # for calls in flight, once new ones are refused
+
+    def __post_init__(self) -> None:
+        rules = {
+            "--host": (bool(self.host), "an address or host name"),
+            "--port": (0 <= self.port < _PORTS, f"0 to {_PORTS - 1}"),
+            "--metrics-port": (0 <= self.metrics_port < _PORTS, f"0 to {_PORTS - 1}"),
+            "--threads": (self.threads is None or self.threads >= 1, "1 or more"),
+            "--max-batch": (self.max_batch >= 1, "1 or more"),
+            "--max-texts": (self.max_texts >= 1, "1 or more"),
+            "--queue-size": (
+                self.queue_size >= self.max_texts,
+                f"at least --max-texts ({self.max_texts}), or the largest call could never enter",
+            ),
+            "--max-text-chars": (self.max_text_chars >= 1, "1 or more"),
+            "--max-message-mb": (1 <= self.max_message_mb < 2048, "1 to 2047"),
+            "--drain-delay": (0 <= self.drain_delay_s < float("inf"), "0 seconds or more"),
+            "--grace": (0 <= self.grace_s < float("inf"), "0 seconds or more"),
+        }
+        faults = [
+            f"{option} is {getattr(self, _field(option))}; it must be {expected}"
+            for option, (holds, expected) in rules.items()
+            if not holds
+        ]
+        if 0 < self.port == self.metrics_port:
+            faults.append(f"--port and --metrics-port are both {self.port}; they must differ")
+        if faults:
+            raise ConfigError(faults)
+
+
+def _field(option: str) -> str:
+    name = option.removeprefix("--").replace("-", "_")
+    return f"{name}_s" if option in ("--drain-delay", "--grace") else name

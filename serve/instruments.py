@@ -1,0 +1,115 @@
+"""What the server counts and times, for Prometheus. Names begin with ``edgewright_``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+)
+
+from edgewright import __version__
+from edgewright.serve.models import ServedModel
+
+_REQUEST_SECONDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+_RUN_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_RUN_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Instruments:
+    """The metrics of one server, in a registry of its own. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        registry = self.registry
+        self.requests = Counter(
+            "edgewright_requests",
+            "Calls answered, by method and gRPC code.",
+            ["method", "code"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "edgewright_request_seconds",
+            "From a call's arrival to its answer.",
+            ["method"],
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "edgewright_rejected",
+            "Calls refused or failed, by reason (google.rpc.ErrorInfo).",
+            ["reason"],
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "edgewright_requests_in_flight", "Calls being answered now.", registry=registry
+        )
+        self.queue_rows = Gauge(
+            "edgewright_queue_rows", "Rows between admission and answer.", registry=registry
+        )
+        self.batch_rows = Histogram(
+            "edgewright_batch_rows",
+            "Rows computed together in one run.",
+            ["model"],
+            buckets=_RUN_ROWS,
+            registry=registry,
+        )
+        self.compute_seconds = Histogram(
+            "edgewright_compute_seconds",
+            "Duration of one run.",
+            ["model"],
+            buckets=_RUN_SECONDS,
+            registry=registry,
+        )
+        self.not_finite_rows = Counter(
+            "edgewright_not_finite_rows",
+            "Rows for which a model gave NaN or infinity.",
+            ["model"],
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "edgewright_predictions",
+            "Rows answered, by model and label.",
+            ["model", "label"],
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "edgewright_ready", "1 when calls are answered, else 0.", registry=registry
+        )
+        self.model_info = Gauge(
+            "edgewright_model_info",
+            "1 for each model served; what it is stands in the labels.",
+            ["model", "version", "variant", "runtime", "verdict"],
+            registry=registry,
+        )
+        Info("edgewright_build", "The server's version.", registry=registry).info(
+            {"version": __version__}
+        )
+
+    def watch_queue(self, rows: Callable[[], int]) -> None:
+        """Read the length of the queue when it is asked for."""
+        self.queue_rows.set_function(rows)
+
+    def model_loaded(self, model: ServedModel) -> None:
+        """Say which model answers."""
+        self.model_info.labels(
+            model.name, str(model.version), model.variant.name, model.runtime, model.verdict
+        ).set(1)
+
+    def run_done(self, model: str, rows: int, seconds: float) -> None:
+        """``rows`` were computed together."""
+        self.batch_rows.labels(model).observe(rows)
+        self.compute_seconds.labels(model).observe(seconds)
+
+    def not_finite(self, model: str) -> None:
+        """A row had scores that are no numbers."""
+        self.not_finite_rows.labels(model).inc()

@@ -1,0 +1,97 @@
+"""The RPC edge: every call is timed and counted, and every exception becomes a status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.rpc.status_pb2 import Status
+
+from edgewright.rpc_errors import STATUS_METADATA_KEY, reason_of, to_status
+from edgewright.serve.instruments import Instruments
+
+log = logging.getLogger(__name__)
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+Answer = Callable[[Any, Any], Awaitable[Any]]
+
+
+class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Wraps the unary methods. ``in_flight`` counts the calls that a drain must wait for.
+
+    Streams pass untouched: those of health and reflection last as long as their callers like.
+    """
+
+    def __init__(self, instruments: Instruments) -> None:
+        self.in_flight = 0
+        self._instruments = instruments
+        self._wrapped: dict[str, Any] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
+        """The method's handler, wrapped once and kept."""
+        wrapped = self._wrapped.get(details.method)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(details)
+        if handler is None or handler.request_streaming or handler.response_streaming:
+            return handler
+        wrapped = grpc.unary_unary_rpc_method_handler(
+            self._edge(details.method, handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        self._wrapped[details.method] = wrapped
+        return wrapped
+
+    def _edge(self, path: str, answer: Answer) -> Answer:
+        method = path.removeprefix("/")
+
+        async def edge(request: Any, context: Any) -> Any:
+            started = time.perf_counter()
+            self._enter()
+            code = grpc.StatusCode.OK
+            try:
+                return await answer(request, context)
+            except asyncio.CancelledError:
+                code = _left_by_caller(context)
+                raise
+            except Exception as error:  # the edge: nothing may reach the wire as it is
+                status = self._status(method, error)
+                code = _CODES[status.code]
+                trailers = ((STATUS_METADATA_KEY, status.SerializeToString()),)
+                await context.abort(code, status.message, trailers)
+            finally:
+                self._leave(method, code, time.perf_counter() - started)
+
+        return edge
+
+    def _status(self, method: str, error: Exception) -> Status:
+        status = to_status(error)
+        self._instruments.rejected.labels(reason_of(error)).inc()
+        if _CODES[status.code] is grpc.StatusCode.INTERNAL:
+            log.error("%s failed", method, exc_info=error)
+        else:
+            log.debug("%s: %s", method, error)
+        return status
+
+    def _enter(self) -> None:
+        self.in_flight += 1
+        self._instruments.in_flight.inc()
+
+    def _leave(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        self.in_flight -= 1
+        self._instruments.in_flight.dec()
+        self._instruments.requests.labels(method, code.name).inc()
+        self._instruments.request_seconds.labels(method).observe(seconds)
+
+
+def _left_by_caller(context: Any) -> grpc.StatusCode:
+    left_s = context.time_remaining()
+    late = left_s is not None and left_s <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED

@@ -1,0 +1,73 @@
+"""edgewright.v1.PredictionService: raw inputs in, class scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgewright.serve.admission import Limits
+from edgewright.serve.batching import Answer, Batcher
+from edgewright.serve.instruments import Instruments
+from edgewright.serve.models import ServedModel
+from edgewright.serve.prediction_ids import PredictionIds
+from edgewright.serve.registry import Registry
+from edgewright.v1.prediction_pb2 import (
+    Classification,
+    ClassifyTextRequest,
+    ClassifyTextResponse,
+    ClassScore,
+)
+from edgewright.v1.prediction_pb2_grpc import PredictionServiceServicer
+
+
+class PredictionService(PredictionServiceServicer):
+    """Checks a call, has its texts computed among others', and words the answer."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        batcher: Batcher,
+        limits: Limits,
+        ids: PredictionIds,
+        instruments: Instruments,
+    ) -> None:
+        self._registry = registry
+        self._batcher = batcher
+        self._limits = limits
+        self._ids = ids
+        self._instruments = instruments
+
+    async def ClassifyText(  # noqa: N802 -- the name in the .proto
+        self, request: ClassifyTextRequest, context: Any
+    ) -> ClassifyTextResponse:
+        """Classify a batch of texts, in order; raises what ``rpc_errors`` maps to a status."""
+        model = self._registry.ready(request.model, request.version)
+        texts = list(request.texts)
+        self._limits.check(texts, request.top_k, len(model.labels))
+        answers = await self._batcher.classify(model, texts, context.time_remaining())
+        classifications = self._classifications(model, answers, request.top_k)
+        for each in classifications:
+            self._instruments.predictions.labels(model.name, each.label).inc()
+        return ClassifyTextResponse(
+            model=model.name, version=model.version, classifications=classifications
+        )
+
+    def _classifications(
+        self, model: ServedModel, answers: Sequence[Answer], top_k: int
+    ) -> list[Classification]:
+        labels, most = model.labels, top_k or None
+        return [
+            Classification(
+                prediction_id=prediction_id,
+                label=labels[answer.classes[0]],
+                score=answer.scores[0],
+                scores=[
+                    ClassScore(label=labels[index], score=score)
+                    for index, score in zip(
+                        answer.classes[:most], answer.scores[:most], strict=True
+                    )
+                ],
+                truncated=answer.truncated,
+            )
+            for prediction_id, answer in zip(self._ids.take(len(answers)), answers, strict=True)
+        ]

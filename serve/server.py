@@ -1,0 +1,241 @@
+"""One server process: what it is made of, and its life from bound ports to a drained exit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
+
+from edgewright.errors import ConfigError, ModelNotFoundError
+from edgewright.repository import Repository
+from edgewright.serve.admission import Limits
+from edgewright.serve.batching import Batcher
+from edgewright.serve.config import ServeConfig
+from edgewright.serve.health import HealthService
+from edgewright.serve.instruments import Instruments
+from edgewright.serve.interceptors import CallEdge
+from edgewright.serve.model_service import ModelService
+from edgewright.serve.models import ServedModel, load_model
+from edgewright.serve.monitor import Monitor, Watched
+from edgewright.serve.prediction_ids import PredictionIds
+from edgewright.serve.prediction_service import PredictionService
+from edgewright.serve.registry import Registry, State
+from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
+from edgewright.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
+
+SERVICES: Final = ("edgewright.v1.PredictionService", "edgewright.v1.ModelService")
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+MIB: Final = 1 << 20
+# A call that gRPC has accepted may not have reached its handler when new ones are refused.
+_SETTLE_S: Final = 0.05
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a server that answers tells of itself."""
+
+    host: str
+    port: int
+    metrics_port: int
+    ready_ms: float  # from the start of ``serve``
+    models: Sequence[ServedModel]
+
+
+class Server:
+    """Ports, services and the compute thread; built on a running event loop.
+
+    ``start`` answers probes, ``load`` the calls, ``drain`` neither. Use it as an asynchronous
+    context manager, so that nothing outlives a failure.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        """Bind both ports; ConfigError when one cannot be had."""
+        self.config = config
+        self.registry = Registry()
+        self.instruments = Instruments()
+        self.health = HealthService()
+        self._edge = CallEdge(self.instruments)
+        self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
+        self.port = self._bind()
+        watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
+        self._monitor = Monitor(config.host, config.metrics_port, watched)
+        self.metrics_port = self._monitor.port
+        self.batcher = Batcher(
+            max_rows=config.max_batch, queue_rows=config.queue_size, observer=self.instruments
+        )
+        self.instruments.watch_queue(lambda: self.batcher.queue.rows)
+        self._add_services()
+
+    def is_alive(self) -> bool:
+        """Whether it can still answer, now or once it has loaded."""
+        return self.batcher.alive or self.registry.state is State.DRAINING
+
+    def is_ready(self) -> bool:
+        """Whether calls should be sent here."""
+        return self.registry.state is State.READY and self.batcher.alive
+
+    async def start(self) -> None:
+        """Answer probes: alive, not ready."""
+        self._monitor.start()
+        self.health.set(SERVICES, serving=False)
+        await self._rpc.start()
+
+    async def load(self) -> list[ServedModel]:
+        """Load the current version of every model in the repository, then answer calls.
+
+        Raises:
+            ModelNotFoundError: the repository is missing or empty.
+            IntegrityError, BackendUnavailableError: as ``load_model``.
+        """
+        repository = Repository(self.config.repository)
+        names = repository.models()
+        if not names:
+            raise ModelNotFoundError(
+                f"{repository.path} holds no model; add one with "
+                f"`edgewright publish BUNDLE {repository.path} --name NAME`"
+            )
+        current = {name: repository.current(name) for name in names}
+        for name, version in current.items():
+            self.registry.expect(name, version)
+        self.health.set(names, serving=False)
+        models = await asyncio.to_thread(self._load_all, repository, current)
+        for model in models:
+            self.registry.add(model)
+            self.instruments.model_loaded(model)
+        self._answer_calls()
+        return models
+
+    async def drain(self) -> None:
+        """Say "not ready", refuse new calls, finish those in flight, stop."""
+        self.registry.state = State.DRAINING
+        self.instruments.ready.set(0)
+        self.health.set_all(serving=False)
+        await asyncio.sleep(self.config.drain_delay_s)
+        stopped = asyncio.create_task(self._rpc.stop(self.config.grace_s))
+        # Streams of health and reflection end when their callers like, so they are not waited for.
+        while not stopped.done() and await self._busy():
+            pass
+        await self._rpc.stop(None)
+        await stopped
+        await self.batcher.close()
+
+    async def __aenter__(self) -> Server:
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self._rpc.stop(None)
+        await self.batcher.close()
+        await asyncio.to_thread(self._monitor.stop)
+
+    def _add_services(self) -> None:
+        config = self.config
+        predictions = PredictionService(
+            self.registry,
+            self.batcher,
+            Limits(config.max_texts, config.max_text_chars),
+            PredictionIds(),
+            self.instruments,
+        )
+        add_PredictionServiceServicer_to_server(predictions, self._rpc)
+        add_ModelServiceServicer_to_server(ModelService(self.registry), self._rpc)
+        add_HealthServicer_to_server(self.health, self._rpc)
+        enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
+
+    def _bind(self) -> int:
+        host, port = self.config.host, self.config.port
+        try:
+            return int(self._rpc.add_insecure_port(_address(host, port)))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--port {port} on {host} cannot be had; choose another, or 0 for any that is free"
+            ) from error
+
+    def _load_all(self, repository: Repository, current: dict[str, int]) -> list[ServedModel]:
+        threads, max_batch = self.config.threads, self.config.max_batch
+        return [
+            load_model(repository, name, version, threads=threads, max_batch=max_batch)
+            for name, version in current.items()
+        ]
+
+    def _answer_calls(self) -> None:
+        self.registry.state = State.READY
+        self.instruments.ready.set(1)
+        self.health.set_all(serving=True)
+
+    async def _busy(self) -> bool:
+        """Whether a call is in flight now or after a moment."""
+        seen = self._edge.in_flight
+        await asyncio.sleep(_SETTLE_S)
+        return bool(seen or self._edge.in_flight)
+
+
+async def serve(config: ServeConfig, announce: Callable[[Ready], None]) -> None:
+    """Serve until SIGTERM or SIGINT, drain, return. A second signal ends the process at once.
+
+    ``announce`` is called once, when calls are answered.
+
+    Raises:
+        ConfigError: a port cannot be had.
+        ModelNotFoundError, IntegrityError, BackendUnavailableError: as ``Server.load``.
+    """
+    started = time.monotonic()
+    stop = _stop_on_signals()
+    async with Server(config) as server:
+        await server.start()
+        loading = asyncio.create_task(server.load())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            models = loading.result()
+            ready_ms = 1000 * (time.monotonic() - started)
+            announce(Ready(config.host, server.port, server.metrics_port, ready_ms, models))
+        await stopping
+        log.info("draining: new calls are refused, those in flight are finished")
+        await server.drain()
+    log.info("drained")
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def received(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # the second: whoever sent it does not want to wait
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received, number)
+    return stop
+
+
+def _options(config: ServeConfig) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),  # two servers on one port would share calls in silence
+        ("grpc.max_receive_message_length", config.max_message_mb * MIB),
+        ("grpc.max_send_message_length", -1),
+        # Clients may ping to keep an idle connection through a proxy; the default calls it abuse.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,286 @@
+"""The client SDK: texts in, classifications out.
+
+    with Client("localhost:8001") as client:
+        for answer in client.classify(["Shares rose 4%", "United won"], model="news"):
+            print(answer.label, answer.score)
+
+``AsyncClient`` is the same with ``async with`` and ``await``. Every method has a deadline, which
+covers its retries too. Retried, with growing and randomised pauses, are UNAVAILABLE and a full
+queue that says when to come back; nothing else.
+
+A client may be shared by threads (an ``AsyncClient``, by the tasks of one event loop). It does not
+survive ``fork``: gRPC's threads stay behind, so make the client in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from edgewright.answers import (
+    Classification,
+    ClassScore,
+    ModelState,
+    ServedCertificate,
+    ServedModel,
+)
+from edgewright.calls import Calls, Pause, Send, Steps
+from edgewright.connection import Connection, Tls
+from edgewright.v1 import model_pb2_grpc, prediction_pb2_grpc
+
+__all__ = [
+    "AsyncClient",
+    "ClassScore",
+    "Classification",
+    "Client",
+    "ModelState",
+    "ServedCertificate",
+    "ServedModel",
+    "Tls",
+]
+
+TIMEOUT_S: Final = 30.0
+RETRIES: Final = 4
+MAX_MESSAGE_BYTES: Final = 64 << 20
+READY_TIMEOUT_S: Final = 5.0
+WAIT_TIMEOUT_S: Final = 60.0
+
+T = TypeVar("T")
+
+
+class Client:
+    """Calls a server from threads.
+
+    Args:
+        target: "HOST:PORT", or any gRPC name ("dns:///replicas:8001"); calls go round robin over
+            the addresses behind it.
+        timeout_s: a call's deadline in seconds, its retries included, where the call names none.
+        retries: attempts after the first.
+        tls: how to encrypt; without it the connection is in the clear.
+        max_message_bytes: largest response taken.
+        clock, sleep, rng: where seconds, waiting and chance come from.
+
+    Every method raises an ``EdgewrightError``: ModelNotFoundError, InputError, NotReadyError (also
+    when no server answers), OverloadedError, DeadlineError, or what else ``rpc_errors`` maps.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = RETRIES,
+        tls: Tls | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._connection = Connection(target, timeout_s, retries, tls, max_message_bytes, clock)
+        self._calls = Calls(target, retries, rng or random.Random())
+        self._sleep = sleep
+        self._channel = self._connection.channel()
+        self._methods = _methods(self._channel)
+
+    def classify(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Classification]:
+        """Classify a text or several; one answer for each, in their order.
+
+        A long list goes in several requests, one after the other, under one deadline.
+
+        Args:
+            texts: at least one, none empty.
+            model: may be left out when the server holds just one.
+            version: 0 is the current one.
+            top_k: how many classes to return for each text; 0 is all.
+            timeout_s: deadline in seconds, in place of the client's.
+        """
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.classify(_listed(texts), model, version, top_k, deadline)
+        return self._drive(steps)
+
+    def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
+        """Every model that the server holds."""
+        deadline = self._connection.deadline(timeout_s)
+        return self._drive(self._calls.list_models(deadline))
+
+    def get_model(
+        self, name: str = "", *, version: int = 0, timeout_s: float | None = None
+    ) -> ServedModel:
+        """One model; the name may be left out when the server holds just one."""
+        deadline = self._connection.deadline(timeout_s)
+        return self._drive(self._calls.get_model(name, version, deadline))
+
+    def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:
+        """Whether the model (every model, where none is named) answers now; tried once."""
+        deadline = self._connection.deadline(timeout_s)
+        return self._drive(self._calls.ready(model, deadline))
+
+    def wait_until_ready(self, model: str = "", *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+        """Return once ``ready``; NotReadyError, which says why, when it is not in time."""
+        deadline = self._connection.deadline(timeout_s)
+        self._drive(self._calls.wait_until_ready(model, deadline))
+
+    def close(self) -> None:
+        """Close the connection; calls in progress are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _drive(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    response = self._perform(step)
+                except grpc.RpcError as failure:
+                    step = steps.throw(failure)
+                else:
+                    step = steps.send(response)
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
+
+    def _perform(self, step: Send | Pause) -> Any:
+        if isinstance(step, Pause):
+            return self._sleep(step.seconds)
+        return self._methods[step.method](step.request, timeout=step.timeout_s)
+
+
+class AsyncClient:
+    """Calls a server from one asyncio event loop; arguments, methods and errors are ``Client``'s.
+
+    The channel is opened by the first call, on the loop that makes it.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = RETRIES,
+        tls: Tls | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._connection = Connection(target, timeout_s, retries, tls, max_message_bytes, clock)
+        self._calls = Calls(target, retries, rng or random.Random())
+        self._sleep = sleep
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+
+    async def classify(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Classification]:
+        """As ``Client.classify``."""
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.classify(_listed(texts), model, version, top_k, deadline)
+        return await self._drive(steps)
+
+    async def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
+        """As ``Client.list_models``."""
+        deadline = self._connection.deadline(timeout_s)
+        return await self._drive(self._calls.list_models(deadline))
+
+    async def get_model(
+        self, name: str = "", *, version: int = 0, timeout_s: float | None = None
+    ) -> ServedModel:
+        """As ``Client.get_model``."""
+        deadline = self._connection.deadline(timeout_s)
+        return await self._drive(self._calls.get_model(name, version, deadline))
+
+    async def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:
+        """As ``Client.ready``."""
+        deadline = self._connection.deadline(timeout_s)
+        return await self._drive(self._calls.ready(model, deadline))
+
+    async def wait_until_ready(self, model: str = "", *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+        """As ``Client.wait_until_ready``."""
+        deadline = self._connection.deadline(timeout_s)
+        await self._drive(self._calls.wait_until_ready(model, deadline))
+
+    async def close(self) -> None:
+        """Close the connection; calls in progress are cancelled."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    response = await self._perform(step)
+                except grpc.RpcError as failure:
+                    step = steps.throw(failure)
+                else:
+                    step = steps.send(response)
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
+
+    async def _perform(self, step: Send | Pause) -> Any:
+        if isinstance(step, Pause):
+            return await self._sleep(step.seconds)
+        if self._channel is None:
+            self._channel = self._connection.async_channel()
+            self._methods = _methods(self._channel)
+        return await self._methods[step.method](step.request, timeout=step.timeout_s)
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _methods(channel: Any) -> dict[str, Any]:
+    """RPC name -> callable, on a channel of either kind."""
+    services: Any = prediction_pb2_grpc  # the generated stubs have no type information
+    prediction = services.PredictionServiceStub(channel)
+    services = model_pb2_grpc
+    model = services.ModelServiceStub(channel)
+    return {
+        "ClassifyText": prediction.ClassifyText,
+        "ListModels": model.ListModels,
+        "GetModel": model.GetModel,
+    }

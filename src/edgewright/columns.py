@@ -1,0 +1,152 @@
+"""Which columns of a table hold the text, the label and the split, and their cells as read.
+
+A column is taken by itself only when its name leaves no doubt; otherwise the caller is asked.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgewright.errors import ConfigError, DataError
+
+TEXT_NAMES: Final = (
+    "text", "sentence", "content", "article", "document", "review", "body", "comment", "message",
+    "tweet", "utterance", "query",
+)  # fmt: skip
+LABEL_NAMES: Final = (
+    "label", "labels", "category", "class", "target", "topic", "intent", "sentiment",
+)  # fmt: skip
+_PAIRS: Final = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
+    ("text_a", "text_b"), ("text1", "text2"), ("question", "sentence"), ("question", "passage"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns as the caller names them; ``None`` means: find it by its usual name."""
+
+    text: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        named = {"text": self.text, "label": self.label, "split": self.split}
+        faults = [
+            f"--{role}-column is empty; give the name of a column"
+            for role, name in named.items()
+            if name is not None and not name.strip()
+        ]
+        given = [name for name in named.values() if name is not None]
+        faults += [
+            f"column '{name}' is named for two roles; the text, label and split columns must differ"
+            for name in sorted({name for name in given if given.count(name) > 1})
+        ]
+        if faults:
+            raise ConfigError(faults)
+
+
+@dataclass(frozen=True)
+class FoundColumns:
+    """The columns of one table, settled."""
+
+    text: str
+    label: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one table as its file holds them, unchecked; one entry a row.
+
+    ``lines`` holds the 1-based line of the file each row starts on, where that means anything.
+    ``parts`` holds (first row, name) of each split of a dataset that comes in several.
+    ``typed`` is false where every cell is a string for want of types, as in csv.
+    """
+
+    columns: FoundColumns
+    texts: Sequence[object]
+    labels: Sequence[object]
+    splits: Sequence[object] | None
+    typed: bool
+    lines: Sequence[int] | None = None
+    parts: tuple[tuple[int, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def place(self, index: int) -> str:
+        """Where row ``index`` (0-based) is, in the words of someone looking at the file."""
+        if self.parts:
+            first, name = self.parts[bisect_right([start for start, _ in self.parts], index) - 1]
+            return f"split '{name}', row {index - first + 1}"
+        line = f" (line {self.lines[index]})" if self.lines is not None else ""
+        return f"row {index + 1}{line}"
+
+
+def find_columns(names: Sequence[str], columns: Columns, source: str) -> FoundColumns:
+    """Settle which of ``names`` hold text, label and split.
+
+    Raises DataError naming the columns there are, and the option that settles the matter.
+    """
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{source}: more than one column is named {_listed(repeated)}; rename one")
+    faults: list[str] = []
+    text = _find("text", TEXT_NAMES, names, columns.text, columns.label, faults)
+    label = _find("label", LABEL_NAMES, names, columns.label, columns.text, faults)
+    split = columns.split
+    if split is not None and split not in names:
+        faults.append(f"no column '{split}' (--split-column)")
+    if faults:
+        raise DataError(
+            f"{source}: {'; '.join(faults)}. Its columns are {_listed(names)}.{_hint(names)}"
+        )
+    return FoundColumns(text, label, split)
+
+
+def _find(
+    role: str,
+    usual: Sequence[str],
+    names: Sequence[str],
+    given: str | None,
+    taken: str | None,
+    faults: list[str],
+) -> str:
+    """The column for ``role``; adds to ``faults`` and returns "" when there is none, or no one."""
+    option = f"--{role}-column"
+    if given is not None:
+        if given in names:
+            return given
+        if role == "text" and "," in given:
+            faults.append(
+                f"text pairs ({option} {given}) are not supported; join them in one column"
+            )
+        else:
+            faults.append(f"no column '{given}' ({option})")
+        return ""
+    fitting = [name for name in names if name != taken and name.strip().casefold() in usual]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        faults.append(f"several columns could be the {role}, {_listed(fitting)}: say {option} NAME")
+    else:
+        faults.append(f"no {role} column (looked for {', '.join(usual)}): say {option} NAME")
+    return ""
+
+
+def _hint(names: Sequence[str]) -> str:
+    """What most probably went wrong, judging by the names of the columns; may be empty."""
+    known = {name.strip().casefold() for name in names}
+    for pair in _PAIRS:
+        if known.issuperset(pair):
+            return f" Text pairs ({pair[0]}, {pair[1]}) are not supported; join them in one column."
+    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+        return " The file is separated by semicolons or tabs: csv wants commas, tsv wants tabs."
+    return ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name[:60]}'" for name in names[:30])
+    return f"{shown} and {len(names) - 30} more" if len(names) > 30 else shown or "none"

@@ -1,0 +1,110 @@
+"""How a client reaches its server: the target, encryption, and gRPC's channel options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from edgewright.calls import Deadline
+from edgewright.errors import ConfigError
+
+_SCHEME: Final = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|xds):")
+_HOST_AND_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS, and a client certificate where the server wants one; PEM files.
+
+    Without ``roots`` the certificates that come with gRPC are trusted.
+    """
+
+    roots: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"tls: no file {path}"
+            for path in (self.roots, self.certificate, self.key)
+            if path is not None and not path.is_file()
+        ]
+        if (self.certificate is None) != (self.key is None):
+            faults.append("tls: a client certificate and its key are given together or not at all")
+        if faults:
+            raise ConfigError(faults)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """gRPC's form of it; the files are read now."""
+        roots, key, certificate = (
+            path.read_bytes() if path is not None else None
+            for path in (self.roots, self.key, self.certificate)
+        )
+        return grpc.ssl_channel_credentials(roots, key, certificate)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Whom a client calls, for how long it tries, and what its channel allows.
+
+    Raises:
+        ConfigError: tells every option that cannot work.
+    """
+
+    target: str
+    timeout_s: float
+    retries: int
+    tls: Tls | None
+    max_message_bytes: int
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        faults = []
+        named = _HOST_AND_PORT.fullmatch(self.target)
+        if not _SCHEME.match(self.target) and not (named and 0 < int(named[2]) < 65536):
+            faults.append(f"target {self.target!r}: HOST:PORT is expected, as in localhost:8001")
+        if not 0 < self.timeout_s < float("inf"):
+            faults.append(f"timeout_s={self.timeout_s}: a positive number of seconds is expected")
+        if self.retries < 0:
+            faults.append(f"retries={self.retries}: 0 or more is expected")
+        if self.max_message_bytes < 1:
+            faults.append(f"max_message_bytes={self.max_message_bytes}: 1 or more is expected")
+        if faults:
+            raise ConfigError(faults)
+
+    def deadline(self, timeout_s: float | None) -> Deadline:
+        """The deadline of a call that begins now.
+
+        Raises:
+            ConfigError: ``timeout_s`` is not a positive, finite number of seconds.
+        """
+        return Deadline.after(self.timeout_s if timeout_s is None else timeout_s, self.clock)
+
+    def channel(self) -> grpc.Channel:
+        """A channel for threads; it connects with the first call."""
+        if self.tls is None:
+            return grpc.insecure_channel(self.target, self._options())
+        return grpc.secure_channel(self.target, self.tls.credentials(), self._options())
+
+    def async_channel(self) -> grpc.aio.Channel:
+        """A channel for the running event loop."""
+        if self.tls is None:
+            return grpc.aio.insecure_channel(self.target, self._options())
+        return grpc.aio.secure_channel(self.target, self.tls.credentials(), self._options())
+
+    def _options(self) -> list[tuple[str, Any]]:
+        return [
+            ("grpc.max_send_message_length", -1),  # the server's own limit is the one that counts
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.lb_policy_name", "round_robin"),
+            # Left alone, gRPC waits up to two minutes between attempts to connect; a server that
+            # has just come up should be found by the next retry.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ]

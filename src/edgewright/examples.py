@@ -1,0 +1,344 @@
+"""Labelled texts with stable ids and splits, and how a checkpoint keeps them.
+
+An example's id is the hash of its content: Unicode NFC, each run of white space as one space, none
+at the ends. Rows of one id are one example; if they disagree on the label, nobody knows which is
+right, and the example is quarantined. Rows are ordered by id within the table they came with,
+tables in the order they were added, so neither ids nor splits depend on the order of a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.columns import Columns
+from edgewright.errors import DataError, IntegrityError
+from edgewright.near_duplicates import NearDuplicates
+from edgewright.sources import Gathered, Sources, example_id, gather
+from edgewright.split_report import SplitReport, absent_classes, label_twins
+from edgewright.splits import COMPARED_ROWS, QUARANTINE, SPLITS, Placement, SplitShares
+from edgewright.tables import Table, read_table
+
+__all__ = [
+    "QUARANTINE",
+    "SPLITS",
+    "Columns",
+    "Examples",
+    "Sources",
+    "SplitReport",
+    "SplitShares",
+    "Table",
+    "build_examples",
+    "example_id",
+    "read_table",
+]
+
+EXAMPLES_FILE: Final = "examples.parquet"
+SPLITS_FILE: Final = "splits.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Examples in a fixed order, one entry a row in each column.
+
+    Attributes:
+        ids: ``example_id`` of each text, all different.
+        texts: the texts as they were read.
+        labels: (rows,) int64, index into ``label_names``.
+        splits: a name of ``SPLITS``, or "quarantine".
+        groups: id of the first row of the near-duplicate group; rows of one group share a split.
+        label_names: the classes, in the order of the model's outputs.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    labels: NDArray[np.int64]
+    splits: list[str]
+    groups: list[str]
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def split(self, name: str) -> Examples:
+        """The rows of one split (or of "quarantine"), order kept."""
+        return self._rows(index for index, split in enumerate(self.splits) if split == name)
+
+    def one_per_group(self) -> Examples:
+        """The first row of each near-duplicate group, order kept: no two of them are alike."""
+        first: dict[str, int] = {}
+        for index, group in enumerate(self.groups):
+            first.setdefault(group, index)
+        return self._rows(first.values())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows by split ("quarantine" last) and class, zeros included."""
+        counts = {split: dict.fromkeys(self.label_names, 0) for split in (*SPLITS, QUARANTINE)}
+        for split, label in zip(self.splits, self.labels.tolist(), strict=True):
+            counts[split][self.label_names[label]] += 1
+        return counts
+
+    def save(self, folder: Path) -> None:
+        """Write examples.parquet (id, text, label) and splits.parquet (id, split, group).
+
+        The same examples give the same bytes under the same version of pyarrow.
+        """
+        names = [self.label_names[label] for label in self.labels.tolist()]
+        _write(folder / EXAMPLES_FILE, {"id": self.ids, "text": self.texts, "label": names})
+        _write(folder / SPLITS_FILE, {"id": self.ids, "split": self.splits, "group": self.groups})
+
+    @classmethod
+    def load(cls, folder: Path, label_names: Sequence[str]) -> Examples:
+        """Read what ``save`` wrote.
+
+        Raises IntegrityError, naming the file, when one is missing or unreadable, when an id is
+        not that of its text, or when ids, splits or labels do not fit each other.
+        """
+        rows = _read(folder / EXAMPLES_FILE, ("id", "text", "label"))
+        placed = _read(folder / SPLITS_FILE, ("id", "split", "group"))
+        index_of = {name: index for index, name in enumerate(label_names)}
+        faults = [
+            (EXAMPLES_FILE, "an id is not that of its text",
+             rows["id"] != [example_id(text) for text in rows["text"]]),
+            (EXAMPLES_FILE, f"a label is none of {', '.join(label_names)}",
+             not index_of.keys() >= set(rows["label"])),
+            (EXAMPLES_FILE, "an id is there twice", len(set(rows["id"])) < len(rows["id"])),
+            (SPLITS_FILE, f"its ids are not those of {EXAMPLES_FILE}", placed["id"] != rows["id"]),
+            (SPLITS_FILE, f"a split is none of {', '.join(SPLITS)}",
+             not {*SPLITS, QUARANTINE} >= set(placed["split"])),
+        ]  # fmt: skip
+        for file, fault, is_there in faults:
+            if is_there:
+                raise IntegrityError(f"{folder / file}: {fault}; make the checkpoint anew")
+        labels = np.array([index_of[name] for name in rows["label"]], dtype=np.int64)
+        return cls(
+            rows["id"], rows["text"], labels, placed["split"], placed["group"], tuple(label_names)
+        )
+
+    def _rows(self, indices: Iterable[int]) -> Examples:
+        chosen = list(indices)
+        return Examples(
+            [self.ids[i] for i in chosen],
+            [self.texts[i] for i in chosen],
+            self.labels[chosen],
+            [self.splits[i] for i in chosen],
+            [self.groups[i] for i in chosen],
+            self.label_names,
+        )
+
+
+def build_examples(
+    sources: Sources,
+    *,
+    shares: SplitShares,
+    seed: int,
+    previous: Examples | None = None,
+    allow_new_labels: bool = False,
+) -> tuple[Examples, SplitReport]:
+    """Give every row an id, collapse duplicates, and place each example in a split for good.
+
+    Args:
+        sources: the tables read.
+        shares: of the splits; those that are given rows are left out and the rest scaled.
+        seed: of the hash that splits.
+        previous: examples of an earlier checkpoint; they keep order, label, split and group, and
+            new rows follow them.
+        allow_new_labels: whether ``sources`` may hold classes that ``previous`` lacks; they come
+            after its own in ``label_names``.
+
+    Raises:
+        DataError: one class only, classes unknown to ``previous``, or no two classes for train.
+    """
+    label_names = _label_names(sources, previous, allow_new_labels)
+    shares = shares.without(sources.given_splits())
+    rows = _Rows(previous)
+    for batch in sources.batches():
+        rows.place(gather(batch), shares, seed)
+    examples = rows.examples(label_names)
+    report = _report(sources, rows, examples, shares, seed)
+    if np.unique(examples.split("train").labels).size < 2:
+        raise DataError(
+            f"{sources.names}: fewer than two classes are left to train on, of {report.rows_read} "
+            f"rows read ({report.exact_duplicates} exact duplicates, {report.conflicting} texts "
+            f"with more than one label, {report.bridging + report.leaked} quarantined near-"
+            "duplicates); give more rows, or hold out fewer"
+        )
+    return examples, report
+
+
+class _Rows:
+    """The columns of examples under construction, which only grow, and a tally of what happened."""
+
+    def __init__(self, previous: Examples | None) -> None:
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.labels: list[str] = []
+        self.splits: list[str] = []
+        self.groups: list[str] = []
+        self.tally: Counter[str] = Counter()
+        if previous is not None:
+            names = [previous.label_names[label] for label in previous.labels.tolist()]
+            self._extend(previous.ids, previous.texts, names, previous.splits, previous.groups)
+
+    def place(self, gathered: dict[str, Gathered], shares: SplitShares, seed: int) -> None:
+        """Append the examples that are new, each in its split."""
+        new = self._new(gathered)
+        sound = {key: example for key, example in new.items() if not example.conflicting}
+        kept = [row for row, split in enumerate(self.splits) if split != QUARANTINE]
+        near = NearDuplicates([self.texts[row] for row in kept] + [e.text for e in sound.values()])
+        placement = Placement(
+            [self.ids[row] for row in kept] + list(sound),
+            [(self.splits[row], self.groups[row]) for row in kept],
+            [example.given for example in sound.values()],
+            shares=shares,
+            seed=seed,
+        )
+        placement.place(near)
+        labels = [self.labels[row] for row in kept] + [e.label for e in sound.values()]
+        self.tally["added"] += len(new)
+        self.tally["moved"] += placement.fill_train(labels, near)
+        self.tally["bridging"] += placement.bridging
+        self.tally["leaked"] += placement.leaked
+        self.tally["conflicting"] += len(new) - len(sound)
+        self.tally["pairs"] += _pairs_with_new(near, len(kept))
+        placed = dict(zip(sound, placement.new_rows(), strict=True))
+        rows = [placed.get(key, (QUARANTINE, key)) for key in new]
+        self._extend(
+            list(new),
+            [example.text for example in new.values()],
+            [example.label for example in new.values()],
+            [split for split, _ in rows],
+            [group for _, group in rows],
+        )
+
+    def examples(self, label_names: tuple[str, ...]) -> Examples:
+        """The rows so far."""
+        index_of = {name: index for index, name in enumerate(label_names)}
+        labels = np.array([index_of[name] for name in self.labels], dtype=np.int64)
+        return Examples(self.ids, self.texts, labels, self.splits, self.groups, label_names)
+
+    def _new(self, gathered: dict[str, Gathered]) -> dict[str, Gathered]:
+        """What is not there yet; a text that is there keeps the label it has."""
+        standing = dict(zip(self.ids, zip(self.labels, self.splits, strict=True), strict=True))
+        for key in gathered.keys() & standing.keys():
+            label, split = standing[key]
+            differs = gathered[key].conflicting or gathered[key].label != label
+            self.tally["contradicting"] += differs and split != QUARANTINE
+        return {key: row for key, row in gathered.items() if key not in standing}
+
+    def _extend(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        labels: Sequence[str],
+        splits: Sequence[str],
+        groups: Sequence[str],
+    ) -> None:
+        self.ids += ids
+        self.texts += texts
+        self.labels += labels
+        self.splits += splits
+        self.groups += groups
+
+
+def _label_names(
+    sources: Sources, previous: Examples | None, allow_new_labels: bool
+) -> tuple[str, ...]:
+    """The classes: those of ``previous`` as they stand, then new ones, sorted."""
+    known = previous.label_names if previous is not None else ()
+    found = {label for table in sources.tables for label in table.labels}
+    new = found.difference(known)
+    if previous is not None and new and not allow_new_labels:
+        _refuse_labels(sources, new, known)
+    if len(found.union(known)) < 2:
+        table = sources.tables[0]
+        raise DataError(
+            f"{sources.names}: every row has the label '{min(found, default='')}' (column "
+            f"'{table.label_column}'); classification needs two classes or more"
+        )
+    as_numbers = all(name.isdecimal() for name in new)
+    return (*known, *sorted(new, key=lambda name: (int(name) if as_numbers else 0, name)))
+
+
+def _refuse_labels(sources: Sources, new: set[str], known: Sequence[str]) -> None:
+    places = [
+        f"{table.place(row)}: '{label[:60]}'"
+        for table in sources.tables
+        for row, label in enumerate(table.labels)
+        if label in new
+    ]
+    more = f", and {len(places) - 5} more rows" if len(places) > 5 else ""
+    raise DataError(
+        f"labels that the checkpoint does not know: {', '.join(places[:5])}{more}. It knows "
+        f"{', '.join(known)}. Correct the labels, or train from the start with all examples"
+    )
+
+
+def _pairs_with_new(near: NearDuplicates, first_new: int) -> int:
+    """How many near-duplicate pairs have a row from ``first_new`` on (see SplitReport)."""
+    pairs = 0
+    for rows in near.components:
+        if len(rows) > COMPARED_ROWS:
+            pairs += len(rows) - 1
+        elif len(rows) > 1 and rows[-1] >= first_new:
+            pairs += sum(later >= first_new for _, later in near.pairs(rows))
+    return pairs
+
+
+def _report(
+    sources: Sources, rows: _Rows, examples: Examples, shares: SplitShares, seed: int
+) -> SplitReport:
+    counts = examples.counts()
+    rows_read = sum(len(table) for table in sources.tables)
+    added, contradicting = rows.tally["added"], rows.tally["contradicting"]
+    return SplitReport(
+        rows_read=rows_read,
+        exact_duplicates=rows_read - contradicting - added,
+        contradicting=contradicting,
+        added=added,
+        conflicting=rows.tally["conflicting"],
+        bridging=rows.tally["bridging"],
+        leaked=rows.tally["leaked"],
+        near_duplicate_pairs=rows.tally["pairs"],
+        largest_group=max(Counter(examples.groups).values()),
+        moved_to_train=rows.tally["moved"],
+        rows={split: sum(by_class.values()) for split, by_class in counts.items()},
+        absent_classes=absent_classes(counts),
+        label_twins=label_twins(examples.label_names),
+        shares=str(shares),
+        seed=seed,
+        notes=[note for table in sources.tables for note in table.notes],
+    )
+
+
+def _write(path: Path, columns: dict[str, list[str]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in columns])
+    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        columns = {name: table[name].to_pylist() for name in names}
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise IntegrityError(
+            f"{path}: cannot be read: {error}; make the checkpoint anew"
+        ) from error
+    if not all(isinstance(value, str) for column in columns.values() for value in column):
+        raise IntegrityError(
+            f"{path}: holds something other than strings; make the checkpoint anew"
+        )
+    return columns

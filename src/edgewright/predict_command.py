@@ -1,0 +1,151 @@
+"""``edgewright predict``: texts from the command line, a pipe or a file, to a server and back."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from edgewright.errors import ConfigError, InputError
+from edgewright.options import Command, config_option, output_options
+from edgewright.output import Output
+from edgewright.texts import Text, read_texts, split_lines
+
+if TYPE_CHECKING:  # gRPC is imported when there is something to send
+    from edgewright.client import Classification, Client
+
+_EXCERPT: Final = 60  # characters of a text shown beside its class
+
+
+@click.command(
+    "predict",
+    cls=Command,
+    examples=(
+        'edgewright predict --target localhost:8001 --model news "Shares rose four per cent"',
+        "edgewright predict --target localhost:8001 --model news --file field.csv --json",
+        "head -n 20 lines.txt | edgewright predict --target localhost:8001 --model news -",
+    ),
+)
+@click.argument("texts", metavar="[TEXT]...", nargs=-1)
+@click.option("--target", metavar="HOST:PORT", required=True, help="Where the server answers.")
+@click.option(
+    "--model",
+    default="",
+    show_default=False,
+    help="Model to ask; needed where the server holds several.",
+)
+@click.option(
+    "--file",
+    metavar="ROWS",
+    type=click.Path(path_type=Path),
+    help="Rows to classify: csv, tsv, jsonl, or txt with one text a line.",
+)
+@click.option("--text-column", help="Column of ROWS that holds the text, where it is not plain.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(0),
+    default=0,
+    help="Classes to give for each text, best first; 0 is all.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    help="Seconds that each request of up to 64 texts may take.",
+)
+@config_option
+@output_options
+def predict(
+    texts: tuple[str, ...],
+    target: str,
+    model: str,
+    file: Path | None,
+    text_column: str | None,
+    top_k: int,
+    timeout: float,
+    output: Output,
+) -> None:
+    """Classify TEXTs, the lines of standard input (-), or the rows of a file."""
+    from edgewright.client import Client
+
+    inputs = _inputs(texts, file, text_column)
+    with Client(target, timeout_s=timeout) as client:
+        answers = list(_classify(client, inputs, model, top_k, output))
+    cut = sum(answer.truncated for answer in answers)
+    if cut:
+        output.note(f"{cut} of {len(answers)} texts were longer than the model reads, and were cut")
+    output.result(
+        {"target": target, "model": model, "predictions": [_to_json(each) for each in answers]},
+        _table(inputs, answers, shown=max(top_k, 1)),
+    )
+
+
+def _inputs(texts: Sequence[str], file: Path | None, column: str | None) -> list[Text]:
+    if file is not None and texts:
+        raise ConfigError("TEXT and --file are both given; choose one")
+    if file is None and column is not None:
+        raise ConfigError("--text-column says where in --file the text is; give --file too")
+    if file is not None:
+        return read_texts(file, column)
+    if texts == ("-",) or (not texts and not sys.stdin.isatty()):
+        return split_lines(sys.stdin.buffer.read(), "standard input")
+    if not texts:
+        raise ConfigError("nothing to classify; give a TEXT, --file ROWS, or - for standard input")
+    return [Text(text, f"TEXT {number}") for number, text in enumerate(texts, 1)]
+
+
+def _classify(
+    client: Client, inputs: Sequence[Text], model: str, top_k: int, output: Output
+) -> Iterator[Classification]:
+    """Every answer, one request after the other; each has its own deadline."""
+    from edgewright.calls import MAX_TEXTS
+
+    with output.progress() as progress:
+        task = progress.add_task("classify", total=len(inputs), status="")
+        for start in range(0, len(inputs), MAX_TEXTS):
+            chunk = inputs[start : start + MAX_TEXTS]
+            try:
+                yield from client.classify(
+                    [text.content for text in chunk], model=model, top_k=top_k
+                )
+            except InputError as error:
+                raise _placed(error, chunk) from error
+            progress.advance(task, len(chunk))
+
+
+def _placed(error: InputError, chunk: Sequence[Text]) -> InputError:
+    """The error with the place of the text at fault, where it names one."""
+    index = re.fullmatch(r"texts\[(\d+)\]", error.field)
+    if index is None or int(index[1]) >= len(chunk):
+        return error
+    return InputError(f"{chunk[int(index[1])].place}: {error}", field=error.field)
+
+
+def _to_json(answer: Classification) -> dict[str, Any]:
+    return {
+        "prediction_id": answer.prediction_id,
+        "label": answer.label,
+        "score": answer.score,
+        "scores": {each.label: each.score for each in answer.scores},
+        "truncated": answer.truncated,
+    }
+
+
+def _table(inputs: Sequence[Text], answers: Sequence[Classification], shown: int) -> Iterator[str]:
+    """One line a text: its best classes with their scores, and how it begins."""
+    longest = (len(each.label) for answer in answers for each in answer.scores[:shown])
+    width = max(longest, default=0)
+    for text, answer in zip(inputs, answers, strict=True):
+        classes = (f"{each.label:<{width}} {each.score:6.4f}" for each in answer.scores[:shown])
+        yield f"{'  '.join(classes)}  {_excerpt(text.content)}"
+
+
+def _excerpt(text: str) -> str:
+    """The beginning on one line, without characters that would steer the terminal."""
+    line = "".join(each if each.isprintable() else " " for each in text[: 4 * _EXCERPT])
+    words = " ".join(line.split())
+    return words if len(words) <= _EXCERPT else f"{words[: _EXCERPT - 1]}…"

@@ -1,0 +1,235 @@
+"""A table of labelled texts, read from a file, a dataset folder or the hub, and checked.
+
+A row without a text or a label, or with one of the wrong type, is refused by its number: no row
+is skipped in silence. A text of white space alone counts as empty.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from edgewright.arrow_tables import read_dataset_folder, read_hub_dataset, read_parquet
+from edgewright.columns import Cells, Columns
+from edgewright.delimited import read_csv, read_tsv
+from edgewright.errors import DataError
+from edgewright.json_rows import json_kind, read_json, read_jsonl
+from edgewright.splits import SPLITS
+
+_READERS: Final[dict[str, Callable[[Path, Columns], Cells]]] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+}
+_FAULTS_SHOWN: Final = 5
+_SPLIT_ALIASES: Final = {
+    "training": "train",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Labelled texts as read, before ids and splits: one entry a row in each list.
+
+    ``texts`` are as in the file; ``labels`` are stripped of white space at both ends; ``splits``,
+    where the table gives any, are names of ``SPLITS`` or None.
+    """
+
+    texts: list[str]
+    labels: list[str]
+    splits: list[str | None] | None
+    source: str
+    text_column: str
+    label_column: str
+    places: Callable[[int], str] = field(
+        default=lambda index: f"row {index + 1}", repr=False, compare=False
+    )
+    notes: tuple[str, ...] = ()
+
+    def place(self, index: int) -> str:
+        """Source, row and (where known) line of row ``index`` (0-based), for messages."""
+        return f"{self.source}: {self.places(index)}"
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_table(
+    source: str | Path, columns: Columns | None = None, *, revision: str | None = None
+) -> Table:
+    """Read labelled texts.
+
+    Args:
+        source: a csv, tsv, jsonl (ndjson), json or parquet file; a folder written by the
+            ``save_to_disk`` of Hugging Face datasets; or, where there is no such path, a hub id
+            ("owner/name" or "owner/name:config").
+        columns: names of the columns, for those that their usual names do not give away.
+        revision: branch, tag or commit of a hub dataset.
+
+    Raises:
+        DataError: names file, row, line and column of what is wrong, and what to do.
+    """
+    return _checked(_read_cells(str(source), columns or Columns(), revision), str(source))
+
+
+def _read_cells(source: str, columns: Columns, revision: str | None) -> Cells:
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _read_folder(path, columns)
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source!r}: is not a usable path: {error}") from error
+    reader = _READERS.get(path.suffix.lower())
+    if exists:
+        if reader is None:
+            raise DataError(
+                f"{path}: unknown kind of file '{path.suffix}', expected one of "
+                f"{', '.join(_READERS)}, or the folder of a Hugging Face dataset"
+            )
+        return reader(path, columns)
+    if reader is not None or not _could_be_hub_id(source):
+        raise DataError(f"{path}: there is no such file; check the path")
+    return read_hub_dataset(source, columns, revision)
+
+
+def _read_folder(path: Path, columns: Columns) -> Cells:
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return read_dataset_folder(path, columns)
+    if (path / "manifest.json").is_file():
+        raise DataError(
+            f"{path}: is an edgewright artifact, expected examples; to build on a checkpoint "
+            "give it as --from"
+        )
+    raise DataError(
+        f"{path}: is a folder, but none written by save_to_disk of Hugging Face datasets; give a "
+        f"file ({', '.join(_READERS)})"
+    )
+
+
+def _could_be_hub_id(source: str) -> bool:
+    name = source.partition(":")[0]
+    parts = name.split("/")
+    return len(parts) <= 2 and all(
+        part and part[0].isalnum() and all(c.isalnum() or c in "-_." for c in part)
+        for part in parts
+    )
+
+
+def _checked(cells: Cells, source: str) -> Table:
+    if not cells.texts:
+        raise DataError(f"{source}: holds no rows, expected texts and labels")
+    faults: list[str] = []
+    texts = _each(cells, cells.texts, _as_text, cells.columns.text, faults)
+    labels = _each(cells, cells.labels, _as_label, cells.columns.label, faults)
+    splits = None
+    if cells.splits is not None:
+        column = cells.columns.split or "split"
+        splits = _each(cells, cells.splits, _as_split, column, faults)
+    if faults:
+        raise DataError(
+            f"{source}: " + "; ".join(faults) + ". Correct or remove these rows, then run again"
+        )
+    if not cells.typed:
+        _refuse_fractions(cells, labels, source)
+    return Table(
+        texts, labels, splits, source, cells.columns.text, cells.columns.label, cells.place,
+        cells.notes,
+    )  # fmt: skip
+
+
+def _each(
+    cells: Cells,
+    values: Sequence[object],
+    convert: Callable[[object], _Value],
+    column: str,
+    faults: list[str],
+) -> list[_Value]:
+    """Every value converted; rows ``convert`` refuses go to ``faults``, the first few by number."""
+    converted: list[_Value] = []
+    refused: list[str] = []
+    for index, value in enumerate(values):
+        try:
+            converted.append(convert(value))
+        except ValueError as error:
+            if len(refused) < _FAULTS_SHOWN:
+                refused.append(f"{cells.place(index)} {error}")
+    unlisted = len(values) - len(converted) - len(refused)
+    if refused:
+        more = f", and {unlisted} more rows" if unlisted else ""
+        faults.append(f"column '{column}': {', '.join(refused)}{more}")
+    return converted
+
+
+def _as_text(value: object) -> str:
+    """The text as it is; ValueError says what else the value is."""
+    if value is None:
+        raise ValueError("has no text")
+    if not isinstance(value, str):
+        raise ValueError(f"is {json_kind(value)}, expected a string")
+    if not value.strip():
+        raise ValueError("has an empty text")
+    return _encodable(value)
+
+
+def _as_label(value: object) -> str:
+    """The label as a string: stripped, integers in decimal; ValueError says why it is none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            raise ValueError("has no label")
+        if not value.is_integer():
+            raise ValueError(f"is the fraction {value:g}, expected the name or number of a class")
+        value = int(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list | tuple):
+        raise ValueError("is a list: multi-label classification is not supported, give one label")
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"is {json_kind(value)}, expected a string or an integer")
+    if value is None or not value.strip():
+        raise ValueError("has no label")
+    return _encodable(value.strip())
+
+
+def _as_split(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    name = str(value).strip().casefold()
+    name = _SPLIT_ALIASES.get(name, name)
+    if name not in SPLITS:
+        raise ValueError(f"says '{str(value)[:40]}', expected one of {', '.join(SPLITS)}")
+    return name
+
+
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which no encoding can write") from None
+    return value
+
+
+def _refuse_fractions(cells: Cells, labels: Sequence[str], source: str) -> None:
+    """Refuse a column of numbers with fractions, which only a typed file would show as such."""
+    if not all(_NUMBER.fullmatch(label) for label in labels):
+        return
+    for index, label in enumerate(labels):
+        if not float(label).is_integer():
+            raise DataError(
+                f"{source}: {cells.place(index)}, column '{cells.columns.label}': labels are "
+                f"fractions such as {label[:20]}, expected classes. If they are classes, name them"
+            )

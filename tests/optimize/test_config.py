@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edgewright.errors import ConfigError
+from edgewright.optimize.config import OptimizeConfig
+
+
+def _config(**options: Any) -> OptimizeConfig:
+    return OptimizeConfig(Path("checkpoint"), Path("out/bundle"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_drop": 1.5}, r"--max-drop is 1.5; .*one point: for 1.5 points pass --max-drop 0.015"),
+        ({"max_drop": 1}, r"--max-drop is 1; .*pass --max-drop 0.01"),
+        ({"max_drop": 0}, "no number of rows proves"),
+        ({"max_drop": -0.1}, "share of rows between 0 and 1"),
+        ({"max_drop": float("nan")}, "--max-drop is nan"),
+        ({"confidence": 0.5}, "--confidence is 0.5"),
+        ({"confidence": 95}, "as 0.95 for 95%"),
+        ({"backends": ("onnx",)}, "--backend is onnx; it must be one of onnxruntime, openvino"),
+        ({"threads": 0}, "--threads is 0"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"workload": "1 by 32"}, "1 by 32"),
+    ],
+)
+def test_an_option_that_cannot_work_is_told_with_what_would(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _config(**options)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        _config(max_drop=2, confidence=2, threads=0, seed=-1)
+    assert len(caught.value.faults) == 4
+
+
+def test_the_bundle_may_not_replace_its_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is the checkpoint itself"):
+        OptimizeConfig(tmp_path / "a", tmp_path / "b" / ".." / "a")
+
+
+def test_the_ledger_lies_beside_the_checkpoint_unless_told_otherwise(tmp_path: Path) -> None:
+    config = OptimizeConfig(tmp_path / "checkpoint", tmp_path / "bundle")
+    assert config.ledger_folder == tmp_path.resolve() / "edgewright-ledger"
+    elsewhere = OptimizeConfig(tmp_path / "checkpoint", tmp_path / "b", ledger=tmp_path / "ledger")
+    assert elsewhere.ledger_folder == tmp_path / "ledger"
+
+
+def test_the_rejection_lies_beside_the_bundle() -> None:
+    assert _config().rejected == Path("out/bundle.rejected")
+
+
+def test_yaml_holds_every_option_but_the_paths() -> None:
+    config = _config(max_drop=0.02, backends=("openvino",), workload="1x32:1", seed=3)
+    assert yaml.safe_load(config.yaml()) == {
+        "max-drop": 0.02,
+        "confidence": 0.95,
+        "backend": ["openvino"],
+        "workload": "1x32:1",
+        "threads": 1,
+        "allow-inconclusive": False,
+        "no-raw-examples": False,
+        "seed": 3,
+    }

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgewright.errors import ConfigError, IntegrityError
+from edgewright.manifest import canonical_json, sha256_bytes
+from edgewright.proof.certificate import PairedCounts, Subject, Trial
+from edgewright.proof.ledger import open_ledger
+
+SPLIT = "c" * 64
+COUNTS = PairedCounts(n=600, lost=2, won=1)
+
+
+def _subject(name: str, **changes: object) -> Subject:
+    subject = Subject(
+        file_sha256=sha256_bytes(name.encode()),
+        runtime="onnxruntime 1.32.0",
+        instruction_set="x86_64-amx",
+        row_by_row=False,
+    )
+    return replace(subject, **changes)
+
+
+def _never() -> PairedCounts:
+    raise AssertionError("certify rows were read again")
+
+
+def _no_wait(lock: Path) -> None:
+    raise AssertionError(f"{lock} was held")
+
+
+def _try(folder: Path, name: str, count: PairedCounts | None = None, **changes: object) -> Trial | None:
+    with open_ledger(folder, SPLIT, on_wait=_no_wait) as ledger:
+        return ledger.try_out(name, _subject(name, **changes), 1, (lambda: count) if count else _never)
+
+
+def _ledger_file(folder: Path) -> Path:
+    return folder / f"certify-{SPLIT}.json"
+
+
+def test_trials_take_the_slots_in_order(tmp_path: Path) -> None:
+    slots = [_try(tmp_path, name, COUNTS).slot for name in "abc"]
+    assert slots == [0, 1, 2]
+
+
+def test_the_same_file_gets_its_written_trial_without_reading_a_row(tmp_path: Path) -> None:
+    first = _try(tmp_path, "a", COUNTS)
+    _try(tmp_path, "b", COUNTS)
+    assert _try(tmp_path, "a") == first == Trial(slot=0, counts=COUNTS, threads=1)
+
+
+def test_a_fourth_file_is_refused_without_reading_a_row(tmp_path: Path) -> None:
+    for name in "abc":
+        _try(tmp_path, name, COUNTS)
+    assert _try(tmp_path, "d") is None
+    assert _try(tmp_path, "b").slot == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"runtime": "onnxruntime 1.33.0"},
+        {"instruction_set": "x86_64-avx2"},
+        {"row_by_row": True},
+        {"session_options": (("key", "value"),)},
+    ],
+)
+def test_the_same_file_run_otherwise_takes_a_slot(tmp_path: Path, change: dict[str, object]) -> None:
+    _try(tmp_path, "a", COUNTS)
+    assert _try(tmp_path, "a", COUNTS, **change).slot == 1
+
+
+def test_fresh_rows_have_slots_of_their_own(tmp_path: Path) -> None:
+    for name in "abc":
+        _try(tmp_path, name, COUNTS)
+    with open_ledger(tmp_path, "d" * 64, on_wait=_no_wait) as ledger:
+        assert ledger.free_slots == 3
+
+
+def test_a_trial_is_on_disk_before_it_is_told(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, SPLIT, on_wait=_no_wait) as ledger:
+        ledger.try_out("a", _subject("a"), 1, lambda: COUNTS)
+        (trial,) = json.loads(_ledger_file(tmp_path).read_bytes())["trials"]
+    assert (trial["slot"], trial["n"], trial["lost"], trial["won"]) == (0, 600, 2, 1)
+
+
+def test_a_run_that_dies_while_reading_rows_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    _try(tmp_path, "a", COUNTS)
+    before = _ledger_file(tmp_path).read_bytes()
+
+    def die() -> PairedCounts:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_ledger(tmp_path, SPLIT, on_wait=_no_wait) as ledger:
+        ledger.try_out("b", _subject("b"), 1, die)
+    assert _ledger_file(tmp_path).read_bytes() == before
+    assert _try(tmp_path, "b", COUNTS).slot == 1
+
+
+def test_any_flipped_byte_is_refused_by_name(tmp_path: Path) -> None:
+    _try(tmp_path, "a", COUNTS)
+    file = _ledger_file(tmp_path)
+    content = file.read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        file.write_bytes(bytes(changed))
+        with pytest.raises(IntegrityError, match=file.name):
+            _try(tmp_path, "b", COUNTS)
+
+
+def test_a_trial_removed_by_hand_is_refused(tmp_path: Path) -> None:
+    _try(tmp_path, "a", COUNTS)
+    file = _ledger_file(tmp_path)
+    body = json.loads(file.read_bytes())
+    file.write_bytes(canonical_json({**body, "trials": []}))
+    with pytest.raises(IntegrityError, match="altered"):
+        _try(tmp_path, "a", COUNTS)
+
+
+def test_a_ledger_of_another_split_is_refused_under_this_name(tmp_path: Path) -> None:
+    _try(tmp_path, "a", COUNTS)
+    other = tmp_path / f"certify-{'d' * 64}.json"
+    other.write_bytes(_ledger_file(tmp_path).read_bytes())
+    with pytest.raises(IntegrityError, match=other.name), open_ledger(
+        tmp_path, "d" * 64, on_wait=_no_wait
+    ):
+        pass
+
+
+def test_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
+    _try(tmp_path, "a", COUNTS)
+    file = _ledger_file(tmp_path)
+    body = {**json.loads(file.read_bytes()), "format_version": 2}
+    del body["checksum"]
+    checksum = sha256_bytes(canonical_json(body))
+    file.write_bytes(canonical_json({**body, "checksum": checksum}))
+    with pytest.raises(IntegrityError, match="upgrade"):
+        _try(tmp_path, "a", COUNTS)
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault_of_the_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--ledger"), open_ledger(
+        tmp_path / "file", SPLIT, on_wait=_no_wait
+    ):
+        pass
+
+
+def _hold(folder: Path, held: Path, go: Path) -> None:
+    with open_ledger(folder, SPLIT, on_wait=_no_wait) as ledger:
+        held.touch()
+        while not go.exists():
+            time.sleep(0.005)
+        ledger.try_out("a", _subject("a"), 1, lambda: COUNTS)
+    os._exit(0)
+
+
+def test_a_second_run_waits_and_then_sees_what_the_first_wrote(tmp_path: Path) -> None:
+    held, go = tmp_path / "held", tmp_path / "go"
+    process = multiprocessing.get_context("spawn").Process(
+        target=_hold, args=(tmp_path / "ledger", held, go)
+    )
+    process.start()
+    try:
+        while not held.exists():
+            assert process.is_alive()
+            time.sleep(0.005)
+        waited = []
+
+        def on_wait(lock: Path) -> None:
+            waited.append(lock)
+            go.touch()
+
+        with open_ledger(tmp_path / "ledger", SPLIT, on_wait=on_wait) as ledger:
+            assert len(waited) == 1
+            assert ledger.find(_subject("a")) == Trial(slot=0, counts=COUNTS, threads=1)
+    finally:
+        go.touch()
+        process.join(timeout=30)
+    assert process.exitcode == 0

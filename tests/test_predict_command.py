@@ -1,0 +1,191 @@
+"""``edgewright predict`` as a shell sees it: output, streams and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_server import FakeServer
+
+from edgewright.cli import run
+from edgewright.errors import InputError, OverloadedError
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def predict(server: FakeServer, *arguments: str | Path) -> int:
+    return run(["predict", "--target", server.target, *map(str, arguments)])
+
+
+def test_json_is_one_object_with_a_prediction_for_each_text(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(server, "--model", "news", "--json", "United won", "x" * 1001) == 0
+    told, notes = capsys.readouterr()
+    result = json.loads(told)
+    assert (result["target"], result["model"]) == (server.target, "news")
+    first, second = result["predictions"]
+    assert list(first) == ["prediction_id", "label", "score", "scores", "truncated"]
+    assert (first["label"], first["score"]) == ("sport", 0.75)
+    assert first["scores"] == {"sport": 0.75, "business": 0.25}
+    assert (first["truncated"], second["truncated"]) == (False, True)
+    assert first["prediction_id"] != second["prediction_id"]
+    assert notes == ""
+
+
+def test_a_person_gets_a_line_for_each_text(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(server, "United won", "Shares\x1b[2J\nrose " * 80) == 0
+    told, notes = capsys.readouterr()
+    first, second = told.splitlines()
+    assert first == "sport    0.7500  United won"
+    assert second.startswith("business 0.7500  Shares [2J rose Shares")
+    assert second.endswith("…")
+    assert notes == "1 of 2 texts were longer than the model reads, and were cut\n"
+
+
+def test_top_k_shows_more_classes_and_quiet_says_less(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(server, "--quiet", "--top-k", "2", "x" * 1001) == 0
+    told, notes = capsys.readouterr()
+    assert told.startswith("business 0.7500  sport    0.2500  xxx")
+    assert notes == ""
+    assert server.requests[0].top_k == 2
+
+
+def test_a_file_is_classified_in_order_and_in_several_requests(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "field.csv"
+    rows.write_text("text,label\n" + "United won,sport\nShares rose,business\n" * 50)
+    assert predict(server, "--file", rows, "--json") == 0
+    predictions = json.loads(capsys.readouterr().out)["predictions"]
+    assert [each["label"] for each in predictions] == ["sport", "business"] * 50
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("arguments", [["-"], []])
+def test_lines_of_a_pipe_are_classified(
+    server: FakeServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    pipe(monkeypatch, "Zürich won\nShares rose\n".encode())
+    assert predict(server, "--json", *arguments) == 0
+    predictions = json.loads(capsys.readouterr().out)["predictions"]
+    assert [each["label"] for each in predictions] == ["sport", "business"]
+
+
+def test_the_model_may_come_from_a_configuration_file(server: FakeServer, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("model: news\ntop-k: 1\n")
+    assert predict(server, "--config", config, "x") == 0
+    assert (server.requests[0].model, server.requests[0].top_k) == ("news", 1)
+
+
+def test_nothing_listening_is_exit_6_and_names_the_next_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    assert run(["predict", "--target", f"127.0.0.1:{port}", "x"]) == 6
+    told, notes = capsys.readouterr()
+    assert told == ""
+    assert notes.startswith(f"error: no server answers at 127.0.0.1:{port}")
+    assert "`edgewright serve REPOSITORY" in notes
+
+
+def test_an_unknown_model_is_exit_4(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(server, "--model", "mail", "x") == 4
+    assert "no model 'mail'" in capsys.readouterr().err
+
+
+def test_a_refused_row_is_exit_2_and_named_by_file_and_row(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse(request: Any) -> InputError | None:
+        texts = list(request.texts)
+        return (
+            InputError("too long", field=f"texts[{texts.index('bad')}]") if "bad" in texts else None
+        )
+
+    server.refuse = refuse
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text\n" + "fine\n" * 70 + "bad\n")
+    assert predict(server, "--file", rows, "--json") == 2
+    told, notes = capsys.readouterr()
+    assert told == ""
+    assert f"{rows}: row 71 (line 72), column 'text': {server.target}: too long" in notes
+
+
+def test_a_full_queue_is_exit_6(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.failures = [OverloadedError("the queue is full", retry_after_s=99.0)]
+    assert predict(server, "x") == 6
+    assert "the queue is full" in capsys.readouterr().err
+
+
+def test_a_deadline_is_exit_6(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.hold.clear()
+    assert predict(server, "--timeout", "0.2", "x") == 6
+    assert "within 0.2 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--file", "rows.csv"], "choose one"),
+        (["x", "--text-column", "text"], "give --file too"),
+        (["--file", "none.csv"], "none.csv: cannot be read"),
+        (["--top-k", "-1", "x"], "--top-k"),
+        (["--timeout", "0", "x"], "--timeout"),
+        (["--timeout", "nan", "x"], "a positive number of seconds"),
+        (["--timeout", "soon", "x"], "--timeout"),
+        ([""], "texts[0] is empty"),
+        (["fine", "not \udcff Unicode"], "TEXT 2"),
+        (["--model"], "--model"),
+    ],
+)
+def test_bad_use_is_exit_2_and_says_what_to_change(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    server.refuse = lambda request: (
+        InputError("texts[0] is empty", field="texts[0]") if "" in request.texts else None
+    )
+    assert predict(server, *arguments) == 2
+    told, notes = capsys.readouterr()
+    assert told == ""
+    assert message in notes
+    assert "Traceback" not in notes
+
+
+def test_a_target_without_a_port_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["predict", "--target", "localhost", "x"]) == 2
+    assert "HOST:PORT is expected" in capsys.readouterr().err
+
+
+def test_a_terminal_without_a_text_is_asked_for_one(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert predict(server) == 2
+    assert "nothing to classify" in capsys.readouterr().err
