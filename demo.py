@@ -34,6 +34,7 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.client import Client
 from edgewright.errors import ArtifactError, EdgewrightError
 from edgewright.manifest import canonical_json, sha256_bytes, sha256_file, verify
+from edgewright.near_duplicates import near_duplicate_pairs
 
 MODEL_NAME: Final = "bbc-news"
 FIELD_ROWS: Final = 200
@@ -124,14 +125,15 @@ def minilm_folder() -> Path:
 
 
 def write_data(out: Path) -> None:
-    """field.csv: articles withheld before anything else. examples.csv: those that have no twin there."""
+    """Withhold the field's articles before anything else, and whatever is nearly one of them."""
     articles = bbc_news()
     random.Random(SEED).shuffle(articles)
-    field_rows, rest = articles[:FIELD_ROWS], articles[FIELD_ROWS:]
-    withheld = [text for text, _ in field_rows]
-    twins = {pair.second for pair in near_duplicate_pairs([*withheld, *(text for text, _ in rest)])}
-    examples = [row for index, row in enumerate(rest, FIELD_ROWS) if index not in twins]
-    for name, rows in (("field.csv", field_rows), ("examples.csv", examples)):
+    pairs = near_duplicate_pairs([text for text, _ in articles])
+    twins = {other for one, other in pairs if one < FIELD_ROWS <= other}
+    examples = [
+        row for index, row in enumerate(articles) if index >= FIELD_ROWS and index not in twins
+    ]
+    for name, rows in (("field.csv", articles[:FIELD_ROWS]), ("examples.csv", examples)):
         with (out / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("text", "label"), *rows])
 

@@ -20,8 +20,15 @@ _POOL_STEPS: Final = 16  # steps whose rows are sorted by length together
 class Rows(Protocol):
     """Labelled model inputs by index: what training and evaluation read."""
 
-    labels: NDArray[np.int64]  # (rows,) class indices
-    lengths: NDArray[np.int64]  # (rows,) cost of a row before padding, in tokens
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices, shape (rows,)."""
+        ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Size of each row before padding, in tokens, shape (rows,)."""
+        ...
 
     def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
         """Model inputs of these rows, on the CPU, each tensor with the rows first."""

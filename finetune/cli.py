@@ -36,21 +36,8 @@ _EXAMPLES = (
 )
 
 
-class Freeze(click.ParamType):
-    """A number of blocks, or with a dot a share of them."""
-
-    name = "blocks|share"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | float:
-        """From the command line a str, from --config a number."""
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return value
-        try:
-            return parse_freeze(str(value))
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: str) -> int | float:
+    return parse_freeze(value)
 
 
 @click.command(cls=Command, examples=_EXAMPLES)
@@ -90,7 +77,8 @@ class Freeze(click.ParamType):
 )
 @click.option(
     "--freeze",
-    type=Freeze(),
+    callback=_read_freeze,
+    metavar="BLOCKS|SHARE",
     default=str(DEFAULT_FREEZE),
     help="First blocks that do not train: 4 is four, 0.5 half of them, 0 none.",
 )
@@ -148,10 +136,12 @@ def finetune(target: Path, overwrite: bool, output: Output, **options: Any) -> N
     config = FinetuneConfig(**options)
     refuse_existing(target, overwrite=overwrite)
     _refuse_unwritable(target)
-    from edgewright.finetune.pipeline import run  # here, for it imports torch
+    # Here, for they import torch: help and refusals need not wait for it.
+    from edgewright.finetune.pipeline import run
+    from edgewright.finetune.summary import result_lines
 
     summary = run(config, target, overwrite=overwrite, output=output)
-    output.result(summary, _lines(summary))
+    output.result(summary, result_lines(summary))
 
 
 def _refuse_unwritable(target: Path) -> None:
@@ -159,26 +149,3 @@ def _refuse_unwritable(target: Path) -> None:
     parent = next(each for each in target.absolute().parents if each.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise ConfigError(f"{target}: cannot write below {parent}; choose another path")
-
-
-def _lines(summary: dict[str, Any]) -> list[str]:
-    rows = summary["rows"]
-    if summary["test_accuracy"] is None:
-        tested = "test accuracy   none: the test split is empty"
-    else:
-        low, high = summary["test_accuracy_interval"]
-        tested = (
-            f"test accuracy   {summary['test_accuracy']:.4f}, with 95% confidence {low:.4f} to "
-            f"{high:.4f}, on {rows['test']} rows; macro-F1 {summary['macro_f1']:.4f}"
-        )
-    return [
-        tested,
-        f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
-        f"frozen          {summary['frozen']} of {summary['blocks']} blocks; "
-        f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
-        f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens",
-        f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
-        f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
-        f"checkpoint      {summary['checkpoint']}  (report.html tells more)",
-        f"next            edgewright optimize {summary['checkpoint']} -o BUNDLE",
-    ]

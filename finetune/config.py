@@ -69,6 +69,12 @@ class FinetuneConfig:
         if faults:
             raise ConfigError(faults)
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the run's examples are read, in the order of the options."""
+        given = (self.data, *self.add, self.validation, self.test)
+        return tuple(source for source in given if source is not None)
+
     def with_defaults(self) -> FinetuneConfig:
         """The same run with the defaults of a new or a continued model filled in.
 

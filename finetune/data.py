@@ -74,7 +74,7 @@ def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Datas
         examples, report = build_examples(_sources(config), shares=shares, seed=seed)
         return Dataset(examples, report.to_json())
     recorded = checkpoint.artifact.manifest["splits"]
-    if not (config.data or config.add or config.validation or config.test):
+    if not config.sources:
         return Dataset(checkpoint.examples(), recorded)
     # The recorded shares and seed, so that a row goes where it would have gone at the start.
     examples, report = build_examples(

@@ -53,7 +53,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     from edgewright.proof.host import this_host
 
     return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(this_host().flags)

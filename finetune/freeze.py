@@ -57,7 +57,7 @@ def freeze(model: nn.Module, depth: int | float, inputs: Mapping[str, torch.Tens
 def thaw(part: FrozenPart) -> None:
     """Make the part's modules and parameters ordinary ones again."""
     for module in part.modules:
-        module.__class__ = type(module).__bases__[1]
+        module.__class__ = _own_class(module)
     for parameter in part.parameters:
         parameter.requires_grad_(True)
 
@@ -75,7 +75,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
         for module in model.modules()
         if isinstance(module, nn.ModuleList)
         and len(module) == count
-        and len({type(block) for block in module}) == 1
+        and len({_own_class(block) for block in module}) == 1
     ]
     if len(lists) != 1 or _share_weights(list(lists[0])):
         raise ConfigError(
@@ -119,6 +119,10 @@ def _hold(module: nn.Module) -> None:
     module.eval()
 
 
+def _own_class(module: nn.Module) -> type[nn.Module]:
+    return type(module).__bases__[1] if isinstance(module, _Frozen) else type(module)
+
+
 def _count_blocks(model: nn.Module) -> int:
     return int(getattr(model.config, "num_hidden_layers", 0))
 
@@ -160,7 +164,9 @@ def _training(
 ) -> list[nn.Parameter]:
     """Parameters that train now and belong to ``modules`` or reach one of ``answers``."""
     training = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad([each.sum() for each in answers], training, allow_unused=True)
+    gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+        [each.sum() for each in answers], training, allow_unused=True
+    )
     inside = {parameter for module in modules for parameter in module.parameters()}
     return [
         parameter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ def _looks_like_path(name: str) -> bool:
 
 def _fetch(name: str, revision: str | None, *, quiet: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
@@ -177,11 +178,11 @@ def _refuse_missing(model: Any, report: dict[str, Any], name: str) -> None:
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Hold back the advice to train a head that is about to be trained."""
-    from transformers.utils import logging
+    from transformers.utils import logging as advice
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    verbosity = advice.get_verbosity()
+    advice.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        advice.set_verbosity(verbosity)

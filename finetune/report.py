@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -45,7 +46,8 @@ class Answers:
 class Story:
     """What the report tells; certify and search rows are no part of it."""
 
-    title: str
+    data: Sequence[str]  # where new examples came from
+    model: str  # what training started from
     summary: dict[str, Any]
     label_names: Sequence[str]
     counts: dict[str, dict[str, int]]
@@ -58,8 +60,8 @@ class Story:
 def render(story: Story, manifest_sha256: str) -> bytes:
     """The report as HTML that cites the manifest."""
     return render_report(
-        title=story.title,
-        subtitle="Fine-tuning report",
+        title=", ".join(Path(source).name for source in story.data) or "the same examples again",
+        subtitle=f"Fine-tuning of {story.model}",
         headline=_headline(story),
         sections=[
             _learning(story),
@@ -109,7 +111,7 @@ def _learning(story: Story) -> Section:
         "accuracy": [(number, scores.accuracy) for number, scores in measured],
         "macro-F1": [(number, scores.macro_f1) for number, scores in measured],
     }
-    blocks = [
+    blocks: list[Block] = [
         line_figure(losses, x_label="epoch", y_label="loss, nats", caption="Loss by epoch."),
         line_figure(quality, x_label="epoch", y_label="share", caption="Validation by epoch."),
         _epoch_table(story.fit),
@@ -120,16 +122,8 @@ def _learning(story: Story) -> Section:
 
 def _epoch_table(fit: Fit) -> DataTable:
     rows = [
-        [str(each.number), f"{each.lr:.2e}", f"{each.train_loss:.4f}"]
-        + (
-            [
-                f"{each.validation.loss:.4f}",
-                f"{each.validation.accuracy:.4f}",
-                f"{each.validation.macro_f1:.4f}",
-            ]
-            if each.validation
-            else ["–", "–", "–"]
-        )
+        [f"{each.number}", f"{each.lr:.2e}", f"{each.train_loss:.4f}"]
+        + [f"{getattr(each.validation, name):.4f}" for name in ("loss", "accuracy", "macro_f1")]
         for each in fit.epochs
     ]
     columns = ["epoch", "last rate", "train loss", "validation loss", "accuracy", "macro-F1"]
@@ -186,6 +180,7 @@ def _errors(answers: Answers, story: Story) -> list[tuple[float, TextRow]]:
         return []
     losses = cross_entropy(answers.labels, answers.logits)
     predicted = answers.logits.argmax(axis=1)
+    named = [story.label_names[index] for index in predicted.tolist()]
     scores = np.exp(log_probabilities(answers.logits).max(axis=1))
     return [
         (
@@ -193,21 +188,22 @@ def _errors(answers: Answers, story: Story) -> list[tuple[float, TextRow]]:
             TextRow(
                 answers.texts[row],
                 [
-                    ("label", story.label_names[answers.labels[row]]),
-                    ("predicted", f"{story.label_names[predicted[row]]} ({scores[row]:.2f})"),
+                    ("label", story.label_names[int(answers.labels[row])]),
+                    ("predicted", f"{named[row]} ({scores[row]:.2f})"),
                     ("split", answers.split),
                 ],
             ),
         )
-        for row in np.flatnonzero(predicted != answers.labels)
+        for row in np.flatnonzero(predicted != answers.labels).tolist()
     ]
 
 
 def _splits(story: Story) -> Section:
+    totals = {split: sum(by_class.values()) for split, by_class in story.counts.items()}
     rows = [
-        [split, str(sum(by_class.values())), *(str(by_class[name]) for name in story.label_names)]
+        [split, f"{totals[split]}", *(f"{by_class[name]}" for name in story.label_names)]
         for split, by_class in story.counts.items()
-        if split != QUARANTINE or sum(by_class.values())
+        if split != QUARANTINE or totals[split]
     ]
     blocks: list[Block] = [DataTable(["split", "rows", *story.label_names], rows)]
     blocks += [Paragraph(note) for note in story.notes]

@@ -204,7 +204,7 @@ class _Training:
         try:
             for batch in micro_batches(step, self.batch_size):
                 loss = self._loss(batch) / weight
-                self.scaler.scale(loss).backward()
+                torch.autograd.backward(self.scaler.scale(loss))
                 total += loss.item()
         except RuntimeError as error:
             if not is_out_of_memory(error):

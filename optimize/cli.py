@@ -25,7 +25,7 @@ _PATH = click.Path(path_type=Path)
     ),
 )
 @click.argument("checkpoint", type=_PATH)
-@click.option("-o", "--output", "bundle", type=_PATH, required=True, help="Bundle to write.")
+@click.option("-o", "--output-folder", "bundle", type=_PATH, required=True, help="Bundle to write.")
 @click.option("--max-drop", type=float, default=0.01, help="Accuracy that may be lost: 0.01 is one point.")
 @click.option("--confidence", type=float, default=0.95, help="That the loss is within --max-drop.")
 @click.option(

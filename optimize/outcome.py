@@ -15,6 +15,7 @@ from edgewright.examples import Examples
 from edgewright.metrics import Labels, accuracy
 from edgewright.optimize.choice import SERVABLE_BACKEND, Contender
 from edgewright.optimize.config import OptimizeConfig
+from edgewright.proof.certificate import MOST_ROWS
 from edgewright.proof.host import Host
 
 
@@ -191,10 +192,9 @@ def points(share: float) -> str:
 def rows_wanted(given: Certificate) -> str:
     """What more rows an INCONCLUSIVE certificate asks for, as a clause."""
     if given.needed_n is None:
-        return (
-            f"with the {given.lost} lost and {given.won} won of {given.n} certify rows no number "
-            "of rows would pass"
-        )
+        seen = f"with {given.lost} lost and {given.won} won of {given.n} certify rows"
+        hopeless = given.lost - given.won >= given.budget * given.n
+        return f"{seen} {'no number of' if hopeless else f'more than {MOST_ROWS:,}'} rows would pass"
     return f"at these rates {given.needed_n} certify rows would pass, and there are {given.n}"
 
 

@@ -35,6 +35,7 @@ from edgewright.report import (
 
 CHANGED_SHOWN: Final = 20
 _BUDGETS: Final = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05)
+_MOST_ROWS: Final = 10_000  # counting further takes seconds a cell
 _TONES: Final = {
     Verdict.PASS: Tone.GOOD,
     Verdict.FAIL: Tone.BAD,
@@ -240,9 +241,15 @@ def _certainty_rows(outcome: Outcome, certificates: list[Certificate]) -> Iterat
     for budget in sorted({*_BUDGETS, outcome.config.max_drop}):
         row = [f"{points(budget)} points", str(rows_to_pass(budget, first_error_rate))]
         for given in certificates:
-            needed = rows_needed(given.lost, given.won, given.n, budget, given.error_rate)
-            row.append("never" if needed is None else str(needed))
+            row.append(_rows_wanted(given, budget))
         yield row
+
+
+def _rows_wanted(given: Certificate, budget: float) -> str:
+    if given.lost - given.won >= budget * given.n:
+        return "never"
+    needed = rows_needed(given.lost, given.won, given.n, budget, given.error_rate, _MOST_ROWS)
+    return f"over {_MOST_ROWS:,}" if needed is None else f"{needed:,}"
 
 
 def _circumstances(outcome: Outcome) -> Section:

@@ -1,18 +1,20 @@
-"""Make the Python code of the .proto files: ``python protos/generate.py [OUTPUT]``.
+"""Make the Python code of the .proto files: ``python protos/generate.py [--check]``.
 
-It needs grpcio-tools 1.72.1 exactly, the last whose code imports under protobuf 6.30 as well as
-under 7: code that a newer protoc makes refuses an older runtime. Files of the package
-``edgewright.v1`` land in ``OUTPUT/edgewright/v1``; OUTPUT is ``src`` unless given. The
-``__init__.py`` there is written by hand.
+It needs grpcio-tools 1.72.1 exactly, whose code imports under protobuf 6.30 as well as under 7:
+code that a newer protoc makes refuses an older runtime. Files of the package ``edgewright.v1`` land
+in ``src/edgewright/v1``, where only ``__init__.py`` is written by hand. With ``--check`` nothing is
+written, and the exit code is 1 where the files there are not what would be.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-PROTOS = Path(__file__).parent
+PROTOS = Path(__file__).resolve().parent
+SOURCES = PROTOS.parent / "src"
 TOOLS_VERSION = "1.72.1"
 
 
@@ -38,5 +40,32 @@ def generate(output: Path) -> None:
         raise RuntimeError(f"protoc failed: {' '.join(arguments)}")
 
 
+def stale(generated: Path = SOURCES) -> list[str]:
+    """Names of the files that ``generate`` would change, add or leave without a source."""
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        fresh = _contents(Path(folder))
+    stored = _contents(generated)
+    return sorted(name for name in fresh | stored if fresh.get(name) != stored.get(name))
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    files = (root / "edgewright" / "v1").glob("*_pb2*")
+    return {str(file.relative_to(root)): file.read_bytes() for file in files}
+
+
+def main(arguments: list[str]) -> int:
+    """Generate or, with --check, compare; the exit code is returned."""
+    if arguments not in ([], ["--check"]):
+        sys.exit("usage: python protos/generate.py [--check]")
+    if not arguments:
+        generate(SOURCES)
+        return 0
+    names = stale()
+    for name in names:
+        sys.stderr.write(f"{name} is not what protos/ gives; run `make protos`\n")
+    return 1 if names else 0
+
+
 if __name__ == "__main__":
-    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else PROTOS.parent / "src")
+    sys.exit(main(sys.argv[1:]))

@@ -35,8 +35,15 @@ _SMOOTHING = 0.1  # weight of the newest batch in seconds_per_row
 class TextModel(Protocol):
     """What the compute thread needs of a model. It is called from that thread alone."""
 
-    name: str
-    row_by_row: bool  # its answers depend on a row's neighbours, so that it must have none
+    @property
+    def name(self) -> str:
+        """For messages and metrics."""
+        ...
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether its answers depend on a row's neighbours, so that it must have none."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> list[TokenRow]:
         """Tokens of each text."""
@@ -88,7 +95,7 @@ class Call:
     def take(self, count: int) -> list[Row]:
         """The next ``count`` rows, or as many as are left."""
         end = min(self.taken + count, len(self.texts))
-        rows = [Row(self, index) for index in range(self.taken, end)]
+        rows = [Row(self, place) for place in range(self.taken, end)]
         self.taken = end
         return rows
 
@@ -97,12 +104,12 @@ class Row(NamedTuple):
     """One text of a call."""
 
     call: Call
-    index: int
+    place: int  # among the call's texts
 
     @property
     def text(self) -> str:
         """The text itself."""
-        return self.call.texts[self.index]
+        return self.call.texts[self.place]
 
 
 class Batcher:
@@ -220,11 +227,11 @@ class Batcher:
         seconds = self._clock() - started
         self.seconds_per_row += _SMOOTHING * (seconds / len(rows) - self.seconds_per_row)
         self._observer.run_done(model.name, len(rows), seconds)
-        for index in np.flatnonzero(~np.isfinite(scores).all(axis=1)):
+        for index in np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
             self._observer.not_finite(model.name)
-            text = f"text {rows[index].index} ({len(tokens[index])} tokens)"
-            error = EdgewrightError(f"{model.name} gave no finite scores for {text}")
-            self._fail([rows[index]], error)
+            text = f"text {rows[index].place} ({len(tokens[index])} tokens)"
+            fault = EdgewrightError(f"{model.name} gave no finite scores for {text}")
+            self._fail([rows[index]], fault)
         for row, classes, best, token_row in zip(rows, *best_first(scores), tokens, strict=True):
             self._answer(row, Answer(classes, best, token_row.truncated))
 
@@ -241,17 +248,18 @@ class Batcher:
 
     def _answer(self, row: Row, answer: Answer) -> None:
         call = row.call
-        call.answers[row.index] = answer
+        call.answers[row.place] = answer
         if len(call.answers) == len(call.texts):
-            self._end(call, [call.answers[index] for index in range(len(call.texts))])
+            self._end(call, [call.answers[place] for place in range(len(call.texts))])
 
     def _fail(self, rows: Sequence[Row], error: BaseException) -> None:
-        if not isinstance(error, EdgewrightError):
-            cause = error
-            error = EdgewrightError(f"{rows[0].call.model.name} failed: {cause!r}")
-            error.__cause__ = cause
+        if isinstance(error, EdgewrightError):
+            told = error
+        else:
+            told = EdgewrightError(f"{rows[0].call.model.name} failed: {error!r}")
+            told.__cause__ = error
         for row in rows:
-            self._end(row.call, error)
+            self._end(row.call, told)
 
     def _wanted(self, call: Call) -> bool:
         """Whether anybody still waits for ``call``; it is ended here when nobody does."""

@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
+from edgewright.errors import InputError
 from edgewright.rpc_errors import STATUS_METADATA_KEY, reason_of, to_status
 from edgewright.serve.instruments import Instruments
 
@@ -42,22 +44,21 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         if handler is None or handler.request_streaming or handler.response_streaming:
             return handler
         wrapped = grpc.unary_unary_rpc_method_handler(
-            self._edge(details.method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
+            self._edge(details.method, handler.unary_unary, handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
         self._wrapped[details.method] = wrapped
         return wrapped
 
-    def _edge(self, path: str, answer: Answer) -> Answer:
+    def _edge(self, path: str, answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
         method = path.removeprefix("/")
 
-        async def edge(request: Any, context: Any) -> Any:
+        async def edge(message: bytes, context: Any) -> Any:
             started = time.perf_counter()
             self._enter()
             code = grpc.StatusCode.OK
             try:
-                return await answer(request, context)
+                return await answer(_parsed(message, parse), context)
             except asyncio.CancelledError:
                 code = _left_by_caller(context)
                 raise
@@ -89,6 +90,13 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         self._instruments.in_flight.dec()
         self._instruments.requests.labels(method, code.name).inc()
         self._instruments.request_seconds.labels(method).observe(seconds)
+
+
+def _parsed(message: bytes, parse: Callable[[bytes], Any]) -> Any:
+    try:
+        return parse(message)
+    except DecodeError as error:
+        raise InputError(f"the request is not the message of this method: {error}") from error
 
 
 def _left_by_caller(context: Any) -> grpc.StatusCode:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from edgewright.bundle import Verdict
 from edgewright.serve.models import ServedModel
 from edgewright.serve.registry import Entry, Registry, State
 from edgewright.v1 import model_pb2
@@ -60,7 +59,7 @@ class ModelService(ModelServiceServicer):
 
 def _certificate(served: ServedModel) -> model_pb2.Certificate:
     certificate = served.variant.certificate
-    verdict = _verdict(served.verdict)
+    verdict = f"VERDICT_{served.verdict}"
     if certificate is None:
         return model_pb2.Certificate(verdict=verdict)
     return model_pb2.Certificate(
@@ -70,7 +69,3 @@ def _certificate(served: ServedModel) -> model_pb2.Certificate:
         error_rate=certificate.error_rate,
         rows=certificate.n,
     )
-
-
-def _verdict(verdict: Verdict) -> model_pb2.Verdict:
-    return model_pb2.Verdict.Value(f"VERDICT_{verdict}")

@@ -70,7 +70,7 @@ class _Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Without HTTPServer's look-up of the host's name, for which a dead DNS takes seconds."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
 
 class _Server6(_Server):

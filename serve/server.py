@@ -110,10 +110,12 @@ class Server:
         for name, version in current.items():
             self.registry.expect(name, version)
         self.health.set(names, serving=False)
-        models = await asyncio.to_thread(self._load_all, repository, current)
-        for model in models:
+        models = []
+        for name, version in current.items():
+            model = await asyncio.to_thread(self._load_one, repository, name, version)
             self.registry.add(model)
             self.instruments.model_loaded(model)
+            models.append(model)
         self._answer_calls()
         return models
 
@@ -153,8 +155,9 @@ class Server:
             PredictionIds(),
             self.instruments,
         )
-        add_PredictionServiceServicer_to_server(predictions, self._rpc)
-        add_ModelServiceServicer_to_server(ModelService(self.registry), self._rpc)
+        # Generated code has no types.
+        add_PredictionServiceServicer_to_server(predictions, self._rpc)  # type: ignore[no-untyped-call]
+        add_ModelServiceServicer_to_server(ModelService(self.registry), self._rpc)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self.health, self._rpc)
         enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
 
@@ -167,12 +170,9 @@ class Server:
                 f"--port {port} on {host} cannot be had; choose another, or 0 for any that is free"
             ) from error
 
-    def _load_all(self, repository: Repository, current: dict[str, int]) -> list[ServedModel]:
+    def _load_one(self, repository: Repository, name: str, version: int) -> ServedModel:
         threads, max_batch = self.config.threads, self.config.max_batch
-        return [
-            load_model(repository, name, version, threads=threads, max_batch=max_batch)
-            for name, version in current.items()
-        ]
+        return load_model(repository, name, version, threads=threads, max_batch=max_batch)
 
     def _answer_calls(self) -> None:
         self.registry.state = State.READY
@@ -189,7 +189,8 @@ class Server:
 async def serve(config: ServeConfig, announce: Callable[[Ready], None]) -> None:
     """Serve until SIGTERM or SIGINT, drain, return. A second signal ends the process at once.
 
-    ``announce`` is called once, when calls are answered.
+    ``announce`` is called once, when calls are answered. A signal that comes before waits for the
+    model that is being loaded, and no longer.
 
     Raises:
         ConfigError: a port cannot be had.
@@ -202,10 +203,13 @@ async def serve(config: ServeConfig, announce: Callable[[Ready], None]) -> None:
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
-            models = loading.result()
-            ready_ms = 1000 * (time.monotonic() - started)
-            announce(Ready(config.host, server.port, server.metrics_port, ready_ms, models))
+        if not loading.done():
+            loading.cancel()
+            log.info("stopped before any model was ready")
+            return
+        models = loading.result()
+        ready_ms = 1000 * (time.monotonic() - started)
+        announce(Ready(config.host, server.port, server.metrics_port, ready_ms, models))
         await stopping
         log.info("draining: new calls are refused, those in flight are finished")
         await server.drain()

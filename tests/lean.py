@@ -17,6 +17,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -128,8 +129,10 @@ def _install_project(folder: Path, dependencies: Path, wheel: Path) -> None:
 
 
 def _pip(*arguments: str) -> None:
+    """Without PYTHONPATH: what pip finds there it takes for installed, and does not install."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(command, env=clean, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
 

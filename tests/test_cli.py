@@ -116,13 +116,19 @@ def test_every_command_ends_its_help_with_examples(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_example_in_help_is_one_that_the_command_takes(name: str) -> None:
+def test_every_example_in_help_is_one_that_the_command_takes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = load(name)
     assert isinstance(command, Command)
+    monkeypatch.chdir(tmp_path)
+    for config in re.findall(r"--config (\S+)", " ".join(command.examples)):
+        Path(config).parent.mkdir(exist_ok=True)
+        Path(config).touch()
     for example in command.examples:
         for call in re.findall(rf"edgewright {name} ([^|<>]*)", example):
             arguments = shlex.split(call, comments=True)
-            with command.make_context(name, arguments, resilient_parsing=False) as context:
+            with command.make_context(name, arguments) as context:
                 assert context.args == []
 
 
@@ -193,6 +199,14 @@ def test_what_nobody_foresaw_is_called_a_bug(
     assert "Traceback" not in notes
 
 
+def test_what_the_machine_refuses_is_not_called_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(monkeypatch, raising(PermissionError(13, "Permission denied", "/out")))
+    assert run(["test"]) == 1
+    assert capsys.readouterr().err == "error: [Errno 13] Permission denied: '/out'\n"
+
+
 def test_an_interruption_is_exit_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,11 +246,12 @@ def test_a_reader_that_leaves_early_is_no_error_to_speak_of(tmp_path: Path) -> N
 @click.option("--max-drop", default=0.01)
 @click.option("--seed", type=int, default=0)
 @click.option("--name")
+@click.option("--add", multiple=True)
 @config_option
 @output_options
-def configured(path: Path, max_drop: float, seed: int, name: str | None, output: Output) -> None:
+def configured(output: Output, path: Path, **options: Any) -> None:
     """Say what it was given."""
-    given = {"path": str(path), "max_drop": max_drop, "seed": seed, "name": name}
+    given = {"path": str(path), **options}
     output.note("a note")
     output.warn("a warning")
     output.result(given, [f"{key} is {value}" for key, value in given.items()])
@@ -254,7 +269,24 @@ def test_a_configuration_file_gives_what_is_not_typed(
     config.write_text("max-drop: 0.5\nseed: 7\nname: null\n")
     assert run(["test", "x", "--seed", "3", "--json", "--config", str(config)]) == 0
     given = json.loads(capsys.readouterr().out)
-    assert given == {"path": "x", "max_drop": 0.5, "seed": 3, "name": None}
+    assert given == {"path": "x", "max_drop": 0.5, "seed": 3, "name": None, "add": []}
+
+
+@pytest.mark.parametrize(
+    ("yaml", "added"),
+    [("add: more.csv", ["more.csv"]), ("add: [a.csv, b.csv]", ["a.csv", "b.csv"]), ("add:", [])],
+)
+def test_an_option_that_may_be_repeated_takes_a_value_or_a_list(
+    yaml: str,
+    added: list[str],
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(monkeypatch, configured)
+    config.write_text(yaml)
+    assert run(["test", "x", "--json", "--config", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["add"] == added
 
 
 def test_an_empty_configuration_file_changes_nothing(
@@ -272,7 +304,7 @@ CONFIG_FAULTS = {
     "not UTF-8": (b"name: na\xefve\n", ["is not YAML"]),
     "python in YAML": (b"name: !!python/object/apply:os.getcwd []\n", ["is not YAML"]),
     "wrong type": (b"seed: soon\n", ["--seed"]),
-    "a list for a value": (b"seed: [1, 2]\n", ["--seed"]),
+    "a list for a value": (b"seed: [1, 2]\n", ["seed is [1, 2]; a single value"]),
     "a key that is no word": (b"3: 4\n", ["3"]),
 }
 
@@ -300,34 +332,18 @@ def test_a_configuration_file_that_is_not_there_is_exit_2(
     assert f"--config {path}" in capsys.readouterr().err
 
 
+LINES = "path is x\nmax_drop is 0.01\nseed is 0\nname is None\nadd is ()\n"
+OBJECT = '{"path": "x", "max_drop": 0.01, "seed": 0, "name": null, "add": []}\n'
+
+
 @pytest.mark.parametrize(
     ("flags", "out", "err"),
     [
-        (
-            [],
-            "path is x\nmax_drop is 0.01\nseed is 0\nname is None\n",
-            "a note\nwarning: a warning\n",
-        ),
-        (
-            ["--quiet"],
-            "path is x\nmax_drop is 0.01\nseed is 0\nname is None\n",
-            "warning: a warning\n",
-        ),
-        (
-            ["--json"],
-            '{"path": "x", "max_drop": 0.01, "seed": 0, "name": null}\n',
-            "warning: a warning\n",
-        ),
-        (
-            ["--quiet", "--json"],
-            '{"path": "x", "max_drop": 0.01, "seed": 0, "name": null}\n',
-            "warning: a warning\n",
-        ),
-        (
-            ["--json", "--quiet"],
-            '{"path": "x", "max_drop": 0.01, "seed": 0, "name": null}\n',
-            "warning: a warning\n",
-        ),
+        ([], LINES, "a note\nwarning: a warning\n"),
+        (["--quiet"], LINES, "warning: a warning\n"),
+        (["--json"], OBJECT, "warning: a warning\n"),
+        (["--quiet", "--json"], OBJECT, "warning: a warning\n"),
+        (["--json", "--quiet"], OBJECT, "warning: a warning\n"),
     ],
 )
 def test_data_goes_to_stdout_and_the_rest_to_stderr(

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import pytest
 from fake_server import FakeServer, label_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lean import lean_python
 
@@ -125,6 +125,7 @@ def test_a_long_list_goes_in_several_requests_and_keeps_its_order(
     assert [len(request.texts) for request in server.requests] == [64, 64, 22]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.text(max_size=12), min_size=1), st.integers(1, 5), st.integers(1, 20))
 def test_requests_hold_every_text_once_and_stay_small(
     texts: list[str], max_texts: int, max_bytes: int
@@ -230,7 +231,7 @@ def test_unavailable_is_tried_again_with_growing_pauses(kind: str, server: FakeS
     assert len(server.requests) == 4
     for attempt, pause in enumerate(clock.slept):
         longest = calls.FIRST_DELAY_S * 2**attempt
-        assert longest / 2 <= pause <= longest
+        assert longest / 2 <= pause < longest
     assert len(set(clock.slept)) == 3
 
 
@@ -303,12 +304,11 @@ def test_the_deadline_covers_all_requests_of_a_list(kind: str, server: FakeServe
     clock = Clock()
     server.failures = [OverloadedError("full", retry_after_s=3.0)]
     ask(kind, server.target, "classify", ["x"] * 70, clock=clock, timeout_s=20.0)
-    first, retried, second = server.time_remaining_s
-    assert first is not None
-    assert retried is not None
-    assert second is not None
-    assert first - retried > 2.9
-    assert second <= retried
+    assert len(server.requests) == 3
+    limits = (20.5, 17.5, 17.5)  # the second and third attempt come after three seconds' sleep
+    for left, limit in zip(server.time_remaining_s, limits, strict=True):
+        assert left is not None
+        assert left < limit
 
 
 class Failure(grpc.RpcError):
@@ -358,6 +358,7 @@ def attempts_of(plan: Calls, delays: Delays, deadline: Deadline, clock: Clock) -
     return [*sent, clock.now]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     delays=st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=12),
     timeout_s=st.floats(0.01, 30),

@@ -231,6 +231,12 @@ def test_settings_are_plain_to_read(saved: Path) -> None:
     }
 
 
+def test_the_stored_tokenizer_leaves_truncation_and_padding_to_the_settings(saved: Path) -> None:
+    assert json.loads((MINILM / TOKENIZER_FILE).read_text())["truncation"]["max_length"] == 128
+    stored = json.loads((saved / TOKENIZER_FILE).read_text())
+    assert (stored["truncation"], stored["padding"]) == (None, None)
+
+
 def test_a_missing_file_is_named(saved: Path) -> None:
     for file in (TOKENIZER_FILE, SETTINGS_FILE):
         (saved / file).unlink()

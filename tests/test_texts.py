@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.errors import DataError
@@ -55,13 +55,17 @@ def test_the_only_column_needs_no_name(tmp_path: Path) -> None:
 
 
 def test_a_text_may_be_longer_than_csvs_own_limit(tmp_path: Path) -> None:
-    before = csv.field_size_limit()
     path = tmp_path / "rows.csv"
-    path.write_text(f"text\n{'x' * 200_000}\n")
-    assert len(read_texts(path, None)[0].content) == 200_000
-    assert csv.field_size_limit() == before
+    path.write_text(f"text\n{'x' * 2_000}\n")
+    before = csv.field_size_limit(1_000)
+    try:
+        assert len(read_texts(path, None)[0].content) == 2_000
+        assert csv.field_size_limit() == 1_000
+    finally:
+        csv.field_size_limit(before)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1))
 def test_what_csv_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]

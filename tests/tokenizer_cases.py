@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, XLNetTokenizerFast
 
 from edgewright.preprocess import TextPreprocessor
 
@@ -85,7 +85,7 @@ def articles() -> list[str]:
 
 
 def two_thousand_texts() -> list[str]:
-    """All different: articles, headlines, the adversarial ones, and seeded mixtures of all of these."""
+    """All different: articles, headlines, ADVERSARIAL, and seeded mixtures of all of these."""
     draw = random.Random(7)
     news = articles()
     draw.shuffle(news)
@@ -152,13 +152,10 @@ def deberta_like() -> PreTrainedTokenizerFast:
 
 
 def xlnet_like() -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=framed(
-            unigram(["<unk>", "<sep>", "<cls>", "<pad>"]), "$A <sep>:0 <cls>:2"
-        ),
-        pad_token="<pad>",
-        pad_token_type_id=3,
-        padding_side="left",
+    """Pads on the left with type id 3, and has its special tokens at the end."""
+    special = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eop>", "<eod>"]
+    return XLNetTokenizerFast(
+        tokenizer_object=framed(unigram(special), "$A <sep>:0 <cls>:2"), truncation_side="left"
     )
 
 

@@ -63,7 +63,13 @@ def read_hub_dataset(name: str, columns: Columns, revision: str | None) -> Cells
     repository, _, config = name.partition(":")
     try:
         loaded = datasets.load_dataset(repository, config or None, revision=revision)
-    except (OSError, ValueError, RuntimeError, pa.ArrowException, datasets.DatasetsError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        pa.ArrowException,
+        datasets.exceptions.DatasetsError,
+    ) as error:
         raise DataError(
             f"{name}: there is no such file or folder here, and as a hub dataset it cannot be "
             f"loaded: {_first_line(error)}. Check the path, or the id and the network"

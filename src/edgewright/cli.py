@@ -84,15 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is returned."""
     try:
-        edgewright.main(args=arguments, prog_name="edgewright", standalone_mode=False)
+        # Where a command leaves by ctx.exit(code), click gives the code back.
+        code = edgewright.main(args=arguments, prog_name="edgewright", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.exceptions.Exit as exit_request:
-        return exit_request.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; nothing was written", err=True)
         return INTERRUPTED
@@ -103,13 +102,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:  # the edge: whatever is left is a bug, and is said to be one
         return _tell(error, 1)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _tell(error: Exception, code: int) -> int:
     if os.environ.get("EDGEWRIGHT_DEBUG") == "1":
         traceback.print_exception(error)
-    elif isinstance(error, EdgewrightError):
+    elif isinstance(error, EdgewrightError | OSError):  # a full disk or a locked folder is no bug
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)
     else:

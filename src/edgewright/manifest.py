@@ -11,12 +11,15 @@ A folder is written under a temporary name beside its target, flushed, and renam
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -78,6 +81,11 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(f"{target} exists already; choose another path or pass --overwrite")
+    if target.is_symlink():
+        raise ConfigError(
+            f"{target} is a symbolic link, which --overwrite will not replace; "
+            "give the path it points to, or another"
+        )
     ours = target.is_dir() and ((target / SEAL_FILE).is_file() or not any(target.iterdir()))
     if not ours:
         raise ConfigError(
@@ -93,15 +101,16 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         ConfigError: as ``refuse_existing``.
     """
-    refuse_existing(target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
-    staging = target.parent / f".{target.name}.partial-{os.getpid()}"
+    _clean_up_after_killed_runs(target)
+    refuse_existing(target, overwrite=overwrite)
+    staging = _sibling(target, "partial")
     staging.mkdir()
     try:
-        yield staging
-        _sync_tree(staging)
-        _swap_in(staging, target, overwrite=overwrite)
+        with _held(staging):
+            yield staging
+            _sync_tree(staging)
+            _swap_in(staging, target, overwrite=overwrite)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -266,17 +275,20 @@ def _sync_tree(folder: Path) -> None:
 def _swap_in(staging: Path, target: Path, *, overwrite: bool) -> None:
     """Rename ``staging`` to ``target``; the old one, where there is one, goes last."""
     refuse_existing(target, overwrite=overwrite)
-    replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
-    if target.exists():
-        target.rename(replaced)
-    try:
+    if not target.exists():
         staging.rename(target)
-    except OSError:
-        if replaced.exists():
+        _sync_directory(target.parent)
+        return
+    replaced = _sibling(target, "replaced")
+    with _held(target):
+        target.rename(replaced)
+        try:
+            staging.rename(target)
+        except OSError:
             replaced.rename(target)
-        raise
-    _sync_directory(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+            raise
+        _sync_directory(target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _sync_directory(folder: Path) -> None:
@@ -287,9 +299,49 @@ def _sync_directory(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove the staging folders that killed runs left; a living process keeps its own."""
-    for left in target.parent.glob(f".{target.name}.partial-*"):
-        pid = left.name.rpartition("-")[2]
-        if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
-            shutil.rmtree(left, ignore_errors=True)
+def _sibling(target: Path, purpose: str) -> Path:
+    """A new hidden name beside ``target``, on the same file system."""
+    return target.parent / f".{target.name}.{purpose}-{secrets.token_hex(4)}"
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, whatever it is renamed to; it goes when the process dies.
+
+    A process id would not tell the living from the dead: every container has its process 1.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no such locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether its writer is dead; where locks do not work nobody can tell, and it stays."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _clean_up_after_killed_runs(target: Path) -> None:
+    """Give back what a run was replacing when it was killed, and remove what it was writing."""
+    for replaced in target.parent.glob(f".{glob.escape(target.name)}.replaced-*"):
+        if not _is_abandoned(replaced):
+            continue
+        if not os.path.lexists(target):
+            replaced.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        if _is_abandoned(partial):
+            shutil.rmtree(partial, ignore_errors=True)

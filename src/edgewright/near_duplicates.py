@@ -154,9 +154,9 @@ def _shingle_sets(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.i
     _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     rank_of = np.empty(len(counts), dtype=np.int64)
     rank_of[np.argsort(counts, kind="stable")] = np.arange(len(counts))
-    # (row, rank) as one number: sorting it is several times as fast as sorting by two keys.
-    members = np.unique(rows * len(counts) + rank_of[inverse])
-    rows, ranks = np.divmod(members, max(len(counts), 1))
+    # (row, rank) as one number sorts several times as fast as two keys, or as np.unique.
+    members = np.sort(rows * len(counts) + rank_of[inverse])
+    rows, ranks = np.divmod(members[np.diff(members, prepend=-1) != 0], max(len(counts), 1))
     sizes = np.bincount(rows, minlength=len(texts))
     return np.concatenate(([0], np.cumsum(sizes))).astype(np.int64), ranks
 

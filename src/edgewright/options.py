@@ -72,15 +72,33 @@ def _read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | N
         raise ConfigError(f"--config {path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path}: a mapping of option names to values is expected")
-    names = {_option_name(each): each.name for each in ctx.command.params if each.name}
+    known = {_option_name(each): each for each in ctx.command.params if each.name}
     faults = [
-        f"--config {path}: no option {key!r}; there are: {', '.join(sorted(names))}"
+        f"--config {path}: no option {key!r}; there are: {', '.join(sorted(known))}"
         for key in values
-        if key not in names
+        if key not in known
+    ]
+    faults += [
+        f"--config {path}: {key} is {value!r}; a single value is expected"
+        for key, value in values.items()
+        if key in known and isinstance(value, list | dict) and not _is_multiple(known[key])
     ]
     if faults:
         raise ConfigError(faults)
-    ctx.default_map = {names[key]: value for key, value in values.items() if value is not None}
+    ctx.default_map = {
+        str(known[key].name): [value] if _is_single(known[key], value) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _is_multiple(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option) and parameter.multiple
+
+
+def _is_single(parameter: click.Parameter, value: object) -> bool:
+    """Whether click, which wants a list, would take a lone value apart letter by letter."""
+    return _is_multiple(parameter) and not isinstance(value, list)
 
 
 def _option_name(parameter: click.Parameter) -> str:

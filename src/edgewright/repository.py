@@ -8,10 +8,13 @@ repository/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +24,8 @@ from edgewright.errors import ConfigError, IntegrityError, ModelNotFoundError
 from edgewright.manifest import canonical_json, new_folder
 
 CURRENT_FILE: Final = "current.json"
+LOCK_FILE: Final = ".lock"
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")  # as an int64 of the API; 0 means "current"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -37,7 +42,11 @@ class Repository:
                 f"no repository at {self.path}; fill one with "
                 f"`edgewright publish BUNDLE {self.path} --name NAME`"
             )
-        return sorted(child.name for child in self.path.iterdir() if self._versions(child))
+        return sorted(
+            child.name
+            for child in self.path.iterdir()
+            if _NAME.fullmatch(child.name) and self._versions(child)
+        )
 
     def versions(self, model: str) -> list[int]:
         """Versions of ``model``, ascending.
@@ -56,9 +65,10 @@ class Repository:
         versions = self.versions(model)
         history = self._history(model)
         if history and history[-1] not in versions:
+            known = ", ".join(map(str, versions))
             raise IntegrityError(
-                f"{self.path / model / CURRENT_FILE} names version {history[-1]}, which is missing; there "
-                f"are: {', '.join(map(str, versions))}"
+                f"{self.path / model / CURRENT_FILE} names version {history[-1]}, "
+                f"which is missing; there are: {known}"
             )
         return history[-1] if history else versions[-1]
 
@@ -88,12 +98,13 @@ class Repository:
                 "beginning with a letter or digit"
             )
         Bundle.open(bundle)
-        taken = self._versions(self.path / model)
-        version = taken[-1] + 1 if taken else 1
-        with new_folder(self.path / model / str(version)) as staging:
-            shutil.copytree(bundle, staging, dirs_exist_ok=True)
-        history = self._history(model) or taken[-1:]
-        self._point(model, [*history, version])
+        with self._locked(model):
+            taken = self._versions(self.path / model)
+            history = self._history(model) or taken[-1:]
+            version = taken[-1] + 1 if taken else 1
+            with new_folder(self.path / model / str(version)) as staging:
+                shutil.copytree(bundle, staging, dirs_exist_ok=True)
+            self._point(model, [*history, version])
         return version
 
     def rollback(self, model: str) -> int:
@@ -102,28 +113,39 @@ class Repository:
         Raises:
             ModelNotFoundError: there is no such model, or no version before the current one.
         """
-        self.versions(model)
-        history = self._history(model)
-        if len(history) < 2:
-            raise ModelNotFoundError(f"{model!r} has no earlier version to go back to")
-        self._point(model, history[:-1])
-        return history[-2]
+        versions = self.versions(model)
+        with self._locked(model):
+            earlier = [each for each in self._history(model)[:-1] if each in versions]
+            if not earlier:
+                raise ModelNotFoundError(f"{model!r} has no earlier version to go back to")
+            self._point(model, earlier)
+        return earlier[-1]
+
+    @contextmanager
+    def _locked(self, model: str) -> Iterator[None]:
+        """One writer of a model at a time; a lock goes with the process that holds it."""
+        folder = self.path / model
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK_FILE).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _history(self, model: str) -> list[int]:
         file = self.path / model / CURRENT_FILE
         if not file.exists():
             return []
         try:
-            history = [int(version) for version in json.loads(file.read_bytes())["history"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(
-                f"{file} was altered; remove it to serve the highest version"
-            ) from error
-        return history
+            history = json.loads(file.read_bytes())["history"]
+            sound = isinstance(history, list) and all(type(each) is int for each in history)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            raise IntegrityError(f"{file} was altered; remove it to serve the highest version")
+        return list(history)
 
     def _point(self, model: str, history: list[int]) -> None:
         file = self.path / model / CURRENT_FILE
-        staging = file.with_name(f".{CURRENT_FILE}.partial-{os.getpid()}")
+        staging = file.with_name(f".{CURRENT_FILE}.partial")
         with staging.open("wb") as stream:
             stream.write(canonical_json({"current": history[-1], "history": history}))
             stream.flush()
@@ -137,5 +159,5 @@ class Repository:
         return sorted(
             int(child.name)
             for child in model_folder.iterdir()
-            if child.is_dir() and child.name.isascii() and child.name.isdigit()
+            if _VERSION.fullmatch(child.name) and child.is_dir()
         )

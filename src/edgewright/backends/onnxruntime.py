@@ -31,7 +31,7 @@ def _library() -> Any:
 
 
 class OnnxRuntimeSession:
-    """A model on the CPU execution provider, which is asked for by name and checked."""
+    """A model on the CPU execution provider, which is asked for by name."""
 
     def __init__(self, path: Path, threads: int, options: Mapping[str, str]) -> None:
         library = _library()

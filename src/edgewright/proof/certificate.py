@@ -22,6 +22,7 @@ from edgewright.proof.bound import loss_lower_bound, loss_upper_bound, rows_need
 
 SHARES: Final = (3, 1, 1)  # of the error that the confidence leaves over, by slot
 SLOTS: Final = len(SHARES)
+MOST_ROWS: Final = 100_000  # more than this is not worth counting to, nor labelling
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def error_rates(confidence: float) -> tuple[float, ...]:
     return tuple(round((1 - confidence) * share / sum(SHARES), 12) for share in SHARES)
 
 
-def rows_to_pass(budget: float, error_rate: float) -> int:
-    """Rows with which a variant that never differs from the reference passes."""
+def rows_to_pass(budget: float, error_rate: float) -> int | None:
+    """Rows with which a variant that never differs from the reference passes; None: too many."""
     return rows_needed(0, 0, 1, budget, error_rate)
 
 
@@ -121,7 +122,7 @@ def certificate(
     elif lower > budget:
         verdict = Verdict.FAIL
     else:
-        needed = rows_needed(counts.lost, counts.won, counts.n, budget, error_rate)
+        needed = rows_needed(counts.lost, counts.won, counts.n, budget, error_rate, MOST_ROWS)
     return Certificate(
         verdict=verdict,
         budget=budget,

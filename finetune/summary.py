@@ -1,0 +1,91 @@
+"""The figures of a finished run: what ``--json`` prints and what the checkpoint records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from edgewright.finetune.evaluate import score
+from edgewright.finetune.report import Answers
+from edgewright.finetune.task import Task
+from edgewright.finetune.train import Fit
+from edgewright.metrics import accuracy_interval
+
+
+def test_figures(task: Task, answers: Answers) -> dict[str, Any]:
+    """Accuracy with its 95% interval, macro-F1 and loss on the test split; None where it is empty.
+
+    ``groups`` counts near-duplicate groups: where they are fewer than the rows, rows are not
+    independent and the interval is too narrow.
+    """
+    groups = len(set(task.examples.split("test").groups))
+    figures: dict[str, Any] = {"split": "test", "n": len(answers.labels), "groups": groups}
+    scores = score(answers.labels, answers.logits)
+    if scores is None:
+        return figures | dict.fromkeys(("accuracy", "accuracy_interval", "macro_f1", "loss"))
+    return figures | {
+        "accuracy": scores.accuracy,
+        "accuracy_interval": list(accuracy_interval(scores.correct, scores.n)),
+        "macro_f1": scores.macro_f1,
+        "loss": scores.loss,
+    }
+
+
+def summarise(task: Task, fit: Fit, test: Answers, seconds: float) -> dict[str, Any]:
+    """The object of ``--json``, but for where the checkpoint lies."""
+    tested = test_figures(task, test)
+    return {
+        "test_accuracy": tested["accuracy"],
+        "test_accuracy_interval": tested["accuracy_interval"],
+        "macro_f1": tested["macro_f1"],
+        "best_epoch": fit.best.number,
+        "epochs_run": len(fit.epochs),
+        "frozen": task.part.blocks,
+        "blocks": task.part.of,
+        "trainable_parameters": task.trainable_parameters,
+        "parameters": task.parameters,
+        "rows": {split: sum(by.values()) for split, by in task.examples.counts().items()},
+        "truncated": task.truncated,
+        "max_length": task.config.max_length,
+        "lr": task.config.lr,
+        "batch_size": fit.batch_size,
+        "device": task.config.device,
+        "precision": task.config.precision,
+        "seconds": round(seconds, 2),
+    }
+
+
+def metrics_record(task: Task, fit: Fit, test: Answers) -> dict[str, Any]:
+    """metrics.json: the history and the test figures; the same inputs give the same record."""
+    return {
+        "epochs": [asdict(epoch) for epoch in fit.epochs],
+        "best_epoch": fit.best.number,
+        "metric": task.config.metric,
+        "stopped_early": fit.stopped_early,
+        "truncated": task.truncated,
+        "test": test_figures(task, test),
+    }
+
+
+def result_lines(summary: dict[str, Any]) -> list[str]:
+    """The summary for a terminal."""
+    rows = summary["rows"]
+    if summary["test_accuracy"] is None:
+        tested = "test accuracy   none: the test split is empty"
+    else:
+        low, high = summary["test_accuracy_interval"]
+        tested = (
+            f"test accuracy   {summary['test_accuracy']:.4f}, with 95% confidence {low:.4f} to "
+            f"{high:.4f}, on {rows['test']} rows; macro-F1 {summary['macro_f1']:.4f}"
+        )
+    return [
+        tested,
+        f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
+        f"frozen          {summary['frozen']} of {summary['blocks']} blocks; "
+        f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
+        f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens",
+        f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
+        f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
+        f"checkpoint      {summary['checkpoint']}  (report.html tells more)",
+        f"next            edgewright optimize {summary['checkpoint']} -o BUNDLE",
+    ]

@@ -1,0 +1,132 @@
+"""A run with everything loaded and every choice made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgewright.examples import Examples
+from edgewright.finetune.batches import TokenRows
+from edgewright.finetune.config import LR_FULL, LR_PARTLY_FROZEN, FinetuneConfig
+from edgewright.finetune.data import Dataset, read_dataset
+from edgewright.finetune.device import resolve_device, resolve_precision
+from edgewright.finetune.evaluate import Scores, predict_logits, score
+from edgewright.finetune.freeze import FrozenPart, freeze
+from edgewright.finetune.report import Answers
+from edgewright.finetune.start import Start
+from edgewright.finetune.train import Recipe, balanced_weights
+from edgewright.output import Output
+from edgewright.preprocess import TextPreprocessor
+from edgewright.proof.host import available_cores
+
+# The splits that fine-tuning reads; calibrate, search and certify are left to optimize.
+READ_SPLITS: Final = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What to train, on what, and how."""
+
+    config: FinetuneConfig  # resolved
+    recipe: Recipe
+    start: Start
+    dataset: Dataset
+    model: Any  # a transformers model, on ``device``
+    preprocessor: TextPreprocessor
+    rows: dict[str, TokenRows]  # by name of ``READ_SPLITS``
+    part: FrozenPart
+    device: torch.device
+
+    @classmethod
+    def prepare(cls, config: FinetuneConfig, output: Output) -> Task:
+        """Load what ``config`` names and make every choice that it left open.
+
+        Raises:
+            ConfigError, DataError, ArtifactError, BackendUnavailableError: one of them is unusable.
+        """
+        config = config.with_defaults()
+        device = resolve_device(config.device)
+        precision = resolve_precision(config.precision, device)
+        threads = config.threads or available_cores()
+        torch.set_num_threads(threads)
+        start = Start.of(config, quiet=output.silent)
+        dataset = read_dataset(config, start.checkpoint)
+        examples = dataset.examples
+        model = start.load(examples.label_names, seed=config.seed)
+        preprocessor = start.preprocessor(model, config.max_length)
+        rows = {name: _tokenise(preprocessor, examples.split(name)) for name in READ_SPLITS}
+        part = freeze(model, config.freeze, rows["train"].inputs(np.arange(1)))
+        lr = config.lr or (LR_PARTLY_FROZEN if part.blocks else LR_FULL)
+        resolved = replace(
+            config,
+            device=device.type,
+            precision=precision,
+            threads=threads,
+            max_length=preprocessor.max_length,
+            freeze=part.blocks,
+            lr=lr,
+        )
+        recipe = _recipe(resolved, lr, rows["train"].labels, len(examples.label_names))
+        return cls(
+            resolved, recipe, start, dataset, model.to(device), preprocessor, rows, part, device
+        )
+
+    @property
+    def examples(self) -> Examples:
+        """Every example, in its split."""
+        return self.dataset.examples
+
+    @property
+    def truncated(self) -> float:
+        """Share of the texts read that lost tokens to the length limit."""
+        texts = sum(len(rows.labels) for rows in self.rows.values())
+        return sum(rows.truncated for rows in self.rows.values()) / texts
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model holds."""
+        return sum(each.numel() for each in self.model.parameters())
+
+    @property
+    def trainable_parameters(self) -> int:
+        """How many of them train."""
+        frozen = set(self.part.parameters)
+        training = (each for each in self.model.parameters() if each.requires_grad)
+        return sum(each.numel() for each in training if each not in frozen)
+
+    def score(self, split: str) -> Scores | None:
+        """The model as it is now on one of ``READ_SPLITS``; None when that is empty."""
+        answers = self.answers(split)
+        return score(answers.labels, answers.logits)
+
+    def answers(self, split: str) -> Answers:
+        """What the model as it is now answers on one of ``READ_SPLITS``."""
+        rows = self.rows[split]
+        logits = predict_logits(self.model, rows, self.device)
+        return Answers(split, self.examples.split(split).texts, rows.labels, logits)
+
+
+def _tokenise(preprocessor: TextPreprocessor, examples: Examples) -> TokenRows:
+    return TokenRows.of(preprocessor, examples.texts, examples.labels)
+
+
+def _recipe(config: FinetuneConfig, lr: float, labels: NDArray[np.int64], classes: int) -> Recipe:
+    balanced = config.class_weights == "balanced"
+    return Recipe(
+        epochs=config.epochs,
+        lr=lr,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        warmup=config.warmup,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        class_weights=balanced_weights(labels, classes) if balanced else None,
+        metric=config.metric,
+        patience=config.patience,
+        precision=config.precision,
+        seed=config.seed,
+    )

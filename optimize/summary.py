@@ -1,0 +1,62 @@
+"""What the command prints of a run, for the person who started it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgewright.optimize.outcome import Outcome, Standing, points
+
+
+def summary_lines(outcome: Outcome) -> Iterator[str]:
+    """The verdict, the table of candidates, and where the report lies."""
+    yield from _verdict(outcome)
+    yield ""
+    yield from _table(outcome)
+    yield ""
+    folder = outcome.config.output if outcome.shipped else outcome.config.rejected
+    yield f"{'bundle' if outcome.shipped else 'rejection'}  {folder}"
+    yield f"report  {folder / 'report.html'}"
+
+
+def _verdict(outcome: Outcome) -> Iterator[str]:
+    foremost = outcome.foremost
+    if foremost is None or foremost.certificate is None:
+        yield "nothing ships: no candidate is faster than fp32 on ONNX Runtime"
+        return
+    given, contender = foremost.certificate, foremost.contender
+    fate = "ships" if outcome.shipped else "does not ship"
+    yield f"{given.verdict}  {foremost.name} {fate}"
+    yield (
+        f"loses at most {points(given.loss_upper_bound)} points of accuracy "
+        f"({points(given.budget)} allowed), proven on {given.n} rows with error rate "
+        f"{given.error_rate:g}"
+    )
+    yield (
+        f"{contender.speedup:.2f} times as fast as fp32 "
+        f"({contender.speedup_low:.2f} to {contender.speedup_high:.2f}), "
+        f"{outcome.size_ratio(foremost):.2f} times smaller"
+    )
+
+
+def _table(outcome: Outcome) -> Iterator[str]:
+    rows = [("candidate", "search", "ms", "speed-up", "MB", "verdict")]
+    rows += [_row(outcome, each) for each in outcome.standings]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _row(outcome: Outcome, standing: Standing) -> tuple[str, ...]:
+    contender, given = standing.contender, standing.certificate
+    return (
+        standing.name,
+        f"{outcome.search_accuracy(standing):.4f}",
+        f"{standing.workload_ms:.2f}",
+        f"{contender.speedup:.2f}",
+        f"{contender.size_bytes / 1e6:.1f}",
+        (given.verdict.value if given else "") + (" *" if standing.name == outcome.chosen else ""),
+    )

@@ -1,0 +1,101 @@
+"""Outcomes of runs that did not happen, for the tests of what is told about a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.bundle import Certificate
+from edgewright.examples import Examples, example_id
+from edgewright.optimize.choice import Contender
+from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.proof.certificate import PairedCounts, Subject, Trial, certificate, reused
+from edgewright.proof.host import Host
+
+BUDGET = 0.015
+LABELS = ("business", "sport")
+SEARCH = [f"search text number {index} <b>&" for index in range(40)]
+
+
+def search_examples() -> Examples:
+    """Forty rows, the classes in turn."""
+    ids = [example_id(text) for text in SEARCH]
+    labels = np.arange(40) % 2
+    return Examples(ids, SEARCH, labels.astype(np.int64), ["search"] * 40, ids, LABELS)
+
+
+def scores(wrong: int = 0) -> NDArray[np.float32]:
+    """Scores of shape (40, 2) that answer the first ``wrong`` rows wrongly."""
+    labels = search_examples().labels.copy()
+    labels[:wrong] = 1 - labels[:wrong]
+    return np.where(np.eye(2)[labels] == 1, 0.9, 0.1).astype(np.float32)
+
+
+def certified(lost: int, n: int = 600, *, slot: int = 0, won: int = 0) -> Certificate:
+    """What a trial with these counts gives."""
+    subject = Subject("f" * 64, "onnxruntime 1", "x86_64-amx", row_by_row=False)
+    trial = Trial(slot, PairedCounts(n=n, lost=lost, won=won), threads=1)
+    return certificate(trial, subject, budget=BUDGET, confidence=0.95, split_sha256="c" * 64)
+
+
+def came_too_late() -> Certificate:
+    """The certificate of a fourth file."""
+    subject = Subject("e" * 64, "onnxruntime 1", "x86_64-amx", row_by_row=False)
+    return reused(subject, budget=BUDGET, threads=1, split_sha256="c" * 64)
+
+
+def standing(
+    name: str,
+    speedup: float,
+    given: Certificate | None = None,
+    *,
+    backend: str = "onnxruntime",
+    wrong: int = 0,
+    size: int = 20_000_000,
+) -> Standing:
+    """A candidate with these properties."""
+    contender = Contender(
+        name=name,
+        backend=backend,
+        size_bytes=size,
+        search=PairedCounts(n=40, lost=wrong, won=0),
+        speedup=speedup,
+        speedup_low=speedup * 0.97,
+        speedup_high=speedup * 1.03,
+    )
+    return Standing(
+        contender=contender,
+        precision=name.partition("-")[2],
+        row_by_row=False,
+        p50_ms={"1x32": 10 / speedup},
+        workload_ms=10 / speedup,
+        scores=scores(wrong),
+        certificate=given,
+    )
+
+
+def outcome(folder: Path, *standings: Standing, **changes: Any) -> Outcome:
+    """A run whose candidates are fp32 and ``standings``; those with a certificate were frozen."""
+    baseline = standing("onnxruntime-fp32", 1.0, size=80_000_000)
+    everyone = (baseline, *standings)
+    plain = Outcome(
+        config=OptimizeConfig(folder / "checkpoint", folder / "bundle", max_drop=BUDGET),
+        checkpoint_sha256="a" * 64,
+        search=search_examples(),
+        reference=scores().argmax(axis=1),
+        standings=everyone,
+        frozen=tuple(each.name for each in everyone if each.certificate),
+        shipped=(),
+        chosen=None,
+        skipped=(("openvino-fp32", "openvino is not installed"),),
+        certify_n=600,
+        workload="1x32:1",
+        host=Host("A Processor", "x86_64-amx", ("amx_int8",), 2, "Linux x86_64"),
+        seconds={"export": 1.5, "certify": 2.25},
+    )
+    return replace(plain, **changes)

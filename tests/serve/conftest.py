@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+
+from edgewright.repository import Repository
+from edgewright.serve.config import ServeConfig
+from edgewright.serve.server import Server
+from edgewright.v1.model_pb2_grpc import ModelServiceStub
+from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
+from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
+
+from .bundles import Recipe, make_bundle
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread: servers run on it while tests call them from outside."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+@dataclass
+class Running:
+    """A started server and a channel to it."""
+
+    server: Server
+    channel: grpc.Channel
+    loop: LoopThread
+
+    @property
+    def predictions(self) -> PredictionServiceStub:
+        return PredictionServiceStub(self.channel)
+
+    @property
+    def models(self) -> ModelServiceStub:
+        return ModelServiceStub(self.channel)
+
+    def classify(
+        self, *texts: str, model: str = "", version: int = 0, top_k: int = 0, timeout: float = 30
+    ) -> ClassifyTextResponse:
+        request = ClassifyTextRequest(model=model, version=version, texts=texts, top_k=top_k)
+        return self.predictions.ClassifyText(request, timeout=timeout)
+
+    def load(self) -> None:
+        self.loop.run(self.server.load())
+
+    def metric(self, name: str, **labels: str) -> float:
+        value = self.server.instruments.registry.get_sample_value(name, labels)
+        return 0.0 if value is None else value
+
+
+Launch = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[LoopThread]:
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
+    """One model, "news", version 1. Not to be changed."""
+    path = tmp_path_factory.mktemp("repository")
+    Repository(path).publish(bundle, "news")
+    return path
+
+
+@pytest.fixture
+def launch(loop: LoopThread, repository: Path) -> Iterator[Launch]:
+    """Starts servers; ``load=False`` leaves one answering probes alone."""
+    running: list[Running] = []
+
+    def start(path: Path = repository, *, load: bool = True, **options: Any) -> Running:
+        config = ServeConfig(path, host="127.0.0.1", port=0, metrics_port=0, **options)
+
+        async def build() -> Server:
+            server = Server(config)
+            await server.start()
+            return server
+
+        server = loop.run(build())
+        channel = grpc.insecure_channel(
+            f"127.0.0.1:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+        running.append(Running(server, channel, loop))
+        if load:
+            running[-1].load()
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.channel.close()
+        loop.run(each.server.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def publish(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a repository of models from recipes: ``publish(news=Recipe())``."""
+
+    def build(**recipes: Recipe) -> Path:
+        for name, recipe in recipes.items():
+            bundle = make_bundle(tmp_path / f"bundle-{name}", recipe)
+            Repository(tmp_path / "repository").publish(bundle, name)
+        return tmp_path / "repository"
+
+    return build

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgewright.errors import DeadlineError, EdgewrightError, NotReadyError, OverloadedError
+from edgewright.preprocess import TokenRow
+from edgewright.serve.batching import (
+    MAX_RUN_TOKENS,
+    RUN_COST_TOKENS,
+    Answer,
+    Batcher,
+    best_first,
+    runs_of_similar_length,
+)
+
+CLASSES = 3
+
+
+class FakeModel:
+    """Scores that tell whose text it was; it can be held, and remembers what it computed."""
+
+    def __init__(self, name: str = "fake", *, row_by_row: bool = False) -> None:
+        self.name = name
+        self.row_by_row = row_by_row
+        self.runs: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def encode(self, texts: Sequence[str]) -> list[TokenRow]:
+        if "bad" in texts:
+            raise ValueError("a text that cannot be tokenised")
+        numbers = [np.array([int(text)] * (1 + int(text) % 7), np.int64) for text in texts]
+        return [TokenRow(row, row * 0, bool(row[0] % 2)) for row in numbers]
+
+    def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+        self.runs.append([int(row.input_ids[0]) for row in rows])
+        self.entered.set()
+        assert self.gate.wait(20)
+        return expected_scores(self.runs[-1])
+
+    @property
+    def computed(self) -> list[int]:
+        return [number for run in self.runs for number in run]
+
+
+def expected_scores(numbers: Sequence[int]) -> NDArray[np.float32]:
+    rng = [np.random.default_rng(number).random(CLASSES) for number in numbers]
+    return np.array(rng, np.float32)
+
+
+def expected_answer(number: int) -> Answer:
+    ((classes,), (scores,)) = best_first(expected_scores([number]))
+    return Answer(classes, scores, bool(number % 2))
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.bad_rows = 0
+
+    def run_done(self, model: str, rows: int, seconds: float) -> None:
+        self.rows.append(rows)
+
+    def not_finite(self, model: str) -> None:
+        self.bad_rows += 1
+
+
+def with_batcher(
+    scenario: Callable[[Batcher], Coroutine[Any, Any, None]],
+    *,
+    max_rows: int = 8,
+    queue_rows: int = 1000,
+    observer: Observer | None = None,
+) -> None:
+    async def run() -> None:
+        batcher = Batcher(max_rows=max_rows, queue_rows=queue_rows, observer=observer or Observer())
+        try:
+            await asyncio.wait_for(scenario(batcher), 30)
+        finally:
+            await batcher.close()
+            assert not batcher.alive
+            assert batcher.queue.rows == 0
+
+    asyncio.run(run())
+
+
+async def entered(model: FakeModel) -> None:
+    assert await asyncio.to_thread(model.entered.wait, 20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    calls=st.lists(st.lists(st.integers(0, 500), min_size=1, max_size=20), min_size=1, max_size=12),
+    max_rows=st.integers(1, 9),
+    row_by_row=st.booleans(),
+)
+def test_every_caller_gets_its_own_answers_in_order(
+    calls: list[list[int]], max_rows: int, row_by_row: bool
+) -> None:
+    models = [FakeModel("a", row_by_row=row_by_row), FakeModel("b", row_by_row=row_by_row)]
+
+    async def scenario(batcher: Batcher) -> None:
+        answers = await asyncio.gather(
+            *(
+                batcher.classify(models[index % 2], [str(number) for number in call], None)
+                for index, call in enumerate(calls)
+            )
+        )
+        assert answers == [[expected_answer(number) for number in call] for call in calls]
+
+    with_batcher(scenario, max_rows=max_rows)
+    assert sorted(models[0].computed + models[1].computed) == sorted(chain(*calls))
+    longest = 1 if row_by_row else max_rows
+    assert all(len(run) <= longest for model in models for run in model.runs)
+
+
+def test_what_arrives_during_a_run_is_computed_together_in_the_next() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["0"], None))
+        await entered(model)
+        others = [asyncio.create_task(batcher.classify(model, ["7"], None)) for _ in range(5)]
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(first, *others)
+
+    with_batcher(scenario)
+    assert model.runs == [[0], [7] * 5]
+
+
+def test_a_large_call_lets_small_ones_pass() -> None:
+    model = FakeModel()
+    finished: list[str] = []
+
+    async def call(batcher: Batcher, name: str, texts: list[str]) -> None:
+        await batcher.classify(model, texts, None)
+        finished.append(name)
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        large = asyncio.create_task(call(batcher, "large", ["7"] * 40))
+        await entered(model)
+        small = asyncio.create_task(call(batcher, "small", ["14"]))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(large, small)
+
+    with_batcher(scenario, max_rows=8)
+    assert finished == ["small", "large"]
+
+
+def test_expired_work_is_dropped_before_it_is_computed() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["1"], None))
+        await entered(model)
+        late = asyncio.create_task(batcher.classify(model, ["2"], 0.01))
+        await asyncio.sleep(0.05)
+        model.gate.set()
+        await first
+        with pytest.raises(DeadlineError):
+            await late
+
+    with_batcher(scenario)
+    assert model.computed == [1]
+
+
+def test_work_whose_caller_has_left_is_dropped_before_it_is_computed() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["1"], None))
+        await entered(model)
+        left = asyncio.create_task(batcher.classify(model, ["2"], None))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        model.gate.set()
+        await first
+
+    with_batcher(scenario)
+    assert model.computed == [1]
+
+
+def test_the_rest_of_a_large_call_is_dropped_when_its_caller_leaves() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        call = asyncio.create_task(batcher.classify(model, ["3"] * 40, None))
+        await entered(model)
+        call.cancel()
+        await asyncio.sleep(0)
+        model.gate.set()
+
+    with_batcher(scenario, max_rows=4)
+    assert len(model.computed) == 4
+
+
+def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["1"] * 6, None))
+        await entered(model)
+        with pytest.raises(OverloadedError, match="6 rows wait and 8 may") as refusal:
+            await batcher.classify(model, ["2"] * 3, None)
+        assert 0 < refusal.value.retry_after_s <= 5
+        second = asyncio.create_task(batcher.classify(model, ["3"] * 2, None))
+        model.gate.set()
+        await asyncio.gather(first, second)
+        await batcher.classify(model, ["4"] * 8, None)
+
+    with_batcher(scenario, queue_rows=8)
+    assert 2 not in model.computed
+
+
+def test_one_bad_text_fails_its_own_call_alone() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["1"], None))
+        await entered(model)
+        bad = asyncio.create_task(batcher.classify(model, ["bad", "2"], None))
+        good = asyncio.create_task(batcher.classify(model, ["3"], None))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await first
+        assert await good == [expected_answer(3)]
+        with pytest.raises(EdgewrightError, match="cannot be tokenised"):
+            await bad
+
+    with_batcher(scenario)
+
+
+class Panic(BaseException):
+    """As pyo3 raises one where Rust code panics."""
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("out of memory"), Panic("index out of bounds")])
+def test_the_compute_thread_outlives_a_failure(failure: BaseException) -> None:
+    model = FakeModel()
+
+    class Failing(FakeModel):
+        def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+            raise failure
+
+    async def scenario(batcher: Batcher) -> None:
+        with pytest.raises(EdgewrightError, match="fake failed") as told:
+            await batcher.classify(Failing(), ["1"], None)
+        assert told.value.__cause__ is failure
+        assert await batcher.classify(model, ["5"], None) == [expected_answer(5)]
+
+    with_batcher(scenario)
+
+
+def test_scores_that_are_no_numbers_fail_their_row_and_are_counted() -> None:
+    class Broken(FakeModel):
+        def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+            scores = super().scores(rows)
+            scores[np.array(self.runs[-1]) == 13] = np.nan
+            return scores
+
+    model, observer = Broken(), Observer()
+
+    async def scenario(batcher: Batcher) -> None:
+        results = await asyncio.gather(
+            batcher.classify(model, ["6"], None),
+            batcher.classify(model, ["6", "13"], None),
+            return_exceptions=True,
+        )
+        assert results[0] == [expected_answer(6)]
+        assert "no finite scores for text 1" in str(results[1])
+
+    with_batcher(scenario, observer=observer)
+    assert observer.bad_rows == 1
+
+
+def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        waiting = [
+            asyncio.create_task(batcher.classify(model, [str(number)] * 20, None))
+            for number in range(4)
+        ]
+        await entered(model)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
+        with pytest.raises(NotReadyError):
+            await batcher.classify(model, ["9"], None)
+        model.gate.set()
+        await closing
+        for number, task in enumerate(waiting):
+            assert await task == [expected_answer(number)] * 20
+
+    with_batcher(scenario)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 512), max_size=64))
+def test_runs_hold_every_row_once_and_pad_no_more_than_a_run_costs(lengths: list[int]) -> None:
+    runs = runs_of_similar_length(lengths, row_by_row=False)
+    assert sorted(chain(*runs)) == list(range(len(lengths)))
+    for run in runs:
+        ordered = [lengths[index] for index in run]
+        assert ordered == sorted(ordered)
+        assert len(run) == 1 or len(run) * ordered[-1] <= MAX_RUN_TOKENS
+        for place in range(1, len(run)):
+            assert place * (ordered[place] - ordered[place - 1]) <= RUN_COST_TOKENS
+
+
+def test_a_short_row_is_not_padded_to_a_long_one() -> None:
+    assert runs_of_similar_length([8, 128, 9, 127], row_by_row=False) == [[0, 2], [3, 1]]
+
+
+def test_row_by_row_every_row_runs_alone() -> None:
+    assert runs_of_similar_length([5, 5, 5], row_by_row=True) == [[0], [1], [2]]
+
+
+def test_of_equal_scores_the_lower_class_comes_first() -> None:
+    scores = np.array([[0.25, 0.5, 0.25], [0.2, 0.4, 0.4]], np.float32)
+    classes, best = best_first(scores)
+    assert classes == [[1, 0, 2], [1, 2, 0]]
+    assert best[0] == [0.5, 0.25, 0.25]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.errors import ConfigError
+from edgewright.serve.config import ServeConfig
+
+
+def test_the_defaults_hold() -> None:
+    config = ServeConfig(Path("repository"))
+    assert (config.port, config.metrics_port) == (8001, 8002)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"host": ""}, "--host"),
+        ({"port": 65536}, "--port"),
+        ({"metrics_port": -1}, "--metrics-port"),
+        ({"port": 9000, "metrics_port": 9000}, "both 9000"),
+        ({"threads": 0}, "--threads"),
+        ({"max_batch": 0}, "--max-batch"),
+        ({"max_texts": 0}, "--max-texts"),
+        ({"queue_size": 10, "max_texts": 11}, "--queue-size is 10; it must be at least --max-t"),
+        ({"max_text_chars": 0}, "--max-text-chars"),
+        ({"max_message_mb": 2048}, "--max-message-mb"),
+        ({"drain_delay_s": -1.0}, "--drain-delay is -1"),
+        ({"grace_s": float("nan")}, "--grace"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_its_option(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        ServeConfig(Path("repository"), **options)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        ServeConfig(Path("repository"), port=-1, threads=0, max_batch=0)
+    assert len(error.value.faults) == 3
+
+
+def test_two_free_ports_may_both_be_asked_for() -> None:
+    ServeConfig(Path("repository"), port=0, metrics_port=0)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from edgewright.serve.health import HealthService
+
+from .conftest import Launch, LoopThread, Running
+
+SERVING, NOT_SERVING, UNKNOWN = (
+    HealthCheckResponse.SERVING,
+    HealthCheckResponse.NOT_SERVING,
+    HealthCheckResponse.SERVICE_UNKNOWN,
+)
+NAMES = ("", "edgewright.v1.PredictionService", "edgewright.v1.ModelService", "news")
+
+
+class Watch:
+    """A watcher in a thread, whose statuses can be waited for."""
+
+    def __init__(self, running: Running, name: str) -> None:
+        self.seen: queue.Queue[int] = queue.Queue()
+        self.call = HealthStub(running.channel).Watch(HealthCheckRequest(service=name))
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for response in self.call:
+                self.seen.put(response.status)
+        except grpc.RpcError:
+            self.seen.put(-1)
+
+    def next(self) -> int:
+        return self.seen.get(timeout=20)
+
+
+def check(running: Running, name: str) -> int:
+    stub = HealthStub(running.channel)
+    status: int = stub.Check(HealthCheckRequest(service=name), timeout=10).status
+    return status
+
+
+def test_check_turns_with_the_servers_life(launch: Launch) -> None:
+    running = launch(load=False)
+    for name in NAMES[:3]:
+        assert check(running, name) == NOT_SERVING
+    running.load()
+    for name in NAMES:
+        assert check(running, name) == SERVING
+
+
+def test_watch_tells_every_turn_up_to_the_drain(launch: Launch, loop: LoopThread) -> None:
+    running = launch(load=False)
+    watches = [Watch(running, name) for name in NAMES]
+    expected = [NOT_SERVING, NOT_SERVING, NOT_SERVING, UNKNOWN]
+    assert [watch.next() for watch in watches] == expected
+    running.load()
+    first = [watch.next() for watch in watches]
+    if first[3] == NOT_SERVING:  # seen between being announced and being ready
+        first[3] = watches[3].next()
+    assert first == [SERVING] * 4
+    loop.run(running.server.drain())
+    assert [watch.next() for watch in watches] == [NOT_SERVING] * 4
+    assert [watch.next() for watch in watches] == [-1] * 4
+
+
+def test_an_unknown_name_is_not_found(launch: Launch) -> None:
+    with pytest.raises(grpc.RpcError, match="no service 'wine'") as failure:
+        check(launch(), "wine")
+    assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_list_tells_every_name(launch: Launch) -> None:
+    answer = HealthStub(launch().channel).List(HealthListRequest(), timeout=10)
+    assert {name: each.status for name, each in answer.statuses.items()} == dict.fromkeys(
+        NAMES, SERVING
+    )
+
+
+def test_a_watcher_that_leaves_takes_nothing_from_the_others() -> None:
+    async def scenario() -> None:
+        health = HealthService()
+
+        def watch() -> AsyncIterator[HealthCheckResponse]:
+            return health.Watch(HealthCheckRequest(), None)
+
+        stays, leaves = watch(), watch()
+        assert (await anext(stays)).status == (await anext(leaves)).status == NOT_SERVING
+        leaving = asyncio.ensure_future(anext(leaves))
+        staying = asyncio.ensure_future(anext(stays))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        health.set_all(serving=True)
+        assert (await asyncio.wait_for(staying, 10)).status == SERVING
+
+    asyncio.run(scenario())
+
+
+def test_the_same_status_is_told_once() -> None:
+    async def scenario() -> None:
+        health = HealthService()
+        watch = health.Watch(HealthCheckRequest(), None)
+        await anext(watch)
+        following = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        health.set_all(serving=False)
+        await asyncio.sleep(0.01)
+        assert not following.done()
+        health.set_all(serving=True)
+        assert (await asyncio.wait_for(following, 10)).status == SERVING
+
+    asyncio.run(scenario())

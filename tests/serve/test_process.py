@@ -1,0 +1,293 @@
+"""The ``edgewright serve`` command as a process: its ports, its signals, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from click.testing import CliRunner
+
+from edgewright.errors import IntegrityError
+from edgewright.repository import Repository
+from edgewright.serve.cli import serve
+from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
+from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
+
+from .bundles import make_bundle
+from .conftest import Launch
+
+# While the file exists, every run waits: the first argument names it.
+HELD = """
+import sys, time
+from pathlib import Path
+from edgewright.serve.models import ServedModel
+gate, plain = Path(sys.argv[1]), ServedModel.scores
+def scores(model, rows):
+    while gate.exists():
+        time.sleep(0.01)
+    return plain(model, rows)
+ServedModel.scores = scores
+from edgewright.cli import main
+main(sys.argv[2:])
+"""
+FREE_PORTS = ("--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
+Start = Callable[..., "Process"]
+
+
+class Process:
+    """A server process and what it printed when it was ready."""
+
+    def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
+        self.popen = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        )
+
+    def ready(self) -> dict[str, Any]:
+        assert self.popen.stdout is not None
+        told: dict[str, Any] = json.loads(self.popen.stdout.readline())
+        return told
+
+    def wait(self) -> tuple[int, str, str]:
+        out, err = self.popen.communicate(timeout=60)
+        return self.popen.returncode, out, err
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    processes: list[Process] = []
+
+    def begin(*arguments: str, gate: Path | None = None, **env: str) -> Process:
+        plain = ["-c", "from edgewright.cli import main; main()"]
+        code = plain if gate is None else ["-c", HELD, str(gate)]
+        processes.append(Process([sys.executable, *code, "serve", *arguments], env))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        if process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.communicate()
+
+
+def classify(port: int, text: str = "bank shares") -> ClassifyTextResponse:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = PredictionServiceStub(channel)
+        return stub.ClassifyText(ClassifyTextRequest(texts=[text]), timeout=30)
+
+
+def page(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json")
+    told = process.ready()
+    assert told["models"] == [
+        {
+            "name": "news",
+            "version": 1,
+            "variant": "onnxruntime-fp32",
+            "runtime": told["models"][0]["runtime"],
+            "verdict": "PASS",
+        }
+    ]
+    assert told["ready_ms"] > 0
+    assert classify(told["port"]).classifications
+    assert page(told["metrics_port"], "/readyz")[0] == 200
+    process.popen.send_signal(signal.SIGINT)
+    assert process.wait() == (0, "", "")
+
+
+def test_options_come_from_the_environment_too(start: Start, repository: Path) -> None:
+    process = start(
+        EDGEWRIGHT_REPOSITORY=str(repository),
+        EDGEWRIGHT_HOST="127.0.0.1",
+        EDGEWRIGHT_PORT="0",
+        EDGEWRIGHT_METRICS_PORT="0",
+        EDGEWRIGHT_LOG_FORMAT="json",
+    )
+    assert process.popen.stdout is not None
+    assert process.popen.stdout.readline() == "news version 1: onnxruntime-fp32, PASS\n"
+    line = process.popen.stdout.readline()
+    assert re.fullmatch(r"ready in .* s: gRPC on 127.0.0.1:\d+, metrics on 127.0.0.1:\d+\n", line)
+    process.popen.terminate()
+    code, _, err = process.wait()
+    assert code == 0
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [line["level"] for line in lines] == ["info"] * len(lines)
+    assert "3 goldens agree" in lines[0]["message"]
+    assert lines[-1]["message"] == "drained"
+
+
+def test_sigterm_finishes_what_is_in_flight(start: Start, repository: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    process = start(str(repository), *FREE_PORTS, "--json", gate=gate)
+    told = process.ready()
+    gate.touch()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(classify, told["port"])
+        until(lambda: "requests_in_flight 1.0" in page(told["metrics_port"], "/metrics")[1])
+        process.popen.terminate()
+        until(lambda: page(told["metrics_port"], "/readyz")[0] == 503)
+        assert not call.done()
+        gate.unlink()
+        assert call.result().classifications
+    assert process.wait()[0] == 0
+
+
+def test_a_second_signal_ends_it_at_once(start: Start, repository: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    process = start(str(repository), *FREE_PORTS, "--json", "--grace", "1000", gate=gate)
+    told = process.ready()
+    gate.touch()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(classify, told["port"])
+        until(lambda: "requests_in_flight 1.0" in page(told["metrics_port"], "/metrics")[1])
+        process.popen.terminate()
+        until(lambda: page(told["metrics_port"], "/readyz")[0] == 503)
+        process.popen.terminate()
+        assert process.wait()[0] == 128 + signal.SIGTERM
+        assert isinstance(call.exception(), grpc.RpcError)
+
+
+def test_sigterm_while_it_loads_stops_it_with_0(
+    start: Start, repository: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start(
+        str(repository),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--metrics-port",
+        str(port),
+        gate=gate,
+    )
+    until(lambda: answers(port, "/healthz") == 200)
+    assert page(port, "/readyz")[0] == 503
+    process.popen.terminate()
+    time.sleep(0.1)
+    gate.unlink()
+    code, out, err = process.wait()
+    assert (code, out) == (0, "")
+    assert "stopped before any model was ready" in err
+
+
+def answers(port: int, path: str) -> int:
+    try:
+        return page(port, path)[0]
+    except OSError:
+        return 0
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_a_port_in_use_is_an_error_of_its_option(
+    start: Start, repository: Path, option: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, out, err = start(str(repository), *FREE_PORTS, option, port).wait()
+    assert (code, out) == (2, "")
+    assert f"error: {option} {port} on 127.0.0.1 cannot be had" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("missing", "error: no repository at"), (".", "holds no model")],
+)
+def test_without_a_model_it_stops_with_4(
+    start: Start, tmp_path: Path, folder: str, message: str
+) -> None:
+    code, out, err = start(str(tmp_path / folder), *FREE_PORTS).wait()
+    assert (code, out) == (4, "")
+    assert message in err
+    assert "edgewright publish" in err
+
+
+def test_a_corrupt_bundle_stops_it_with_4_and_is_named(start: Start, tmp_path: Path) -> None:
+    Repository(tmp_path / "repository").publish(make_bundle(tmp_path / "bundle"), "news")
+    file = tmp_path / "repository" / "news" / "1" / "variants" / "fp32.onnx"
+    flip(file, 100)
+    code, out, err = start(str(tmp_path / "repository"), *FREE_PORTS).wait()
+    assert (code, out) == (4, "")
+    assert f"error: {file} was altered" in err
+    assert "Traceback" not in err
+
+
+def test_one_flipped_byte_in_any_file_is_refused_by_name(launch: Launch, tmp_path: Path) -> None:
+    path = tmp_path / "repository" / "news" / "1"
+    Repository(tmp_path / "repository").publish(make_bundle(tmp_path / "bundle"), "news")
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    assert len(files) >= 11
+    for file in files:
+        sound = file.read_bytes()
+        flip(file, len(sound) // 2)
+        with pytest.raises(IntegrityError, match=re.escape(str(file))):
+            launch(tmp_path / "repository", load=False).load()
+        file.unlink()
+        with pytest.raises(IntegrityError, match=re.escape(str(file))):
+            launch(tmp_path / "repository", load=False).load()
+        file.write_bytes(sound)
+    launch(tmp_path / "repository")
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def test_importing_the_stage_imports_no_training_library() -> None:
+    heavy = "torch transformers optimum nncf onnx scipy pyarrow datasets matplotlib jinja2 openvino"
+    code = (
+        "import sys, edgewright.serve.cli, edgewright.serve.server\n"
+        f"found = sorted(set({heavy.split()}) & set(sys.modules))\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_every_option_has_a_twin_in_the_environment_and_help_says_so() -> None:
+    shown = CliRunner().invoke(serve, ["--help"]).output
+    for option in serve.params:
+        if option.name not in ("repository", "help", "config", "output", "quiet"):
+            assert f"EDGEWRIGHT_{option.opts[0][2:].replace('-', '_').upper()}" in shown
+    assert "edgewright serve repository/" in shown

@@ -1,0 +1,107 @@
+"""The host's fingerprint, from the /proc/cpuinfo of machines of several kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewright.proof import host
+from edgewright.proof.host import available_cores, has_vnni, instruction_set, this_host
+
+X86 = """processor\t: 0
+vendor_id\t: GenuineIntel
+model name\t: {name}
+flags\t\t: {flags}
+bugs\t\t: spectre_v1: spectre_v2
+
+processor\t: 1
+model name\t: another
+flags\t\t: other flags
+"""
+ARM = """processor\t: 0
+BogoMIPS\t: 243.75
+Features\t: fp asimd evtstrm {flags}
+"""
+AVX2 = "fpu sse4_2 avx avx2 fma"
+AVX512 = f"{AVX2} avx512f avx512bw"
+KINDS = {
+    "sapphire rapids": (f"{AVX512} avx512_vnni avx_vnni amx_tile amx_int8", "amx", True),
+    "ice lake": (f"{AVX512} avx512_vnni", "avx512-vnni", True),
+    "alder lake": (f"{AVX2} avx_vnni", "avx-vnni", True),
+    "skylake server": (AVX512, "avx512", False),
+    "no avx512bw": (f"{AVX2} avx512f", "avx2", False),
+    "haswell": (AVX2, "avx2", False),
+    "nehalem": ("fpu sse4_2", "baseline", False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_class_of_an_x86_follows_from_its_flags(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    flags, name, vnni = KINDS[kind]
+    fingerprint = this_host(X86.format(name="Some CPU @ 2.40GHz", flags=flags))
+    assert fingerprint.instruction_set == f"x86_64-{name}"
+    assert has_vnni(fingerprint.instruction_set) is vnni
+    assert fingerprint.cpu == "Some CPU @ 2.40GHz"
+    assert fingerprint.flags == tuple(sorted(flags.split()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"), [("asimddp i8mm", "i8mm"), ("asimddp", "dotprod"), ("", "neon")]
+)
+def test_the_class_of_an_arm_follows_from_its_features(
+    flags: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    fingerprint = this_host(ARM.format(flags=flags))
+    assert fingerprint.instruction_set == f"aarch64-{name}"
+    assert fingerprint.cpu  # such a cpuinfo names none
+
+
+def test_a_machine_without_cpuinfo_has_a_class_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(host, "_CPUINFO", tmp_path / "none")
+    assert instruction_set() == f"{platform.machine()}-baseline"
+    assert this_host().flags == ()
+
+
+def test_this_machine_is_described_as_json() -> None:
+    described = this_host().to_json()
+    assert json.loads(json.dumps(described)) == described
+    assert described["instruction_set"] == instruction_set()
+    assert described["cores"] == available_cores()
+    assert described["system"].startswith("Linux ")
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def test_cores_are_those_this_process_may_use(one_core: None) -> None:
+    assert available_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 8), ("350000 100000", 3), ("50000 100000", 1), ("9900000 100000", 8)],
+)
+def test_a_cgroup_limit_cuts_the_cores(
+    limit: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(f"{limit}\n")
+    monkeypatch.setattr(host, "Path", lambda path: file if path.endswith("/cpu.max") else None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert available_cores() == cores

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import runpy
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
+
+ROOT = Path(__file__).parents[1]
+GENERATED = ROOT / "src" / "edgewright" / "v1"
+MODULES = ("edgewright.v1.prediction_pb2_grpc", "edgewright.v1.model_pb2_grpc")
+IMPORT_ALL = f"import {', '.join(MODULES)}"
+
+
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "protos" / "generate.py"))
+
+
+def test_the_generated_code_is_fresh() -> None:
+    assert script()["stale"]() == [], "run `make protos`"
+
+
+def test_stale_missing_and_orphaned_code_is_named(tmp_path: Path) -> None:
+    copy = tmp_path / "edgewright" / "v1"
+    shutil.copytree(GENERATED, copy)
+    (copy / "model_pb2.py").write_text("# edited")
+    (copy / "model_pb2.pyi").unlink()
+    (copy / "removed_pb2.py").touch()
+    assert script()["stale"](tmp_path) == [
+        f"edgewright/v1/{name}" for name in ("model_pb2.py", "model_pb2.pyi", "removed_pb2.py")
+    ]
+
+
+def test_another_version_of_the_tools_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = script()["generate"]
+    monkeypatch.setitem(generate.__globals__, "TOOLS_VERSION", "9.9")
+    with pytest.raises(RuntimeError, match=r"pip install grpcio-tools==9\.9"):
+        generate(tmp_path)
+
+
+def test_the_generated_code_imports_without_a_warning() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", IMPORT_ALL], check=True, cwd="/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protobuf", ["6.30.0", "6.33.0", "7.34.0"])
+def test_the_generated_code_imports_under_protobuf(protobuf: str, tmp_path: Path) -> None:
+    target = tmp_path / "protobuf"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
+    subprocess.run([*install, f"protobuf=={protobuf}"], check=True)
+    check = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); import google.protobuf; "
+        f"assert google.protobuf.__version__ == {protobuf!r}, google.protobuf.__version__; "
+        f"{IMPORT_ALL}"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", check], check=True, cwd="/")
+
+
+def files() -> list[FileDescriptor]:
+    subprocess.run([sys.executable, "-c", IMPORT_ALL], check=True, cwd="/")
+    for module in MODULES:
+        __import__(module)
+    pool = descriptor_pool.Default()
+    return [pool.FindFileByName(f"edgewright/v1/{name}.proto") for name in ("prediction", "model")]
+
+
+def test_the_protos_keep_the_rules_of_the_house() -> None:
+    for file in files():
+        assert file.package == "edgewright.v1"
+        for service in file.services_by_name.values():
+            assert service.name.endswith("Service")
+            for method in service.methods:
+                assert method.input_type.name == f"{method.name}Request"
+                assert method.output_type.name == f"{method.name}Response"
+        for enum in file.enum_types_by_name.values():
+            prefix = "".join(f"_{c}" if c.isupper() else c.upper() for c in enum.name).lstrip("_")
+            assert enum.values_by_number[0].name == f"{prefix}_UNSPECIFIED"
+            assert all(value.name.startswith(prefix) for value in enum.values)
+
+
+def test_no_field_number_is_used_twice_or_skipped_silently() -> None:
+    for file in files():
+        for message in file.message_types_by_name.values():
+            numbers = sorted(field.number for field in message.fields)
+            proto = message.file.serialized_pb
+            assert numbers == list(range(1, len(numbers) + 1)) or b"reserved" in proto, message.name
+
+
+def test_verdicts_and_states_on_the_wire_cover_ours() -> None:
+    from edgewright.bundle import Verdict
+    from edgewright.v1 import model_pb2
+
+    wire = set(model_pb2.Verdict.keys()) - {"VERDICT_UNSPECIFIED"}
+    assert wire == {f"VERDICT_{verdict}" for verdict in Verdict}
+
+
+def test_a_score_is_a_float_and_an_id_a_string() -> None:
+    from edgewright.v1.prediction_pb2 import Classification
+
+    kinds = {field.name: field.type for field in Classification.DESCRIPTOR.fields}
+    assert kinds["score"] == FieldDescriptor.TYPE_FLOAT
+    assert kinds["prediction_id"] == FieldDescriptor.TYPE_STRING
+
+
+def test_the_tools_are_the_pinned_ones() -> None:
+    assert version("grpcio-tools") == "1.72.1"
