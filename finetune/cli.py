@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgewright.errors import ConfigError
+from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
@@ -136,10 +136,13 @@ def finetune(target: Path, overwrite: bool, output: Output, **options: Any) -> N
     config = FinetuneConfig(**options)
     refuse_existing(target, overwrite=overwrite)
     _refuse_unwritable(target)
-    # Here, for they import torch: help and refusals need not wait for it.
-    from edgewright.finetune.pipeline import run
-    from edgewright.finetune.summary import result_lines
-
+    try:  # here, for they import torch: help and refusals need not wait for it
+        from edgewright.finetune.pipeline import run
+        from edgewright.finetune.summary import result_lines
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(
+            f"finetune needs {error.name}; pip install 'edgewright[train]'"
+        ) from error
     summary = run(config, target, overwrite=overwrite, output=output)
     output.result(summary, result_lines(summary))
 

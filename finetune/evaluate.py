@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgewright import metrics
+from edgewright.errors import ConfigError
 from edgewright.finetune.batches import Rows, evaluation_batches, to_device
-from edgewright.finetune.memory import is_out_of_memory
+from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 
 Logits = NDArray[np.float32]  # (rows, classes)
 
@@ -30,15 +32,28 @@ class Scores:
     macro_f1: float
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A model's answers on one split; ``labels`` (rows,), ``logits`` (rows, classes)."""
+
+    split: str
+    texts: Sequence[str]
+    labels: NDArray[np.int64]
+    logits: Logits
+
+
 def predict_logits(
     model: nn.Module, rows: Rows, device: torch.device, batch_rows: int = _BATCH_ROWS
 ) -> Logits:
     """The model's fp32 logits of every row, in eval mode and without autograd.
 
-    Batches run from short rows to long ones. One that does not fit in memory is halved.
+    Batches run from short rows to long ones; where one does not fit in memory, all are halved.
 
     Returns:
         (rows, classes); the class count is 0 when there are no rows.
+
+    Raises:
+        ConfigError: not even one row fits in memory.
     """
     model.eval()
     batches = evaluation_batches(rows.lengths, batch_rows)
@@ -46,8 +61,10 @@ def predict_logits(
         with torch.no_grad():
             answers = [_answer(model, rows, batch, device) for batch in batches]
     except RuntimeError as error:
-        if not is_out_of_memory(error) or batch_rows == 1:
+        if not is_out_of_memory(error):
             raise
+        if batch_rows == 1:
+            raise ConfigError(OUT_OF_MEMORY) from error
     else:
         if not answers:
             return np.empty((0, 0), np.float32)

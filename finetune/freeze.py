@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor
 from typing import Any
 
 import torch
@@ -93,7 +92,7 @@ def resolve_depth(depth: int | float, blocks: int) -> int:
         ConfigError: more blocks than there are.
     """
     if isinstance(depth, float):
-        return floor(depth * blocks + 1e-9)  # 0.7 of 10 is 6.999... in binary
+        return int(depth * blocks)
     if depth > blocks:
         raise ConfigError(
             f"--freeze {depth}: the model has {blocks} blocks; freeze at most {blocks}"

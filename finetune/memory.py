@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
+
+OUT_OF_MEMORY: Final = (
+    "out of memory with a batch of one row; lower --max-length, --freeze more blocks, or choose a "
+    "smaller --model"
+)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgewright import metrics
 from edgewright.figures import line_figure
-from edgewright.finetune.evaluate import Logits, cross_entropy, log_probabilities
+from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.train import Fit
 from edgewright.report import (
     Block,
@@ -30,16 +30,6 @@ from edgewright.splits import QUARANTINE
 
 _WORST: Final = 12
 _MANY_CLASSES: Final = 30  # a larger confusion matrix is unreadable
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A model's answers on one split; ``labels`` (rows,), ``logits`` (rows, classes)."""
-
-    split: str
-    texts: Sequence[str]
-    labels: NDArray[np.int64]
-    logits: Logits
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Start:
             self.folder, self.model_config, label_names, seed=seed, name=self.name
         )
 
-    def preprocessor(self, model: nn.Module, max_length: int | None) -> TextPreprocessor:
+    def preprocessor(self, model: Any, max_length: int | None) -> TextPreprocessor:
         """The model's preprocessing; ``max_length`` None keeps a checkpoint's.
 
         Raises:
@@ -73,6 +73,8 @@ class Start:
         else:
             preprocessor = _with_length(self.checkpoint, max_length)
         _refuse_unknown_inputs(model, preprocessor, self.name)
+        if model.config.pad_token_id is None:  # decoders look for the last token before padding
+            model.config.pad_token_id = preprocessor.settings.pad_token_id
         return preprocessor
 
 

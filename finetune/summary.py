@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from edgewright.finetune.evaluate import score
-from edgewright.finetune.report import Answers
+from edgewright.finetune.evaluate import Answers, score
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Fit
 from edgewright.metrics import accuracy_interval

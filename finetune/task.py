@@ -14,9 +14,8 @@ from edgewright.finetune.batches import TokenRows
 from edgewright.finetune.config import LR_FULL, LR_PARTLY_FROZEN, FinetuneConfig
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
-from edgewright.finetune.evaluate import Scores, predict_logits, score
+from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart, freeze
-from edgewright.finetune.report import Answers
 from edgewright.finetune.start import Start
 from edgewright.finetune.train import Recipe, balanced_weights
 from edgewright.output import Output

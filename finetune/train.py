@@ -17,7 +17,7 @@ from edgewright.errors import ConfigError
 from edgewright.finetune.batches import Indices, Rows, micro_batches, to_device, training_steps
 from edgewright.finetune.device import AUTOCAST
 from edgewright.finetune.evaluate import Scores
-from edgewright.finetune.memory import is_out_of_memory
+from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 from edgewright.finetune.schedule import adamw, warmup_cosine
 
 
@@ -137,12 +137,8 @@ class _Best:
 
     def offer(self, epoch: Epoch, model: nn.Module) -> None:
         """Keep ``epoch`` when it is better than the best, or cannot be compared."""
-        unmeasured = epoch.validation is None
-        if (
-            not unmeasured
-            and self.weights
-            and epoch.value(self.metric) <= self.epoch.value(self.metric)
-        ):
+        comparable = self.weights and epoch.validation is not None
+        if comparable and epoch.value(self.metric) <= self.epoch.value(self.metric):
             return
         self.epoch = epoch
         self.weights = {
@@ -243,10 +239,7 @@ class _Training:
 
     def _halve_batch(self) -> None:
         if self.batch_size == 1:
-            raise ConfigError(
-                "out of memory with a batch of one row; lower --max-length, --freeze more blocks, "
-                "or choose a smaller --model"
-            )
+            raise ConfigError(OUT_OF_MEMORY)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         halved = self.batch_size // 2

@@ -38,7 +38,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--workload",
     metavar="SHAPES",
-    help="Rows x tokens : share of calls, as 1x32:0.5,8x128:0.5.  [default: one row, as long as the data]",
+    help="Rows x tokens : share of calls, as 1x32:0.5,8x128:0.5.  [default: single texts and batches as long as the data]",
 )
 @click.option("--threads", type=int, default=1, help="Threads of one session.")
 @click.option("--ledger", type=_PATH, help="Folder of the certify split's ledger.  [default: beside CHECKPOINT]")

@@ -20,8 +20,8 @@ class OptimizeConfig:
     """Options of one run; ConfigError tells every fault.
 
     ``max_drop`` is the accuracy that may be lost, as a share of rows: 0.01 is one point.
-    ``backends`` empty means all that are installed. ``workload`` None means single rows as long as
-    the search split's. ``ledger`` None means a folder beside the checkpoint.
+    ``backends`` empty means all that are installed. ``workload`` None means single texts and batches
+    as long as those of the search split. ``ledger`` None means a folder beside the checkpoint.
     """
 
     checkpoint: Path

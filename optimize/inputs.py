@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgewright.backends import get_backend, installed_backends
 from edgewright.checkpoint import Checkpoint
@@ -32,6 +37,16 @@ class Inputs:
     certify: Examples
     backends: tuple[str, ...]  # the servable one first: fp32 on it is what others are held against
     workload: Workload
+
+    @cached_property
+    def search_rows(self) -> list[TokenRow]:
+        """The search texts as tokens, unpadded."""
+        return self.preprocessor.encode(self.search.texts)
+
+    def calibration(self) -> Iterator[Mapping[str, NDArray[np.int64]]]:
+        """The calibrate rows, one at a time: padding would count as activation too."""
+        for row in self.preprocessor.encode(self.calibrate.texts):
+            yield self.preprocessor.pad([row]).arrays
 
     @classmethod
     def open(cls, config: OptimizeConfig) -> Inputs:

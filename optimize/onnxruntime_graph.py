@@ -40,6 +40,7 @@ def for_onnxruntime(model: ir.Model) -> None:
         _multiply_integers(graph, product)
     for dequantize in _nodes(graph, "DequantizeLinear"):
         _skip_rounding(dequantize)
+        _store_as_float(graph, dequantize)
     model.opset_imports[_MICROSOFT] = 1
     RemoveUnusedNodesPass()(model)
     RemoveUnusedOpsetsPass()(model)
@@ -82,7 +83,7 @@ def _multiply_integers(graph: ir.Graph, product: ir.Node) -> None:
         return
     name = product.name or ""
     values, scales = weight
-    last, bias = _bias(product)
+    last, bias = _bias(product, width=len(scales))
     codes, scale, zero_point = _unsigned(graph, product, quantize)
     inputs = [
         codes,
@@ -119,15 +120,18 @@ def _integer_weight(product: ir.Node) -> tuple[NDArray[np.int8], NDArray[np.floa
     return np.ascontiguousarray(values), np.ascontiguousarray(by_column)
 
 
-def _bias(product: ir.Node) -> tuple[ir.Node, ir.Value | None]:
+def _bias(product: ir.Node, width: int) -> tuple[ir.Node, ir.Value | None]:
     """The node whose output the integer product replaces, and the bias that goes inside."""
     if product.op_type == "Gemm":
-        return product, product.inputs[2] if len(product.inputs) > 2 else None
-    users = list(product.outputs[0].uses())
-    if len(users) == 1 and users[0].node.op_type == "Add":
+        bias = product.inputs[2] if len(product.inputs) > 2 else None
+        return product, bias
+    output = product.outputs[0]
+    users = list(output.uses())
+    if len(users) == 1 and users[0].node.op_type == "Add" and not output.is_graph_output():
         add = users[0].node
         bias = add.inputs[1 - users[0].idx]
-        if bias is not None and (value := _constant(bias)) is not None and value.ndim == 1:
+        value = _constant(bias)
+        if value is not None and value.shape == (width,):
             return add, bias
     return product, None
 
@@ -169,6 +173,21 @@ def _skip_rounding(dequantize: ir.Node) -> None:
     quantize = _producer(dequantize.inputs[0], "QuantizeLinear")
     if quantize is not None:
         dequantize.outputs[0].replace_all_uses_with(quantize.inputs[0])
+
+
+def _store_as_float(graph: ir.Graph, dequantize: ir.Node) -> None:
+    """A weight that no integer product takes is better dequantised here than at every call."""
+    values, scales = _constant(dequantize.inputs[0]), _constant(dequantize.inputs[1])
+    if values is None or scales is None or not dequantize.outputs[0].uses():
+        return
+    zero = _constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
+    shape = [1] * values.ndim
+    if scales.size > 1:
+        shape[dequantize.attributes.get_int("axis", 1)] = -1
+    offset = np.int32(0) if zero is None else zero.astype(np.int32).reshape(shape)
+    weight = ((values.astype(np.int32) - offset) * scales.reshape(shape)).astype(np.float32)
+    stored = _initializer(graph, f"{dequantize.outputs[0].name}_stored", weight)
+    dequantize.outputs[0].replace_all_uses_with(stored)
 
 
 def _is_symmetric(dequantize: ir.Node) -> bool:

@@ -12,21 +12,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.backends import get_backend
 from edgewright.bundle import Certificate
-from edgewright.examples import Examples
-from edgewright.latency import Timing, compare
-from edgewright.manifest import sha256_file
-from edgewright.optimize.artifacts import Contents, refuse_targets, write_bundle, write_rejection
+from edgewright.latency import Timing
+from edgewright.optimize.artifacts import Contents, bundled, refuse_targets, write_bundle, write_rejection
+from edgewright.optimize.bench import Bench
 from edgewright.optimize.certify import certify
 from edgewright.optimize.choice import Contender, Rules, choose, shippable, shortlist
 from edgewright.optimize.config import OptimizeConfig
@@ -34,12 +32,10 @@ from edgewright.optimize.drift import drift_reference
 from edgewright.optimize.export import Reference, export_onnx
 from edgewright.optimize.inputs import Inputs
 from edgewright.optimize.outcome import Outcome, Standing
-from edgewright.optimize.search import Answers, answer, depends_on_neighbours
 from edgewright.optimize.summary import summary_lines
-from edgewright.optimize.variants import Candidate, make_candidates
+from edgewright.optimize.variants import Probe, Skipped, build_candidates
 from edgewright.output import Output
-from edgewright.proof.certificate import PairedCounts, Subject
-from edgewright.proof.goldens import choose_rows, make_goldens
+from edgewright.proof.certificate import PairedCounts
 from edgewright.proof.host import instruction_set, this_host
 from edgewright.proof.ledger import open_ledger
 
@@ -58,13 +54,169 @@ def run(config: OptimizeConfig, output: Output) -> None:
         raise outcome.refusal()
 
 
-def optimize(config: OptimizeConfig, output: Output) -> Outcome:
+def optimize(
+    config: OptimizeConfig, output: Output, *, clock: Callable[[], float] = time.monotonic
+) -> Outcome:
     """Optimise as ``config`` says and write the bundle or the rejection; errors as in ``run``."""
     refuse_targets(config.output, config.rejected, overwrite=config.overwrite)
-    bench = Bench(config, Inputs.open(config), Stages(output))
-    _check_ledger(bench, output)
-    with TemporaryDirectory(prefix="edgewright-optimize-") as work:
-        with bench.stages("export"):
-            reference = bench.reference()
-            fp32 = bench.export(reference, Path(work))
-        ...
+    stages = Stages(output, clock)
+    with stages("open"):
+        inputs = Inputs.open(config)
+        _look_ahead(inputs, config, output)
+    with TemporaryDirectory(prefix="edgewright-optimize-") as folder:
+        bench, skipped = _make_candidates(inputs, config, Path(folder), stages)
+        with stages(f"search: {len(bench.candidates)} candidates on {len(inputs.search)} rows"):
+            scores = {name: bench.search(name) for name in bench.candidates}
+        with stages(f"measure latency at {inputs.workload}"):
+            timings = bench.measure()
+        standings = {name: _standing(bench, name, scores[name], timings[name]) for name in scores}
+        with stages("certify"):
+            certificates = _certify(bench, standings, config, output)
+        outcome = _conclude(bench, config, standings, certificates, skipped, stages.seconds)
+        with stages("write"):
+            if outcome.shipped:
+                write_bundle(outcome, _contents(bench, outcome))
+            else:
+                write_rejection(outcome)
+    return outcome
+
+
+class Stages:
+    """Says which stage a run is in and keeps its seconds, by the first word of its name."""
+
+    def __init__(self, output: Output, clock: Callable[[], float]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._output, self._clock = output, clock
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """One stage, for the length of the block."""
+        self._output.note(name)
+        started = self._clock()
+        yield
+        self.seconds[name.split()[0].rstrip(":")] = round(self._clock() - started, 3)
+
+
+def _look_ahead(inputs: Inputs, config: OptimizeConfig, output: Output) -> None:
+    """Find out before the work, not after it, what would make it worthless."""
+    shortage = inputs.shortage(config)
+    if shortage is not None:
+        output.warn(shortage)
+    with open_ledger(config.ledger_folder, inputs.certify_sha256, on_wait=_telling(output)) as ledger:
+        if not ledger.free_slots:
+            names = ", ".join(entry.name for entry in ledger.entries)
+            output.warn(
+                f"the certify split has been used for {names} ({ledger.file}): only these same "
+                "files can pass; any other is REUSED until fresh rows come"
+            )
+
+
+def _make_candidates(
+    inputs: Inputs, config: OptimizeConfig, folder: Path, stages: Stages
+) -> tuple[Bench, list[Skipped]]:
+    with stages("export to ONNX"):
+        reference = Reference(inputs.checkpoint, threads=config.threads)
+        export = export_onnx(inputs.checkpoint, folder, inputs.search_rows)
+    with stages(f"quantise, calibrated on {len(inputs.calibrate)} rows"):
+        candidates, skipped = build_candidates(
+            export,
+            folder,
+            inputs.calibration,
+            backends=inputs.backends,
+            instruction_set=instruction_set(),
+            probe=Probe(inputs.preprocessor, inputs.search_rows),
+        )
+    by_name = {candidate.name: candidate for candidate in candidates}
+    return Bench(inputs, reference, by_name, config.threads), skipped
+
+
+def _standing(
+    bench: Bench, name: str, scores: NDArray[np.float32], timing: Timing
+) -> Standing:
+    candidate = bench.candidates[name]
+    counts = PairedCounts.count(
+        bench.inputs.search.labels, bench.reference_on_search, scores.argmax(axis=1)
+    )
+    contender = Contender(
+        name=name,
+        backend=candidate.backend,
+        size_bytes=candidate.file.stat().st_size,
+        search=counts,
+        speedup=timing.ratio,
+        speedup_low=timing.ratio_low,
+        speedup_high=timing.ratio_high,
+    )
+    return Standing(
+        contender=contender,
+        precision=candidate.precision,
+        row_by_row=not candidate.batch_invariant,
+        p50_ms=timing.p50_ms,
+        workload_ms=timing.workload_ms,
+        scores=scores,
+    )
+
+
+def _certify(
+    bench: Bench, standings: Mapping[str, Standing], config: OptimizeConfig, output: Output
+) -> dict[str, Certificate]:
+    """Freeze the shortlist and try it; the ledger is locked from before the one to after the other."""
+    contenders = {name: standing.contender for name, standing in standings.items()}
+    baseline = contenders.pop(bench.baseline)
+    subjects = {name: bench.subject(name) for name in standings}
+    rules = Rules(config.max_drop, config.confidence, len(bench.inputs.certify))
+    split = bench.inputs.certify_sha256
+    with open_ledger(config.ledger_folder, split, on_wait=_telling(output)) as ledger:
+        tried = {name for name, subject in subjects.items() if ledger.find(subject)}
+        frozen = shortlist(list(contenders.values()), baseline, rules, tried, ledger.free_slots)
+        names = [contender.name for contender in frozen]
+        output.note(f"  frozen for the certify split, in this order: {', '.join(names) or 'none'}")
+        return certify(names, subjects, bench.count_on_certify, ledger, config)
+
+
+def _conclude(
+    bench: Bench,
+    config: OptimizeConfig,
+    standings: Mapping[str, Standing],
+    certificates: Mapping[str, Certificate],
+    skipped: Sequence[Skipped],
+    seconds: Mapping[str, float],
+) -> Outcome:
+    frozen = [standings[name].contender for name in certificates]
+    shipped = shippable(frozen, certificates, allow_inconclusive=config.allow_inconclusive)
+    return Outcome(
+        config=config,
+        checkpoint_sha256=bench.inputs.checkpoint.artifact.manifest_sha256,
+        search=bench.inputs.search,
+        reference=bench.reference_on_search,
+        standings=tuple(
+            replace(standing, certificate=certificates.get(name))
+            for name, standing in standings.items()
+        ),
+        frozen=tuple(certificates),
+        shipped=tuple(contender.name for contender in shipped),
+        chosen=choose(shipped).name if shipped else None,
+        skipped=tuple((each.name, each.reason) for each in skipped),
+        certify_n=len(bench.inputs.certify),
+        workload=str(bench.inputs.workload),
+        host=this_host(),
+        seconds=seconds,
+    )
+
+
+def _contents(bench: Bench, outcome: Outcome) -> Contents:
+    names = bundled(outcome)
+    return Contents(
+        files={name: bench.candidates[name].file for name in names},
+        session_options={name: bench.candidates[name].session_options for name in names},
+        preprocessor=bench.inputs.preprocessor,
+        goldens=bench.goldens(names, keep_texts=not outcome.config.no_raw_examples),
+        drift=drift_reference(
+            [len(row) for row in bench.inputs.search_rows],
+            {name: outcome.standing(name).scores for name in names},
+            outcome.search.label_names,
+        ),
+    )
+
+
+def _telling(output: Output) -> Callable[[Path], None]:
+    return lambda lock: output.warn(f"another run holds {lock}; waiting for it to end")

@@ -95,9 +95,10 @@ class Instruments:
             {"version": __version__}
         )
 
-    def watch_queue(self, rows: Callable[[], int]) -> None:
-        """Read the length of the queue when it is asked for."""
-        self.queue_rows.set_function(rows)
+    def watch(self, *, queue_rows: Callable[[], int], in_flight: Callable[[], int]) -> None:
+        """Read these when they are asked for."""
+        self.queue_rows.set_function(queue_rows)
+        self.in_flight.set_function(in_flight)
 
     def model_loaded(self, model: ServedModel) -> None:
         """Say which model answers."""

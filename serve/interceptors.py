@@ -55,7 +55,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
 
         async def edge(message: bytes, context: Any) -> Any:
             started = time.perf_counter()
-            self._enter()
+            self.in_flight += 1
             code = grpc.StatusCode.OK
             try:
                 return await answer(_parsed(message, parse), context)
@@ -81,13 +81,8 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
             log.debug("%s: %s", method, error)
         return status
 
-    def _enter(self) -> None:
-        self.in_flight += 1
-        self._instruments.in_flight.inc()
-
     def _leave(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         self.in_flight -= 1
-        self._instruments.in_flight.dec()
         self._instruments.requests.labels(method, code.name).inc()
         self._instruments.request_seconds.labels(method).observe(seconds)
 

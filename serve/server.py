@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,9 @@ class Server:
         self.batcher = Batcher(
             max_rows=config.max_batch, queue_rows=config.queue_size, observer=self.instruments
         )
-        self.instruments.watch_queue(lambda: self.batcher.queue.rows)
+        self.instruments.watch(
+            queue_rows=lambda: self.batcher.queue.rows, in_flight=lambda: self._edge.in_flight
+        )
         self._add_services()
 
     def is_alive(self) -> bool:
@@ -164,10 +167,15 @@ class Server:
     def _bind(self) -> int:
         host, port = self.config.host, self.config.port
         try:
+            # gRPC does not say why it could not bind, so that the system is asked first.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host, port), family=family).close()
             return int(self._rpc.add_insecure_port(_address(host, port)))
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "gRPC could not bind it"
             raise ConfigError(
-                f"--port {port} on {host} cannot be had; choose another, or 0 for any that is free"
+                f"--port {port} on {host} cannot be had ({reason}); "
+                "choose another, or 0 for any that is free"
             ) from error
 
     def _load_one(self, repository: Repository, name: str, version: int) -> ServedModel:

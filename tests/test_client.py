@@ -1,34 +1,23 @@
-"""The client against a real gRPC server that fails on demand, and its calls without any I/O."""
+"""Both clients against a real gRPC server: answers, errors, readiness."""
 
 from __future__ import annotations
 
 import asyncio
-import http.server
-import random
-import socket
 import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
+from both_clients import KINDS, Clock, ask, free_port
 from fake_server import FakeServer, label_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lean import lean_python
 
-from edgewright import calls
-from edgewright.calls import Calls, Deadline, Pause, Send
-from edgewright.client import AsyncClient, Client, ModelState, Tls
+from edgewright.client import AsyncClient, Client, ModelState
 from edgewright.errors import (
     BackendUnavailableError,
-    ConfigError,
     DeadlineError,
     EdgewrightError,
     FeedbackStoreError,
@@ -38,47 +27,7 @@ from edgewright.errors import (
     OverloadedError,
     ServiceError,
 )
-from edgewright.rpc_errors import STATUS_METADATA_KEY, to_status
 from edgewright.v1 import model_pb2
-
-KINDS = ("sync", "async")
-
-
-@dataclass
-class Clock:
-    """Time that passes only while a client sleeps."""
-
-    now: float = 1000.0
-    slept: list[float] = field(default_factory=list)
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-    async def async_sleep(self, seconds: float) -> None:
-        self.sleep(seconds)
-
-
-def ask(
-    kind: str, target: str, method: str, *args: Any, clock: Clock | None = None, **options: Any
-) -> Any:
-    """The same call through either client; ``call_options`` go to the method."""
-    call_options = options.pop("call_options", {})
-    if clock is not None:
-        sleep = clock.sleep if kind == "sync" else clock.async_sleep
-        options |= {"clock": clock, "sleep": sleep}
-    if kind == "sync":
-        with Client(target, **options) as client:
-            return getattr(client, method)(*args, **call_options)
-
-    async def run() -> Any:
-        async with AsyncClient(target, **options) as client:
-            return await getattr(client, method)(*args, **call_options)
-
-    return asyncio.run(run())
 
 
 @pytest.fixture
@@ -90,12 +39,6 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_a_text_comes_back_with_its_class(kind: str, server: FakeServer) -> None:
@@ -123,21 +66,6 @@ def test_a_long_list_goes_in_several_requests_and_keeps_its_order(
     answers = ask(kind, server.target, "classify", texts)
     assert [answer.label for answer in answers] == [label_of(text) for text in texts]
     assert [len(request.texts) for request in server.requests] == [64, 64, 22]
-
-
-@settings(deadline=None)  # a busy machine is no failure
-@given(st.lists(st.text(max_size=12), min_size=1), st.integers(1, 5), st.integers(1, 20))
-def test_requests_hold_every_text_once_and_stay_small(
-    texts: list[str], max_texts: int, max_bytes: int
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calls, "MAX_TEXTS", max_texts)
-        patch.setattr(calls, "MAX_TEXT_BYTES", max_bytes)
-        chunks = list(calls._chunks(texts))
-    assert [text for chunk in chunks for text in chunk] == texts
-    for chunk in chunks:
-        assert 1 <= len(chunk) <= max_texts
-        assert len(chunk) == 1 or sum(len(text.encode()) for text in chunk) <= max_bytes
 
 
 def test_large_texts_are_spread_by_size(kind: str, server: FakeServer) -> None:
@@ -219,73 +147,6 @@ def test_numbers_out_of_range_are_refused(
     assert caught.value.field == name
 
 
-def test_unavailable_is_tried_again_with_growing_pauses(kind: str, server: FakeServer) -> None:
-    server.failures = [
-        NotReadyError("draining"),
-        grpc.StatusCode.UNAVAILABLE,
-        NotReadyError("again"),
-    ]
-    clock = Clock()
-    (answer,) = ask(kind, server.target, "classify", "x", clock=clock)
-    assert answer.label == "business"
-    assert len(server.requests) == 4
-    for attempt, pause in enumerate(clock.slept):
-        longest = calls.FIRST_DELAY_S * 2**attempt
-        assert longest / 2 <= pause < longest
-    assert len(set(clock.slept)) == 3
-
-
-def test_an_overload_is_tried_again_no_sooner_than_the_server_said(
-    kind: str, server: FakeServer
-) -> None:
-    server.failures = [OverloadedError("full", retry_after_s=1.5)]
-    clock = Clock()
-    ask(kind, server.target, "classify", "x", clock=clock)
-    (pause,) = clock.slept
-    assert 1.5 < pause <= 1.5 + calls.FIRST_DELAY_S
-
-
-def test_an_overload_that_lasts_past_the_deadline_is_told_at_once(
-    kind: str, server: FakeServer
-) -> None:
-    server.failures = [OverloadedError("full", retry_after_s=8.0)]
-    clock = Clock()
-    with pytest.raises(OverloadedError) as caught:
-        ask(kind, server.target, "classify", "x", clock=clock, timeout_s=5.0)
-    assert caught.value.retry_after_s == 8.0
-    assert clock.slept == []
-
-
-@pytest.mark.parametrize(
-    "failure",
-    [
-        grpc.StatusCode.RESOURCE_EXHAUSTED,  # without RetryInfo
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        ModelNotFoundError("no model"),
-        InputError("bad", field="texts"),
-    ],
-    ids=str,
-)
-def test_nothing_else_is_tried_again(
-    kind: str, server: FakeServer, failure: BaseException | grpc.StatusCode
-) -> None:
-    server.failures = [failure]
-    clock = Clock()
-    with pytest.raises(EdgewrightError):
-        ask(kind, server.target, "classify", "x", clock=clock)
-    assert (len(server.requests), clock.slept) == (1, [])
-
-
-def test_retries_end(kind: str, server: FakeServer) -> None:
-    server.failures = [NotReadyError(f"attempt {number}") for number in range(9)]
-    with pytest.raises(NotReadyError, match="attempt 2"):
-        ask(kind, server.target, "classify", "x", clock=Clock(), retries=2)
-    assert len(server.requests) == 3
-
-
 def test_every_call_has_a_deadline_and_the_server_knows_it(kind: str, server: FakeServer) -> None:
     for method, args in (("classify", ["x"]), ("list_models", []), ("get_model", ["news"])):
         ask(kind, server.target, method, *args, timeout_s=20.0)
@@ -298,132 +159,6 @@ def test_a_server_that_does_not_answer_costs_no_more_than_the_deadline(
     server.hold.clear()
     with pytest.raises(DeadlineError, match=rf"no answer from {server.target} within 0\.2 s"):
         ask(kind, server.target, "classify", "x", call_options={"timeout_s": 0.2})
-
-
-def test_the_deadline_covers_all_requests_of_a_list(kind: str, server: FakeServer) -> None:
-    clock = Clock()
-    server.failures = [OverloadedError("full", retry_after_s=3.0)]
-    ask(kind, server.target, "classify", ["x"] * 70, clock=clock, timeout_s=20.0)
-    assert len(server.requests) == 3
-    limits = (20.5, 17.5, 17.5)  # the second and third attempt come after three seconds' sleep
-    for left, limit in zip(server.time_remaining_s, limits, strict=True):
-        assert left is not None
-        assert left < limit
-
-
-class Failure(grpc.RpcError):
-    """A failed call, as the calls see it."""
-
-    def __init__(self, error: EdgewrightError) -> None:
-        self._status: Any = to_status(error)
-
-    def code(self) -> grpc.StatusCode:
-        return next(code for code in grpc.StatusCode if code.value[0] == self._status.code)
-
-    def details(self) -> str:
-        return str(self._status.message)
-
-    def trailing_metadata(self) -> Any:
-        return ((STATUS_METADATA_KEY, self._status.SerializeToString()),)
-
-
-Delays = list[float | None]  # what each attempt meets: UNAVAILABLE, or RetryInfo with seconds
-
-
-def attempts_of(plan: Calls, delays: Delays, deadline: Deadline, clock: Clock) -> list[float]:
-    """Moments at which a call would send, each attempt taking half a second; after ``delays`` it
-    would succeed."""
-    steps = plan.unary("ListModels", model_pb2.ListModelsRequest(), deadline)
-    sent: list[float] = []
-    try:
-        step = next(steps)
-        while len(sent) < len(delays):
-            assert isinstance(step, Send)
-            assert 0 < step.timeout_s <= deadline.remaining_s()
-            sent.append(clock.now)
-            clock.now += min(0.5, step.timeout_s)
-            delay = delays[len(sent) - 1]
-            pause = steps.throw(
-                Failure(
-                    NotReadyError("no")
-                    if delay is None
-                    else OverloadedError("full", retry_after_s=delay)
-                )
-            )
-            assert isinstance(pause, Pause)
-            clock.sleep(pause.seconds)
-            step = steps.send(None)
-    except (NotReadyError, OverloadedError, DeadlineError):
-        return sent
-    return [*sent, clock.now]
-
-
-@settings(deadline=None)  # a busy machine is no failure
-@given(
-    delays=st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=12),
-    timeout_s=st.floats(0.01, 30),
-    retries=st.integers(0, 8),
-    seed=st.integers(0, 99),
-)
-def test_no_attempt_is_made_past_the_deadline_or_sooner_than_allowed(
-    delays: Delays, timeout_s: float, retries: int, seed: int
-) -> None:
-    clock = Clock()
-    start = clock.now
-    plan = Calls("host:1", retries, random.Random(seed))
-    sent = attempts_of(plan, delays, Deadline.after(timeout_s, clock), clock)
-    assert 1 <= len(sent) <= retries + 1
-    assert all(moment < start + timeout_s for moment in sent)
-    for earlier, later, delay in zip(sent, sent[1:], delays, strict=False):
-        assert later - earlier >= 0.5 + (delay or 0) - 1e-6
-
-
-def test_a_server_that_is_not_up_is_named_with_the_command_that_starts_it(kind: str) -> None:
-    port = free_port()
-    clock = Clock()
-    with pytest.raises(NotReadyError) as caught:
-        ask(kind, f"127.0.0.1:{port}", "classify", "x", clock=clock)
-    assert f"no server answers at 127.0.0.1:{port}" in str(caught.value)
-    assert f"`edgewright serve REPOSITORY --port {port}`" in str(caught.value)
-    assert len(clock.slept) == 4
-
-
-def test_a_host_that_does_not_exist_is_told_as_such(kind: str) -> None:
-    with pytest.raises(NotReadyError, match=r"no host goes by the name in nowhere\.invalid:8001"):
-        ask(kind, "nowhere.invalid:8001", "classify", "x", clock=Clock(), retries=0)
-
-
-class Quiet(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_error(404)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def http_port() -> Iterator[int]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as listener:
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        yield listener.server_port
-        listener.shutdown()
-        thread.join()
-
-
-def test_the_metrics_port_is_recognised(kind: str) -> None:
-    with http_port() as port, pytest.raises(NotReadyError, match=r"not in gRPC.*--port"):
-        ask(kind, f"127.0.0.1:{port}", "classify", "x", retries=0)
-
-
-def test_another_grpc_server_is_recognised(kind: str) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        stranger = grpc.server(pool)
-        port = stranger.add_insecure_port("127.0.0.1:0")
-        stranger.start()
-        with pytest.raises(ServiceError, match="is a gRPC server, but not one of edgewright"):
-            ask(kind, f"127.0.0.1:{port}", "classify", "x")
-        stranger.stop(None).wait()
 
 
 def test_ready_is_true_only_when_every_model_is(kind: str, server: FakeServer) -> None:
@@ -549,89 +284,10 @@ def test_a_cancelled_task_cancels_its_call(server: FakeServer) -> None:
     asyncio.run(run())
 
 
-def test_calls_go_round_robin_over_replicas(kind: str) -> None:
-    with FakeServer() as one, FakeServer() as two:
-        target = f"ipv4:{one.target},{two.target}"
-        if kind == "sync":
-            with Client(target) as client:
-                for _ in range(50):
-                    client.classify("x")
-        else:
-
-            async def run() -> None:
-                async with AsyncClient(target) as client:
-                    for _ in range(50):
-                        await client.classify("x")
-
-            asyncio.run(run())
-    assert len(one.requests) + len(two.requests) == 50
-    assert min(len(one.requests), len(two.requests)) > 10
-
-
-def test_a_large_answer_needs_a_large_limit(kind: str, server: FakeServer) -> None:
-    texts = ["x"] * 64
-    with pytest.raises(ServiceError, match=server.target):
-        ask(kind, server.target, "classify", texts, max_message_bytes=1000)
-    assert len(ask(kind, server.target, "classify", texts, max_message_bytes=100_000)) == 64
-
-
 def test_a_server_that_gives_too_few_answers_is_not_believed(kind: str, server: FakeServer) -> None:
     server.most_answers = 1
     with pytest.raises(ServiceError, match="1 answers to 2 texts"):
         ask(kind, server.target, "classify", ["a", "b"])
-
-
-@pytest.mark.parametrize(
-    "target", ["", "localhost", "http://localhost:8001", "localhost:0", "localhost:99999", "a b:1"]
-)
-def test_a_target_that_is_no_host_and_port_is_refused(target: str) -> None:
-    for client in (Client, AsyncClient):
-        with pytest.raises(ConfigError, match="HOST:PORT is expected"):
-            client(target)
-
-
-@pytest.mark.parametrize("target", ["[::1]:8001", "dns:///replicas:8001", "unix:/run/edgewright"])
-def test_grpc_names_are_taken(target: str) -> None:
-    Client(target).close()
-
-
-def test_every_fault_of_the_options_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Client("x", timeout_s=0, retries=-1, max_message_bytes=0)
-    assert len(caught.value.faults) == 4
-    with pytest.raises(ConfigError) as caught:
-        Tls(roots=tmp_path / "none.pem", certificate=Path(__file__))
-    assert len(caught.value.faults) == 2
-    with Client("localhost:1") as client, pytest.raises(ConfigError, match="timeout_s"):
-        client.classify("x", timeout_s=float("inf"))
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-            "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-            "-keyout", key, "-out", certificate,
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return certificate, key
-
-
-def test_tls_trusts_the_roots_it_is_given_and_no_others(
-    kind: str, certificate: tuple[Path, Path]
-) -> None:
-    public, private = (path.read_bytes() for path in certificate)
-    credentials = grpc.ssl_server_credentials([(private, public)])
-    with FakeServer(credentials=credentials) as server:
-        tls = Tls(roots=certificate[0])
-        (answer,) = ask(kind, server.target, "classify", "United won", tls=tls)
-        assert answer.label == "sport"
-        with pytest.raises(NotReadyError, match="TLS handshake"):
-            ask(kind, server.target, "classify", "x", tls=Tls(), retries=0)
 
 
 CLIENT_SCRIPT = """

@@ -117,10 +117,24 @@ def test_a_byte_that_is_not_utf8_is_told_with_row_line_and_offset(tmp_path: Path
         reader(write(tmp_path / "latin", content), Columns())
 
 
+def test_a_bad_byte_in_a_tsv_with_a_stray_quotation_mark_is_told_with_its_own_row(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "a.tsv", b'text\tlabel\n"A triumph\tb\ncaf\xe9\td\n')
+    with pytest.raises(DataError, match=r"row 2 \(line 3\): is not UTF-8 at byte 27"):
+        read_tsv(path, Columns())
+
+
 def test_utf16_is_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,b\n".encode("utf-16"))
     with pytest.raises(DataError, match="is UTF-16, expected UTF-8.*iconv -f UTF-16"):
         read_csv(path, Columns())
+
+
+def test_blank_lines_of_a_tsv_are_no_rows(tmp_path: Path) -> None:
+    read = read_tsv(write(tmp_path / "a.tsv", "text\tlabel\r\na\tb\r\n\r\nc\td\r\n"), Columns())
+    assert (read.texts, read.labels) == (["a", "c"], ["b", "d"])
+    assert list(read.lines or ()) == [2, 4]
 
 
 def test_a_ragged_tsv_is_refused_by_row(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ class TestSplitting:
     @given(families(), st.randoms())
     @settings(deadline=None, max_examples=60)
     def test_the_order_of_a_file_decides_nothing(self, texts: list[str], random: object) -> None:
-        rows = [(text, "ab"[len(text) % 2]) for text in texts] + [("p q", "a"), ("r s", "b")]
+        rows = [(text, "ab"[len(text) % 2]) for text in texts]
+        rows += [("p q", "a"), ("p  q", "a"), ("r s", "b"), ("t", "a"), ("t", "b")]
         examples, report = build(table(*zip(*rows, strict=True)))
         random.shuffle(rows)  # type: ignore[attr-defined]
         again, report_again = build(table(*zip(*rows, strict=True)))
@@ -262,7 +263,15 @@ def histories(draw: st.DrawFn) -> tuple[Sources, list[Table]]:
         [*seedlings.labels, *(row[1] for row in first)],
         [*([None] * 8), *(row[2] for row in first)] if give else None,
     )
-    added = [table([r[0] for r in part], [r[1] for r in part]) for part in later if part]
+    added = [
+        table(
+            [row[0] for row in part],
+            [row[1] for row in part],
+            [row[2] for row in part] if draw(st.booleans()) else None,
+        )
+        for part in later
+        if part
+    ]
     return Sources(main), added
 
 
@@ -337,6 +346,16 @@ class TestGrowing:
         later, report = build(previous=previous, added=(table(["row 3", "n"], ["b", "a"]),))
         assert by_id(later)[example_id("row 3")][2] == QUARANTINE
         assert (report.contradicting, report.exact_duplicates) == (0, 1)
+
+    def test_what_resembles_only_a_quarantined_text_is_split_by_hash(self) -> None:
+        words = [f"w{number}" for number in range(30)]
+        one, two = (" ".join([*words, end]) for end in ("one", "two"))
+        base = numbered(20)
+        previous, _ = build(table([*base.texts, one, one], [*base.labels, "a", "b"]))
+        later, report = build(previous=previous, added=(table([two], ["a"]),))
+        split = SplitShares().split_at(hash_position(0, example_id(two)))
+        assert by_id(later)[example_id(two)][2:] == (split, example_id(two))
+        assert report.near_duplicate_pairs == 0
 
     def test_unknown_labels_are_refused_by_row(self) -> None:
         previous, _ = build(numbered(20))

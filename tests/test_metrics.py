@@ -103,6 +103,8 @@ def test_calibration_knows_the_sure_and_the_sure_but_wrong() -> None:
     assert expected_calibration_error(np.array([0, 0]), scores) == 0.0
     assert expected_calibration_error(np.array([1, 1]), scores) == 1.0
     assert expected_calibration_error(np.array([0, 1]), scores) == 0.5
+    scores = np.array([[1.0, 0.0], [0.96, 0.04]])  # certainty shares the last of 15 bins
+    assert expected_calibration_error(np.array([1, 0]), scores) == pytest.approx(0.48)
 
 
 def test_a_variant_that_agrees_loses_nothing() -> None:

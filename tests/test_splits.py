@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -146,6 +147,40 @@ def test_of_rows_given_to_two_splits_the_one_in_test_stays() -> None:
     placement = place([sentence(0), sentence(1)], [], ["validation", "test"])
     assert placement.splits == [QUARANTINE, "test"]
     assert placement.bridging == 1
+
+
+class TestComponentsTooLargeToCompare:
+    """Four rows in a chain, of which no more than three may be compared."""
+
+    CHAIN: Final = [sentence(0), sentence(2), sentence(4), sentence(6)]
+
+    @pytest.fixture(autouse=True)
+    def _three_at_most(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("edgewright.splits.COMPARED_ROWS", 3)
+
+    def test_without_a_conflict_they_go_together_all_the_same(self) -> None:
+        placement = place(self.CHAIN, [("search", "id0")])
+        assert placement.new_rows() == [("search", "id0")] * 3
+
+    def test_between_two_splits_all_new_rows_are_quarantined(self) -> None:
+        placement = place(self.CHAIN, [("train", "id0"), ("test", "id1")])
+        assert placement.new_rows() == [(QUARANTINE, "id2"), (QUARANTINE, "id3")]
+        assert (placement.bridging, placement.leaked) == (2, 0)
+
+    def test_rows_of_the_foremost_given_split_stay_as_one_group(self) -> None:
+        placement = place(self.CHAIN, [], ["validation", "test", None, "test"])
+        assert placement.splits == [QUARANTINE, "test", QUARANTINE, "test"]
+        assert placement.groups[1] == placement.groups[3] == "id1"
+        assert (placement.bridging, placement.leaked) == (0, 2)
+
+    def test_given_rows_beside_placed_ones_of_their_split_join_their_group(self) -> None:
+        placement = place(self.CHAIN, [("test", "id0")], ["test", None, None])
+        assert placement.new_rows()[0] == ("test", "id0")
+        assert placement.leaked == 2
+
+    def test_given_rows_beside_placed_ones_of_another_split_are_quarantined(self) -> None:
+        placement = place(self.CHAIN, [("train", "id0")], ["test", None, None])
+        assert [split for split, _ in placement.new_rows()] == [QUARANTINE] * 3
 
 
 def test_train_is_given_a_second_class_when_hashing_left_it_without() -> None:

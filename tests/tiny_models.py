@@ -86,6 +86,14 @@ def tiny_classifier(kind: str, layers: int = 4, labels: int = 3) -> torch.nn.Mod
         "modernbert": lambda: transformers.ModernBertConfig(
             pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, **sizes
         ),
+        "gpt2": lambda: transformers.GPT2Config(
+            vocab_size=len(VOCABULARY),
+            n_embd=32,
+            n_head=2,
+            n_layer=layers,
+            n_positions=40,
+            num_labels=labels,
+        ),
         "albert": lambda: transformers.AlbertConfig(embedding_size=16, **sizes),
     }
     torch.manual_seed(0)

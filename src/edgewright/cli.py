@@ -86,9 +86,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         # Where a command leaves by ctx.exit(code), click gives the code back.
         code = edgewright.main(args=arguments, prog_name="edgewright", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
     except click.ClickException as error:
         error.show()
         return error.exit_code

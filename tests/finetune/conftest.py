@@ -14,7 +14,7 @@ from edgewright import cli
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch):
+def _one_thread():
     """Other processes may share the cores; the thread count is part of the result."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -81,3 +81,10 @@ def finetune(edgewright, model_folder, data_file, tmp_path):
         return edgewright("finetune", *source, *chosen, *quick, "-o", tmp_path / out, *options)
 
     return run
+
+
+@pytest.fixture
+def checkpoint(finetune, tmp_path):
+    """A checkpoint of the tiny model."""
+    assert finetune("--quiet").code == 0
+    return tmp_path / "out"

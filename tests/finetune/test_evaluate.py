@@ -3,6 +3,7 @@ import pytest
 import torch
 from tiny_models import make_rows, tiny_classifier
 
+from edgewright.errors import ConfigError
 from edgewright.finetune.batches import TokenRows
 from edgewright.finetune.evaluate import cross_entropy, predict_logits, score
 from edgewright.preprocess import TextPreprocessor
@@ -49,6 +50,17 @@ def test_a_batch_that_does_not_fit_is_halved(rows):
 
     model.forward = limited
     assert np.array_equal(predict_logits(model, rows, CPU, 32), expected)
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error_with_the_way_out(rows):
+    model = tiny_classifier("bert")
+
+    def full(**_inputs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    model.forward = full
+    with pytest.raises(ConfigError, match=r"one row; lower --max-length"):
+        predict_logits(model, rows, CPU)
 
 
 def test_scores_are_those_of_torch():

@@ -216,10 +216,17 @@ def test_other_runtime_errors_are_not_taken_for_a_full_memory(rows):
         fit(model, rows, recipe(), CPU, validate=lambda: None)
 
 
-@pytest.mark.parametrize("clip_norm", [1.0, 0.0])
-def test_a_loss_that_is_not_finite_stops_the_run(model, rows, clip_norm):
-    with pytest.raises(ConfigError, match=r"training diverged: .*--lr below 1e\+30"):
-        fit(model, rows, recipe(lr=1e30, clip_norm=clip_norm, epochs=3), CPU, validate=lambda: None)
+@pytest.mark.parametrize(
+    ("changes", "cure"),
+    [
+        ({"clip_norm": 1.0}, "a --lr below"),
+        ({"clip_norm": 0.0}, "a --lr below"),
+        ({"precision": "fp16"}, "--precision fp32 or a --lr below"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(model, rows, changes, cure):
+    with pytest.raises(ConfigError, match=rf"training diverged: .*try {cure} 1e\+30"):
+        fit(model, rows, recipe(lr=1e30, epochs=3, **changes), CPU, validate=lambda: None)
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(model, rows):

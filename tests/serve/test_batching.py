@@ -255,17 +255,21 @@ class Panic(BaseException):
     """As pyo3 raises one where Rust code panics."""
 
 
+@pytest.mark.parametrize("step", ["encode", "scores"])
 @pytest.mark.parametrize("failure", [RuntimeError("out of memory"), Panic("index out of bounds")])
-def test_the_compute_thread_outlives_a_failure(failure: BaseException) -> None:
-    model = FakeModel()
+def test_the_compute_thread_outlives_a_failure(
+    failure: BaseException, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, failing = FakeModel(), FakeModel()
 
-    class Failing(FakeModel):
-        def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
-            raise failure
+    def fail(_given: object) -> object:
+        raise failure
+
+    monkeypatch.setattr(failing, step, fail)
 
     async def scenario(batcher: Batcher) -> None:
         with pytest.raises(EdgewrightError, match="fake failed") as told:
-            await batcher.classify(Failing(), ["1"], None)
+            await batcher.classify(failing, ["1"], None)
         assert told.value.__cause__ is failure
         assert await batcher.classify(model, ["5"], None) == [expected_answer(5)]
 

@@ -411,7 +411,9 @@ def test_a_drain_ends_after_the_grace_even_if_a_call_does_not(
         call = pool.submit(running.classify, "bank")
         until(held.entered.is_set)
         drained = pool.submit(loop.run, running.server.drain())
-        assert isinstance(call.exception(), grpc.RpcError)
+        failure = call.exception()
+        assert isinstance(failure, grpc.RpcError)
+        assert failure.code() in (Code.CANCELLED, Code.UNAVAILABLE)
         held.open.set()
         drained.result()
 
@@ -420,6 +422,12 @@ def test_an_empty_repository_is_refused(launch: Launch, tmp_path: Path) -> None:
     running = launch(tmp_path, load=False)
     with pytest.raises(ModelNotFoundError, match="edgewright publish BUNDLE"):
         running.load()
+
+
+def test_two_servers_never_share_a_port(launch: Launch) -> None:
+    taken = launch(load=False).server.port
+    with pytest.raises(ConfigError, match=f"--port {taken} on 127.0.0.1 cannot be had"):
+        launch(load=False, port=taken)
 
 
 @pytest.mark.parametrize("option", ["port", "metrics_port"])

@@ -41,7 +41,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import fft, special
 
 from edgewright.errors import ConfigError
 
@@ -49,10 +49,10 @@ Floats = NDArray[np.float64]
 
 _STEPS = 100_000  # grid losses per unit of loss
 _NUISANCE_ERROR = 1e-5  # chance that the interval for the disagreements misses; part of every p
-_SLACK = 1e-4  # relative; how far a reported maximum may lie above the true one
 _TIE = 1e-9  # relative; statistics this close count as equal, which only enlarges p
-_CELLS = 32
-_ELEMENTS = 400_000  # of a temporary array
+_DEGREE = 48  # of the polynomial in s that stands for the probability
+_POINTS = 4096  # at which that polynomial is looked up
+_ROUNDING = 1e-9  # more than floating point loses in a probability
 
 
 def loss_upper_bound(b: int, c: int, n: int, alpha: float) -> float:
@@ -72,7 +72,7 @@ def loss_upper_bound(b: int, c: int, n: int, alpha: float) -> float:
     """
     _check(b, c, n, alpha=alpha)
     seen = _Outcome(b, c, n)
-    lowest = seen.estimate_step()
+    lowest = -(-(b - c) * _STEPS // n)  # the observed loss, rounded up
     last = seen.last_accepted(lowest, alpha)
     return min(lowest if last is None else last + 1, _STEPS) / _STEPS
 
@@ -95,12 +95,7 @@ def p_value(b: int, c: int, n: int, delta: float) -> float:
         ConfigError: counts out of range, or delta outside [-1, 1].
     """
     _check(b, c, n, delta=delta)
-    seen = _Outcome(b, c, n)
-    step = _floor_step(delta)
-    p = seen.p_at(step)
-    while p < 1 and (higher := seen.last_accepted(step + 1, p)) is not None:
-        p = max(p * 1.001, seen.p_at(higher))
-    return min(p, 1.0)
+    return _Outcome(b, c, n).highest_p(_floor_step(delta))
 
 
 def meets_budget(b: int, c: int, n: int, budget: float, alpha: float) -> bool:
@@ -111,7 +106,7 @@ def meets_budget(b: int, c: int, n: int, budget: float, alpha: float) -> bool:
     """
     _check(b, c, n, alpha=alpha, budget=budget)
     seen, step = _Outcome(b, c, n), _floor_step(budget)
-    return not seen.accepts(step, step, alpha) and seen.last_accepted(step, alpha) is None
+    return seen.p(step, step) <= alpha and seen.last_accepted(step, alpha) is None
 
 
 def rows_needed(
@@ -131,8 +126,13 @@ def rows_needed(
     if b - c >= budget * n:
         return None
 
+    step = _floor_step(budget)
+
+    def scaled(rows: int) -> _Outcome:
+        return _Outcome(-(-b * rows // n), c * rows // n, rows)
+
     def passes(rows: int) -> bool:
-        return meets_budget(-(-b * rows // n), c * rows // n, rows, budget, alpha)
+        return scaled(rows).p(step, step) <= alpha
 
     def most_rows(losses: int) -> int:
         return min(limit, losses * n // max(b, 1))
@@ -143,7 +143,10 @@ def rows_needed(
             return None
         losses *= 2
     losses = _first(lambda count: passes(most_rows(count)), losses // 2, losses)
-    return _first(passes, most_rows(losses - 1), most_rows(losses))
+    rows = _first(passes, most_rows(losses - 1), most_rows(losses))
+    while scaled(rows).last_accepted(step, alpha) is not None:  # a higher loss is not rejected yet
+        rows += 1
+    return rows if rows <= limit else None
 
 
 def score_statistic(b: Floats | float, c: Floats | float, n: int, delta: float) -> Floats:
@@ -162,61 +165,67 @@ def score_statistic(b: Floats | float, c: Floats | float, n: int, delta: float) 
 
 @dataclass(frozen=True)
 class _Region:
-    """Outcomes (b', c') with b' <= most_b[c'], and all those with c' >= len(most_b).
+    """A set of outcomes (b', c') of n rows: for c' = first_c, first_c + 1 ..., those b' <= most_b.
 
-    ``most_b`` (columns,) never falls; -1: none in this column.
+    Beyond the columns of ``most_b`` (columns,), on either side, every outcome belongs to it.
     """
 
     n: int
-    most_b: Floats
+    first_c: int
+    most_b: Floats  # -1: none in this column
 
     def probability(self, p_b: Floats, p_c: Floats) -> Floats:
-        """Return the trinomial probability at each pair of chances, (cells,) -> (cells,)."""
-        width = max(1, _ELEMENTS // len(self.most_b))
-        slabs = [slice(i, i + width) for i in range(0, len(p_b), width)]
-        return np.concatenate([self._slab(p_b[slab, None], p_c[slab, None]) for slab in slabs])
-
-    def _slab(self, p_b: Floats, p_c: Floats) -> Floats:
-        """Sum over the columns: chance of c', times that of b' <= most_b given c'."""
-        n, columns = self.n, len(self.most_b)
-        first = int(np.searchsorted(self.most_b, 0))
-        c, most_b = np.arange(first, columns, dtype=np.float64), self.most_b[first:]
+        """Return the trinomial probability at each pair of chances, (points,) -> (points,)."""
+        n, first_c, end_c = self.n, self.first_c, self.first_c + len(self.most_b)
+        total = np.zeros_like(p_c)
+        if first_c > 0:
+            total += special.betainc(n - first_c + 1, first_c, 1 - p_c)
+        if end_c <= n:
+            total += special.betainc(end_c, n - end_c + 1, p_c)
+        p_b, p_c = p_b[:, None], p_c[:, None]
+        some = self.most_b >= 0
+        c, most_b = np.arange(first_c, end_c, dtype=np.float64)[some], self.most_b[some]
         choose = special.gammaln(n + 1) - special.gammaln(c + 1) - special.gammaln(n - c + 1)
         of_c = np.exp(choose + special.xlogy(c, p_c) + special.xlog1py(n - c, -p_c))
-        others = np.clip(1 - p_b / np.maximum(1 - p_c, 1e-300), 0, 1)
+        not_b = np.clip(1 - p_b / np.maximum(1 - p_c, 1e-300), 0, 1)
         left = n - c - most_b
-        of_b = np.ones_like(of_c)  # kept where that is exact, or a ceiling that weighs nothing
-        weighs = (left > 0) & (of_c > 1e-15)
-        special.betainc(np.maximum(left, 1), most_b + 1, others, out=of_b, where=weighs)
-        total = (of_c * of_b).sum(axis=1)
-        if columns <= n:
-            total += special.betainc(columns, n - columns + 1, p_c[:, 0])
-        return np.asarray(total, dtype=np.float64)
+        of_b = np.where(left > 0, special.betainc(np.maximum(left, 1), most_b + 1, not_b), 1.0)
+        return np.asarray(total + (of_c * of_b).sum(axis=1), dtype=np.float64)
 
-    def ceiling(self, delta: float, low: float, high: float, level: float) -> float:
-        """Return a ceiling of the probability over losses >= delta and disagreements [low, high].
+    def maximum(self, delta: float, low: float, high: float) -> float:
+        """Return the largest probability at loss delta for disagreements s in [low, high].
 
-        It is within ``_SLACK`` of the maximum at loss delta, unless the side of ``level`` on which
-        that lies is known sooner: then it is a number on that side. Level 0 asks for the maximum.
+        Never too small: all that the search may miss is added.
         """
-        edges = np.linspace(low, high, _CELLS + 1)
-        best = float(self._at(edges, edges, delta).max()) * (1 + _SLACK)
-        low_s, high_s, settled = edges[:-1], edges[1:], 0.0
-        while level <= 0 or best <= level:
-            ceilings = self._at(low_s, high_s, delta)
-            is_open = ceilings > max(best, level)
-            settled = max(settled, float(ceilings[~is_open].max(initial=0)))
-            if not is_open.any():
-                break
-            low_s, high_s = low_s[is_open], high_s[is_open]
-            middle = (low_s + high_s) / 2
-            best = max(best, float(self._at(middle, middle, delta).max()) * (1 + _SLACK))
-            low_s, high_s = np.append(low_s, middle), np.append(middle, high_s)
-        return max(best, settled)
+        middle, half = (high + low) / 2, (high - low) / 2
+        truncation = self._truncation(delta, middle, half)
+        if truncation > _ROUNDING:
+            return max(self.maximum(delta, low, middle), self.maximum(delta, middle, high))
+        s = middle + half * np.cos(np.pi * np.arange(_DEGREE + 1) / _DEGREE)
+        values = self.probability((s + delta) / 2, np.maximum(s - delta, 0) / 2)
+        series = fft.dct(values, type=1) / _DEGREE  # of cos(k*angle), s = middle + half*cos(angle)
+        series[[0, -1]] /= 2
+        terms = np.zeros(_POINTS + 1)
+        terms[: _DEGREE + 1] = series / 2
+        terms[0] = series[0]
+        curvature = float(np.arange(_DEGREE + 1) ** 2 @ np.abs(series))
+        between_points = curvature * (np.pi / _POINTS / 2) ** 2 / 2
+        missed = between_points + truncation + _ROUNDING
+        return float(fft.dct(terms, type=1).max()) + missed
 
-    def _at(self, low_s: Floats, high_s: Floats, delta: float) -> Floats:
-        """Probability at the corner of each cell that no point of the cell surpasses."""
-        return self.probability(np.maximum(low_s + delta, 0) / 2, (high_s - delta) / 2)
+    def _truncation(self, delta: float, middle: float, half: float) -> float:
+        """Bound the error of Chebyshev interpolation, by the best of a few Bernstein ellipses.
+
+        The modulus of the polynomial is at most (|p_b|+|p_c|+|1-s|)^n. That is convex in s, so in a
+        rectangle around the ellipse it is largest at a corner.
+        """
+        rho = np.geomspace(1.05, 50, 40)
+        corner = half * (1 + 1j) / 2 * np.array([1, -1])[:, None] * rho
+        corner += half * (1 - 1j) / 2 * np.array([1, -1])[:, None] / rho
+        s = middle + corner
+        modulus = (np.abs(s + delta) + np.abs(s - delta)) / 2 + np.abs(1 - s)
+        exponent = self.n * np.log(modulus.max(axis=0)) - _DEGREE * np.log(rho)
+        return float((4 * np.exp(np.minimum(exponent, 0)) / (rho - 1)).min())
 
 
 @dataclass(frozen=True)
@@ -227,21 +236,9 @@ class _Outcome:
     c: int
     n: int
 
-    def estimate_step(self) -> int:
-        """The lowest step not below the observed loss."""
-        return -(-(self.b - self.c) * _STEPS // self.n)
-
-    def p_at(self, step: int) -> float:
-        """Return the p-value of one grid loss."""
-        return self._p(step, step, 0.0)
-
-    def accepts(self, first: int, last: int, alpha: float) -> bool:
-        """Say whether some grid loss of first..last may have p > alpha; exact when first = last."""
-        return self._p(first, last, alpha) > alpha
-
     def last_accepted(self, first: int, alpha: float, last: int = _STEPS) -> int | None:
         """Return the highest step of first..last with p > alpha; None if there is none."""
-        if first > last or not self.accepts(first, last, alpha):
+        if first > last or self.p(first, last) <= alpha:
             return None
         if first == last:
             return last
@@ -249,47 +246,64 @@ class _Outcome:
         upper = self.last_accepted(middle + 1, alpha, last)
         return self.last_accepted(first, alpha, middle) if upper is None else upper
 
-    def _p(self, first: int, last: int, alpha: float) -> float:
-        """Return a ceiling of p over the grid losses first..last, see ``_Region.ceiling``."""
+    def highest_p(self, first: int, last: int = _STEPS, best: float = 0.0) -> float:
+        """Return the largest p of the steps first..last, or ``best`` if that is larger."""
+        ceiling = self.p(first, last)
+        if ceiling <= best or first == last:
+            return max(ceiling, best)
+        middle = (first + last) // 2
+        best = self.highest_p(first, middle, max(best, self.p(first, first)))
+        return self.highest_p(middle + 1, last, best)
+
+    def p(self, first: int, last: int) -> float:
+        """Return a ceiling of the p-values of the grid losses first..last; of one, its p-value."""
         low, high = self.disagreements
-        low = max(low, 0 if first <= 0 <= last else min(abs(first), abs(last)) / _STEPS)
-        if low > high:  # no p_c in the interval allows such a loss
+        nearest = 0 if first <= 0 <= last else min(abs(first), abs(last))
+        if nearest / _STEPS > high:  # no p_c in the interval allows such a loss
             return _NUISANCE_ERROR
-        level = max(alpha - _NUISANCE_ERROR, 0.0)
-        region = self._region(first / _STEPS, last / _STEPS)
-        return region.ceiling(first / _STEPS, low, high, level) + _NUISANCE_ERROR
+        # More than the lowest loss cannot be likelier. Below s = -loss, p_b is 0 and p_c at most s.
+        delta = first / _STEPS
+        low = max(low, abs(delta))
+        high = max(low, high)
+        region = self._region(delta, last / _STEPS, (low - delta) / 2, (high - delta) / 2)
+        return min(1.0, region.maximum(delta, low, high) + _NUISANCE_ERROR)
 
     @cached_property
     def disagreements(self) -> tuple[float, float]:
-        """Clopper-Pearson interval for p_b + p_c."""
+        """Clopper-Pearson interval for s = p_b + p_c."""
         count, n, tail = self.b + self.c, self.n, _NUISANCE_ERROR / 2
         low = special.betaincinv(count, n - count + 1, tail) if count else 0.0
         high = special.betaincinv(count + 1, n - count, 1 - tail) if count < n else 1.0
         return float(low), float(high)
 
-    @cached_property
-    def columns(self) -> Floats:
-        """The c' to look at one by one: up to where a likely p_c leaves less than 1e-10."""
-        mean, exponent = self.n * self.disagreements[1], math.log(1e10)
-        last = math.ceil(mean + math.sqrt(2 * mean * exponent) + exponent * 2 / 3)  # Bernstein
-        return np.arange(min(last, self.n) + 1, dtype=np.float64)
-
-    def _region(self, low_delta: float, high_delta: float) -> _Region:
+    def _region(self, low_delta: float, high_delta: float, low: float, high: float) -> _Region:
         """Return a region that holds the outcomes no higher than the one seen, at all these losses.
 
-        It holds no others when the two losses are equal.
+        It holds no others when the two losses are equal, but for the columns that are unlikely
+        (1e-10) for every p_c in [low, high].
         """
-        columns, n = self.columns, self.n
+        n, columns = self.n, _columns(self.n, low, high)
         seen = float(score_statistic(self.b, self.c, n, low_delta))
         seen += _TIE * max(1.0, abs(seen))
-        low, high = np.full_like(columns, -1), n - columns
+        few, many = np.full_like(columns, -1), n - columns
         if self.b - self.c < n * low_delta:
-            high = np.minimum(high, self.b + np.maximum(columns - self.c, 0))
-        while (low < high).any():
-            middle = np.ceil((low + high) / 2)
+            many = np.minimum(many, self.b + np.maximum(columns - self.c, 0))
+        while (few < many).any():
+            middle = np.ceil((few + many) / 2)
             inside = score_statistic(middle, columns, n, high_delta) <= seen
-            low, high = np.where(inside, middle, low), np.where(inside, high, middle - 1)
-        return _Region(n, np.maximum.accumulate(low))
+            few, many = np.where(inside, middle, few), np.where(inside, many, middle - 1)
+        return _Region(n, int(columns[0]), few)
+
+
+def _columns(n: int, low: float, high: float) -> Floats:
+    """Return the c' that matter when p_c is in [low, high]: 1e-10 on either side do not.
+
+    By Chernoff's bound below and Bernstein's above.
+    """
+    exponent = math.log(1e10)
+    first = math.floor(n * low - math.sqrt(2 * n * low * exponent))
+    last = math.ceil(n * high + math.sqrt(2 * n * high * exponent) + exponent * 2 / 3)
+    return np.arange(max(first, 0), min(last, n) + 1, dtype=np.float64)
 
 
 def _first(test: Callable[[int], bool], low: int, high: int) -> int:

@@ -1,0 +1,108 @@
+"""Candidates at work: searched, timed, certified, and asked for their goldens.
+
+Each is loaded when it is needed and let go afterwards; it always runs as it would be served, in
+batches or, where its answers depend on the rows beside it, one row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.backends import Session, get_backend, softmax
+from edgewright.latency import Timing, compare, inputs_from_rows
+from edgewright.manifest import sha256_file
+from edgewright.metrics import Labels
+from edgewright.optimize.export import Reference, predict_logits
+from edgewright.optimize.inputs import Inputs
+from edgewright.optimize.variants import Candidate
+from edgewright.preprocess import TokenRow
+from edgewright.proof.certificate import PairedCounts, Subject
+from edgewright.proof.goldens import Goldens, choose_rows, make_goldens
+from edgewright.proof.host import instruction_set
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """The candidates of one run, by name; the first is the baseline, fp32 on ONNX Runtime."""
+
+    inputs: Inputs
+    reference: Reference
+    candidates: Mapping[str, Candidate]
+    threads: int
+
+    @property
+    def baseline(self) -> str:
+        """Name of fp32 on ONNX Runtime."""
+        return next(iter(self.candidates))
+
+    @cached_property
+    def reference_on_search(self) -> Labels:
+        """What the fine-tuned model answers on the search rows, shape (rows,)."""
+        return self.reference.logits(self.inputs.search_rows).argmax(axis=1)
+
+    def search(self, name: str) -> NDArray[np.float32]:
+        """Scores of one candidate on the search rows, shape (rows, classes)."""
+        return softmax(self._logits(name, self.inputs.search_rows))
+
+    def measure(self) -> dict[str, Timing]:
+        """Latency of every candidate at the workload, against the baseline."""
+        sessions = {name: self._load(name) for name in self.candidates}
+        return compare(
+            {name: session.run for name, session in sessions.items()},
+            self.baseline,
+            self.inputs.workload,
+            inputs_from_rows(self.inputs.preprocessor, self.inputs.search_rows),
+            row_by_row={name for name, each in self.candidates.items() if not each.batch_invariant},
+        )
+
+    def subject(self, name: str) -> Subject:
+        """What a certificate of this candidate binds."""
+        candidate = self.candidates[name]
+        return Subject(
+            file_sha256=sha256_file(candidate.file),
+            runtime=get_backend(candidate.backend).runtime(),
+            instruction_set=instruction_set(),
+            row_by_row=not candidate.batch_invariant,
+            session_options=tuple(sorted(candidate.session_options.items())),
+        )
+
+    def count_on_certify(self, name: str) -> PairedCounts:
+        """Run one candidate over the certify rows. The only thing that reads them."""
+        predicted = self._logits(name, self._certify_rows).argmax(axis=1)
+        return PairedCounts.count(self.inputs.certify.labels, self._reference_on_certify, predicted)
+
+    def goldens(self, names: Sequence[str], *, keep_texts: bool) -> Goldens:
+        """Search examples of every class with the scores of these candidates."""
+        search = self.inputs.search
+        texts = [search.texts[row] for row in choose_rows(search.labels)]
+        sessions = {
+            name: (self._load(name), not self.candidates[name].batch_invariant) for name in names
+        }
+        return make_goldens(texts, self.inputs.preprocessor, sessions, keep_texts=keep_texts)
+
+    @cached_property
+    def _certify_rows(self) -> list[TokenRow]:
+        return self.inputs.preprocessor.encode(self.inputs.certify.texts)
+
+    @cached_property
+    def _reference_on_certify(self) -> Labels:
+        return self.reference.logits(self._certify_rows).argmax(axis=1)
+
+    def _load(self, name: str) -> Session:
+        candidate = self.candidates[name]
+        return get_backend(candidate.backend).load(
+            candidate.file, threads=self.threads, options=candidate.session_options
+        )
+
+    def _logits(self, name: str, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+        return predict_logits(
+            self._load(name),
+            self.inputs.preprocessor,
+            rows,
+            one_row_at_a_time=not self.candidates[name].batch_invariant,
+        )

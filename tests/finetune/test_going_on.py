@@ -1,0 +1,110 @@
+"""``edgewright finetune --from``: another run on the weights, labels and splits of a checkpoint."""
+
+import csv
+import json
+
+import torch
+from tiny_models import make_rows, write_csv
+from transformers import AutoModelForSequenceClassification
+
+from edgewright.checkpoint import Checkpoint
+
+
+def test_added_rows_move_no_old_one_and_training_goes_on_from_the_weights(
+    finetune, checkpoint, tmp_path
+):
+    more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
+    run = finetune(
+        "--from",
+        checkpoint,
+        "--add",
+        more,
+        "--json",
+        "--lr",
+        "1e-9",
+        data=None,
+        model=None,
+        out="next",
+    )
+    assert run.code == 0
+    old, new = Checkpoint.open(checkpoint), Checkpoint.open(tmp_path / "next")
+    before = dict(zip(old.examples().ids, old.examples().splits, strict=True))
+    after = dict(zip(new.examples().ids, new.examples().splits, strict=True))
+    assert before.items() <= after.items()
+    assert len(after) > len(before) + 50
+    assert new.labels == old.labels
+    made_from = new.artifact.manifest["made_from"]
+    assert made_from["from"] == old.artifact.manifest_sha256
+    models = [
+        AutoModelForSequenceClassification.from_pretrained(c.model_folder) for c in (old, new)
+    ]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert new.preprocessor().settings == old.preprocessor().settings
+
+
+def test_a_new_row_goes_where_it_would_have_gone_at_the_start(finetune, tmp_path, data_file):
+    more = make_rows(60, seed=9)
+    with data_file.open(newline="") as file:
+        old = [tuple(row) for row in csv.reader(file)][1:]
+    all_at_once = write_csv(tmp_path / "all.csv", [*old, *more])
+    options = ("--splits", "40/10/10/10/20/10", "--seed", 7)
+    assert finetune(*options, out="first").code == 0
+    assert finetune(*options, data=all_at_once, out="whole").code == 0
+    run = finetune(
+        "--from", tmp_path / "first", "--add", write_csv(tmp_path / "more.csv", more), "--seed", 1,
+        data=None, model=None, out="next",
+    )  # fmt: skip
+    assert run.code == 0
+    whole, grown = (Checkpoint.open(tmp_path / name).examples() for name in ("whole", "next"))
+    assert dict(zip(whole.ids, whole.splits, strict=True)) == dict(
+        zip(grown.ids, grown.splits, strict=True)
+    )
+
+
+def test_training_may_go_on_with_the_same_rows(finetune, checkpoint, tmp_path):
+    run = finetune("--from", checkpoint, "--freeze", 0, "--json", data=None, model=None, out="next")
+    assert run.code == 0
+    old, new = Checkpoint.open(checkpoint), Checkpoint.open(tmp_path / "next")
+    assert (new.path / "splits.parquet").read_bytes() == (old.path / "splits.parquet").read_bytes()
+    assert new.artifact.manifest["splits"] == old.artifact.manifest["splits"]
+
+
+def test_a_shorter_length_may_be_chosen_when_going_on(finetune, checkpoint, tmp_path):
+    run = finetune(
+        "--from", checkpoint, "--max-length", 9, "--json", data=None, model=None, out="next"
+    )
+    assert run.json["max_length"] == 9
+    assert Checkpoint.open(tmp_path / "next").preprocessor().max_length == 9
+
+
+def test_labels_that_the_checkpoint_does_not_know_are_refused(finetune, checkpoint, tmp_path):
+    more = write_csv(tmp_path / "more.csv", [("rain and wind", "weather"), ("goal", "sports")])
+    run = finetune("--from", checkpoint, "--add", more, data=None, model=None, out="next")
+    assert run.code == 2
+    assert "more.csv: row 1" in run.err
+    assert "weather" in run.err
+    assert not (tmp_path / "next").exists()
+
+
+def test_an_altered_checkpoint_is_refused_by_file(finetune, checkpoint):
+    weights = checkpoint / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    run = finetune("--from", checkpoint, data=None, model=None, out="next")
+    assert run.code == 4
+    assert "model.safetensors was altered" in run.err
+
+
+def test_a_bundle_is_no_checkpoint(finetune, checkpoint, tmp_path):
+    manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+    bundle = tmp_path / "bundle"
+    from edgewright.bundle import BUNDLE
+    from edgewright.manifest import new_folder, seal
+
+    with new_folder(bundle) as folder:
+        seal(folder, BUNDLE, {"labels": manifest["labels"]}, {})
+    run = finetune("--from", bundle, data=None, model=None, out="next")
+    assert run.code == 4
+    assert "is a edgewright.bundle, and a checkpoint is wanted" in run.err
