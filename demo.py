@@ -30,7 +30,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from edgewright.bundle import Bundle
-from edgewright.checkpoint import Checkpoint
+from edgewright.checkpoint import METRICS_FILE, Checkpoint
 from edgewright.client import Client
 from edgewright.errors import ArtifactError, EdgewrightError
 from edgewright.manifest import canonical_json, sha256_bytes, sha256_file, verify
@@ -55,7 +55,9 @@ class Loop:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
 
-    def stage(self, name: str, target: Path, inputs: Sequence[str], arguments: Sequence[str]) -> None:
+    def stage(
+        self, name: str, target: Path, inputs: Sequence[str], arguments: Sequence[str]
+    ) -> None:
         """Run one ``edgewright`` command unless ``target`` already is what it would make."""
         key = sha256_bytes(canonical_json([list(inputs), list(arguments), source_hash()]))
         done = self._done().get(name, {})
@@ -149,7 +151,7 @@ def serving(loop: Loop, repository: Path) -> Iterator[tuple[Client, float]]:
     server = subprocess.Popen(command_line(*arguments))
     try:
         with Client(f"127.0.0.1:{port}") as client:
-            client.wait_until_ready(READY_TIMEOUT_S)
+            client.wait_until_ready(timeout_s=READY_TIMEOUT_S)
             yield client, (time.monotonic() - started) * 1000
     finally:
         server.send_signal(signal.SIGTERM)
@@ -203,8 +205,9 @@ def summarise(loop: Loop, served: dict[str, Any], heldout: dict[str, Any]) -> di
     checkpoint = Checkpoint.open(loop.out / "checkpoint")
     bundle = Bundle.open(loop.out / "bundle")
     proof = bundle.chosen.certificate
-    test = checkpoint.artifact.manifest["test"]
+    test = json.loads((checkpoint.path / METRICS_FILE).read_bytes())["test"]
     choice = bundle.choice
+    fp32 = next(each for each in bundle.variants if each.precision == "fp32")
     return {
         "test_accuracy": test["accuracy"],
         "test_accuracy_interval": test["accuracy_interval"],
@@ -217,7 +220,7 @@ def summarise(loop: Loop, served: dict[str, Any], heldout: dict[str, Any]) -> di
         "certify_n": proof.n if proof else None,
         "speedup": choice["speedup"],
         "speedup_interval": choice["speedup_interval"],
-        "size_ratio": choice["size_ratio"],
+        "size_ratio": bundle.chosen.size_bytes / fp32.size_bytes,
         "requests": served["requests"],
         "errors": served["errors"] + heldout["errors"],
         "field_accuracy": served["accuracy"],
@@ -234,13 +237,30 @@ def show(loop: Loop, summary: dict[str, Any]) -> None:
     low, high = summary["test_accuracy_interval"]
     slow, fast = summary["speedup_interval"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("fine-tuned", f"test accuracy [bold]{summary['test_accuracy']:.1%}[/bold] ({low:.1%} to {high:.1%})")
-    table.add_row("served", f"[bold]{summary['heldout_accuracy']:.1%}[/bold] on {summary['heldout_rows']} held-out rows, {summary['field_accuracy']:.1%} on {summary['requests']} field articles")
-    table.add_row("certified", f"[bold]{summary['verdict']}[/bold]: loses at most {summary['loss_upper_bound']:.2%} (n={summary['certify_n']})")
-    table.add_row("faster", f"[bold]{summary['speedup']:.2f}x[/bold] ({slow:.2f} to {fast:.2f}) than ONNX Runtime fp32, {summary['size_ratio']:.2f}x its size")
+    table.add_row(
+        "fine-tuned",
+        f"test accuracy [bold]{summary['test_accuracy']:.1%}[/bold] ({low:.1%} to {high:.1%})",
+    )
+    table.add_row(
+        "served",
+        f"[bold]{summary['heldout_accuracy']:.1%}[/bold] on {summary['heldout_rows']} held-out rows, {summary['field_accuracy']:.1%} on {summary['requests']} field articles",
+    )
+    table.add_row(
+        "certified",
+        f"[bold]{summary['verdict']}[/bold]: loses at most {summary['loss_upper_bound']:.2%} (n={summary['certify_n']})",
+    )
+    table.add_row(
+        "faster",
+        f"[bold]{summary['speedup']:.2f}x[/bold] ({slow:.2f} to {fast:.2f}) than ONNX Runtime fp32, {summary['size_ratio']:.2f}x its size",
+    )
     table.add_row("variant", f"{summary['variant']}")
-    table.add_row("answers", f"p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, {summary['errors']} errors, ready in {summary['ready_ms']} ms")
-    table.add_row("took", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items()))
+    table.add_row(
+        "answers",
+        f"p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, {summary['errors']} errors, ready in {summary['ready_ms']} ms",
+    )
+    table.add_row(
+        "took", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
+    )
     loop.console.print()
     loop.console.print(Panel(table, title="edgewright, the whole loop", expand=False))
     loop.console.print(f"report   {loop.out / 'report.html'}\nfigures  {loop.out / 'summary.json'}")
@@ -260,7 +280,17 @@ def main(out: Path) -> None:
         checkpoint,
         [sha256_file(examples), sha256_file(minilm_folder() / "model.safetensors")],
         ["finetune", str(examples), "-o", str(checkpoint), "--model", str(minilm_folder())]
-        + ["--splits", SPLITS, "--freeze", "4", "--epochs", "3", "--seed", str(SEED), "--overwrite"],
+        + [
+            "--splits",
+            SPLITS,
+            "--freeze",
+            "4",
+            "--epochs",
+            "3",
+            "--seed",
+            str(SEED),
+            "--overwrite",
+        ],
     )
     loop.stage(
         "optimize",

@@ -124,7 +124,7 @@ def _body(outcome: Outcome) -> dict[str, Any]:
     return {
         "task": TASK,
         "labels": list(outcome.search.label_names),
-        "made_from": outcome.checkpoint_sha256,
+        "made_from": {"checkpoint": outcome.checkpoint_sha256},
         "budget": config.max_drop,
         "confidence": config.confidence,
         "allow_inconclusive": config.allow_inconclusive,

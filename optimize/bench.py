@@ -43,7 +43,7 @@ class Bench:
     @cached_property
     def reference_on_search(self) -> Labels:
         """What the fine-tuned model answers on the search rows, shape (rows,)."""
-        return self.reference.logits(self.inputs.search_rows).argmax(axis=1)
+        return np.asarray(self.reference.logits(self.inputs.search_rows).argmax(axis=1))
 
     def search(self, name: str) -> NDArray[np.float32]:
         """Scores of one candidate on the search rows, shape (rows, classes)."""
@@ -91,7 +91,7 @@ class Bench:
 
     @cached_property
     def _reference_on_certify(self) -> Labels:
-        return self.reference.logits(self._certify_rows).argmax(axis=1)
+        return np.asarray(self.reference.logits(self._certify_rows).argmax(axis=1))
 
     def _load(self, name: str) -> Session:
         candidate = self.candidates[name]

@@ -1,8 +1,9 @@
-"""The one moment in which certify rows are read: after the shortlist is frozen, before it is told."""
+"""The one moment when certify rows are read: the shortlist is frozen, its verdicts are untold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from edgewright.bundle import Certificate
 from edgewright.optimize.config import OptimizeConfig
@@ -11,7 +12,7 @@ from edgewright.proof.ledger import Ledger
 
 
 def certify(
-    frozen: Sequence[str],
+    frozen: Iterable[str],
     subjects: Mapping[str, Subject],
     count: Callable[[str], PairedCounts],
     ledger: Ledger,
@@ -29,7 +30,7 @@ def certify(
     certificates = {}
     for name in frozen:
         subject = subjects[name]
-        trial = ledger.try_out(name, subject, config.threads, lambda name=name: count(name))
+        trial = ledger.try_out(name, subject, config.threads, partial(count, name))
         if trial is None:
             certificates[name] = reused(
                 subject,

@@ -92,7 +92,8 @@ def shortlist(
 ) -> list[Contender]:
     """At most ``SLOTS`` contenders, in the order in which they are certified.
 
-    Only what is faster than the baseline is worth a trial. One that search has shown to lose too
+    Only what is faster than the baseline is worth a trial; what is faster by less than
+    ``SPEED_STEP`` is so only where nothing else is. One that search has shown to lose too
     much is left out, unless nothing better is there: then the fastest such gets its verdict. A
     list with a runtime that `edgewright[serve]` does not bring must hold one likely to pass on
     ONNX Runtime, or else the baseline itself, so that the bundle can be served by it.
@@ -105,6 +106,7 @@ def shortlist(
         free_slots: trials that the ledger has left; who comes after them will be REUSED.
     """
     faster = rank([each for each in contenders if each.is_faster], rules.budget)
+    faster = [each for each in faster if each.speedup >= SPEED_STEP] or faster
     hopeful = [each for each in faster if not rules.is_hopeless(each)] or faster[:1]
     known = [each for each in hopeful if each.name in tried]
     chosen = (known + [each for each in hopeful if each.name not in tried])[:SLOTS]

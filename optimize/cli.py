@@ -15,19 +15,28 @@ from edgewright.output import Output
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(
-    cls=Command,
-    examples=(
-        "edgewright optimize checkpoint -o bundle",
-        "edgewright optimize checkpoint -o bundle --max-drop 0.02 --confidence 0.9",
-        "edgewright optimize checkpoint -o bundle --backend onnxruntime --workload 1x32:0.5,8x128:0.5",
-        "edgewright optimize checkpoint -o bundle --config run.yaml --overwrite --json",
-    ),
+_EXAMPLES = (
+    "edgewright optimize checkpoint -o bundle",
+    "edgewright optimize checkpoint -o bundle --max-drop 0.02 --confidence 0.9",
+    "edgewright optimize checkpoint -o bundle --backend onnxruntime --workload 1x32:0.5,8x128:0.5",
+    "edgewright optimize checkpoint -o bundle --config run.yaml --overwrite --json",
 )
+
+
+@click.command(cls=Command, examples=_EXAMPLES)
 @click.argument("checkpoint", type=_PATH)
-@click.option("-o", "--output-folder", "bundle", type=_PATH, required=True, help="Bundle to write.")
-@click.option("--max-drop", type=float, default=0.01, help="Accuracy that may be lost: 0.01 is one point.")
-@click.option("--confidence", type=float, default=0.95, help="That the loss is within --max-drop.")
+@click.option(
+    "-o", "--output-folder", "bundle", type=_PATH, required=True, help="Bundle folder to write."
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    default=0.01,
+    help="Accuracy that may be lost, as a share of rows: 0.01 is one point.",
+)
+@click.option(
+    "--confidence", type=float, default=0.95, help="That no more than --max-drop is lost."
+)
 @click.option(
     "--backend",
     "backends",
@@ -38,11 +47,22 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--workload",
     metavar="SHAPES",
-    help="Rows x tokens : share of calls, as 1x32:0.5,8x128:0.5.  [default: single texts and batches as long as the data]",
+    help=(
+        "Rows x tokens : share of calls, as 1x32:0.5,8x128:0.5.  "
+        "[default: single texts and batches as long as the data]"
+    ),
 )
 @click.option("--threads", type=int, default=1, help="Threads of one session.")
-@click.option("--ledger", type=_PATH, help="Folder of the certify split's ledger.  [default: beside CHECKPOINT]")
-@click.option("--allow-inconclusive", is_flag=True, help="Ship what too few rows could not decide; the bundle says so.")
+@click.option(
+    "--ledger",
+    type=_PATH,
+    help="Folder that records how often certify rows were used.  [default: beside CHECKPOINT]",
+)
+@click.option(
+    "--allow-inconclusive",
+    is_flag=True,
+    help="Ship what too few rows could not decide; the bundle says so.",
+)
 @click.option("--no-raw-examples", is_flag=True, help="Keep token ids in the bundle, but no text.")
 @click.option("--seed", type=int, default=0, help="Of everything that draws at random.")
 @click.option("--overwrite", is_flag=True, help="Replace BUNDLE when it exists.")

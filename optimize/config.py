@@ -20,8 +20,9 @@ class OptimizeConfig:
     """Options of one run; ConfigError tells every fault.
 
     ``max_drop`` is the accuracy that may be lost, as a share of rows: 0.01 is one point.
-    ``backends`` empty means all that are installed. ``workload`` None means single texts and batches
-    as long as those of the search split. ``ledger`` None means a folder beside the checkpoint.
+    ``backends`` empty means all that are installed. ``workload`` None means single texts and
+    batches as long as those of the search split. ``ledger`` None means a folder beside the
+    checkpoint.
     """
 
     checkpoint: Path
@@ -47,7 +48,7 @@ class OptimizeConfig:
             yield f"--max-drop is {self.max_drop:g}; {_drop_advice(self.max_drop)}"
         if not 0.5 < self.confidence < 1:
             yield (
-                f"--confidence is {self.confidence:g}; it must be between 0.5 and 1, as 0.95 for 95%"
+                f"--confidence is {self.confidence:g}; it must be between 0.5 and 1: 0.95 is 95%"
             )
         for name in self.backends:
             if name not in BACKENDS:

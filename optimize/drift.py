@@ -1,4 +1,4 @@
-"""How answers and inputs were distributed on the search split: what live traffic is held against."""
+"""How answers and inputs were distributed on the search split: live traffic is held against it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ def _length_edges(longest: int) -> tuple[int, ...]:
 
 
 def _histogram(values: NDArray[Any], edges: Sequence[float]) -> dict[str, Any]:
-    """Counts of ``values`` from each edge up to, without it, the next; the last bin holds its end."""
+    """Counts of ``values`` from each edge to below the next; the last bin holds its end too."""
     counts, _ = np.histogram(values, bins=edges)
     return {"edges": list(edges), "counts": counts.tolist()}

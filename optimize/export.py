@@ -52,7 +52,8 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, sample: Sequence[TokenRow]
     Args:
         checkpoint: what finetune wrote.
         folder: exists; receives the file.
-        sample: unpadded rows, best of different lengths; the first 16 are used.
+        sample: unpadded rows, best of different lengths: the shortest, the longest and the first
+            16 are compared.
 
     Raises:
         BackendUnavailableError: torch, transformers or an exporter is missing.
@@ -66,7 +67,7 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, sample: Sequence[TokenRow]
     session = onnxruntime.load(path, threads=1)
     _check_contract(session, preprocessor.input_names, path)
     # Loaded anew: an exporter may leave its own attention in the model that it traced.
-    difference = _compare(session, Reference(checkpoint), preprocessor, sample[:_BATCH_ROWS])
+    difference = _compare(session, Reference(checkpoint), preprocessor, sample)
     return Export(path, exporter, opset, difference)
 
 
@@ -107,8 +108,11 @@ class Reference:
             use_safetensors=True,
         ).eval()
         names = self._preprocessor.input_names
-        self.inputs = tuple(TensorSpec(name, "int64", (-1, -1)) for name in names)
-        self.outputs = (TensorSpec(LOGITS, "float32", (-1, len(checkpoint.labels))),)
+        self.inputs: tuple[TensorSpec, ...] = tuple(
+            TensorSpec(name, "int64", (-1, -1)) for name in names
+        )
+        scores = TensorSpec(LOGITS, "float32", (-1, len(checkpoint.labels)))
+        self.outputs: tuple[TensorSpec, ...] = (scores,)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One forward pass on int64 (rows, length); gives ``logits``, float32 (rows, classes)."""
@@ -324,4 +328,4 @@ def _batches(sample: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
     yield [longest]
     yield [half]
     yield [half, shortest, longest]
-    yield list(sample)
+    yield list(sample[:_BATCH_ROWS])

@@ -109,10 +109,10 @@ def _integer_weight(product: ir.Node) -> tuple[NDArray[np.int8], NDArray[np.floa
     if dequantize is None or values is None or scales is None or not _is_symmetric(dequantize):
         return None
     scaled = attributes.get_float("alpha", 1.0) != 1 or attributes.get_float("beta", 1.0) != 1
-    if values.ndim != 2 or scaled or attributes.get_int("transA", 0):
+    if values.ndim != 2 or scaled or attributes.get_int("transA", 0) != 0:
         return None
     axis = dequantize.attributes.get_int("axis", 1) % 2
-    if attributes.get_int("transB", 0):
+    if attributes.get_int("transB", 0) != 0:
         values, axis = values.T, 1 - axis
     if scales.size > 1 and axis != 1:
         return None
@@ -157,8 +157,9 @@ def _unsigned(
     if source is None or scale is None or zero_point is None:
         raise ValueError(f"{quantize.name} has no constant zero point")  # NNCF writes one always
     for use in source.uses():
-        if use.node.op_type == "QuantizeLinear" and (use.node.name or "").endswith(_UINT8):
-            return use.node.outputs[0], scale, use.node.inputs[2]
+        shared = use.node.inputs[2] if (use.node.name or "").endswith(_UINT8) else None
+        if shared is not None:
+            return use.node.outputs[0], scale, shared
     shift = 128 if zero_point.dtype == np.int8 else 0
     shifted = (zero_point.astype(np.int16) + shift).astype(np.uint8)
     name = f"{source.name}{_UINT8}"
@@ -171,8 +172,9 @@ def _unsigned(
 def _skip_rounding(dequantize: ir.Node) -> None:
     """Let the users of Dequantize(Quantize(x)) read x."""
     quantize = _producer(dequantize.inputs[0], "QuantizeLinear")
-    if quantize is not None:
-        dequantize.outputs[0].replace_all_uses_with(quantize.inputs[0])
+    source = quantize.inputs[0] if quantize else None
+    if source is not None:
+        dequantize.outputs[0].replace_all_uses_with(source)
 
 
 def _store_as_float(graph: ir.Graph, dequantize: ir.Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,11 @@ from edgewright.optimize.choice import SERVABLE_BACKEND, Contender
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.proof.certificate import MOST_ROWS
 from edgewright.proof.host import Host
+
+_HEADLINE: Final = (
+    "variant", "backend", "verdict", "loss_upper_bound", "certify_n", "needed_n", "speedup",
+    "speedup_interval", "size_ratio",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,7 @@ class Standing:
     @property
     def predicted(self) -> Labels:
         """Label indices of shape (search rows,)."""
-        return self.scores.argmax(axis=1)
+        return np.asarray(self.scores.argmax(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +136,7 @@ class Outcome:
     def _headline(self) -> dict[str, Any]:
         foremost = self.foremost
         if foremost is None or foremost.certificate is None:
-            keys = "variant backend verdict loss_upper_bound certify_n needed_n speedup".split()
-            return dict.fromkeys([*keys, "speedup_interval", "size_ratio"])
+            return dict.fromkeys(_HEADLINE)
         contender, given = foremost.contender, foremost.certificate
         return {
             "variant": foremost.name,
@@ -194,7 +198,9 @@ def rows_wanted(given: Certificate) -> str:
     if given.needed_n is None:
         seen = f"with {given.lost} lost and {given.won} won of {given.n} certify rows"
         hopeless = given.lost - given.won >= given.budget * given.n
-        return f"{seen} {'no number of' if hopeless else f'more than {MOST_ROWS:,}'} rows would pass"
+        return (
+            f"{seen} {'no number of' if hopeless else f'more than {MOST_ROWS:,}'} rows would pass"
+        )
     return f"at these rates {given.needed_n} certify rows would pass, and there are {given.n}"
 
 
@@ -209,4 +215,6 @@ def _distance(standing: Standing) -> tuple[int, float, float]:
 
 
 def _verdicts(standings: list[Standing]) -> str:
-    return ", ".join(f"{each.name} {each.certificate.verdict}" for each in standings if each.certificate)
+    return ", ".join(
+        f"{each.name} {each.certificate.verdict}" for each in standings if each.certificate
+    )

@@ -1,18 +1,19 @@
 """One run of optimize, from a checkpoint to a sealed bundle or a rejection.
 
-    open        the checkpoint, verified; its splits; the ledger of its certify split
-    export      fp32 ONNX, compared with PyTorch
-    quantise    more files, calibrated on the calibrate split, each on every runtime
-    search      what every candidate answers on the search split, as it would be served
-    measure     latency in turns, at the declared workload
-    certify     at most three, frozen beforehand, on rows that nothing has seen
-    write       the fastest that passed, in a bundle; or why there is none
+open        the checkpoint, verified; its splits; the ledger of its certify split
+export      fp32 ONNX, compared with PyTorch
+quantise    more files, calibrated on the calibrate split, each on every runtime
+search      what every candidate answers on the search split, as it would be served
+measure     latency in turns, at the declared workload
+certify     at most three, frozen beforehand, on rows that nothing has seen
+write       the fastest that passed, in a bundle; or why there is none
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,13 @@ from numpy.typing import NDArray
 
 from edgewright.bundle import Certificate
 from edgewright.latency import Timing
-from edgewright.optimize.artifacts import Contents, bundled, refuse_targets, write_bundle, write_rejection
+from edgewright.optimize.artifacts import (
+    Contents,
+    bundled,
+    refuse_targets,
+    write_bundle,
+    write_rejection,
+)
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.certify import certify
 from edgewright.optimize.choice import Contender, Rules, choose, shippable, shortlist
@@ -36,7 +43,7 @@ from edgewright.optimize.summary import summary_lines
 from edgewright.optimize.variants import Probe, Skipped, build_candidates
 from edgewright.output import Output
 from edgewright.proof.certificate import PairedCounts
-from edgewright.proof.host import instruction_set, this_host
+from edgewright.proof.host import available_cores, instruction_set, this_host
 from edgewright.proof.ledger import open_ledger
 
 
@@ -66,7 +73,7 @@ def optimize(
     with TemporaryDirectory(prefix="edgewright-optimize-") as folder:
         bench, skipped = _make_candidates(inputs, config, Path(folder), stages)
         with stages(f"search: {len(bench.candidates)} candidates on {len(inputs.search)} rows"):
-            scores = {name: bench.search(name) for name in bench.candidates}
+            scores = {name: bench.search(name) for name in _each(bench.candidates, output)}
         with stages(f"measure latency at {inputs.workload}"):
             timings = bench.measure()
         standings = {name: _standing(bench, name, scores[name], timings[name]) for name in scores}
@@ -94,7 +101,7 @@ class Stages:
         self._output.note(name)
         started = self._clock()
         yield
-        self.seconds[name.split()[0].rstrip(":")] = round(self._clock() - started, 3)
+        self.seconds[re.split(r"\W", name)[0]] = round(self._clock() - started, 3)
 
 
 def _look_ahead(inputs: Inputs, config: OptimizeConfig, output: Output) -> None:
@@ -102,7 +109,9 @@ def _look_ahead(inputs: Inputs, config: OptimizeConfig, output: Output) -> None:
     shortage = inputs.shortage(config)
     if shortage is not None:
         output.warn(shortage)
-    with open_ledger(config.ledger_folder, inputs.certify_sha256, on_wait=_telling(output)) as ledger:
+    with open_ledger(
+        config.ledger_folder, inputs.certify_sha256, on_wait=_telling(output)
+    ) as ledger:
         if not ledger.free_slots:
             names = ", ".join(entry.name for entry in ledger.entries)
             output.warn(
@@ -115,7 +124,7 @@ def _make_candidates(
     inputs: Inputs, config: OptimizeConfig, folder: Path, stages: Stages
 ) -> tuple[Bench, list[Skipped]]:
     with stages("export to ONNX"):
-        reference = Reference(inputs.checkpoint, threads=config.threads)
+        reference = Reference(inputs.checkpoint, threads=available_cores())
         export = export_onnx(inputs.checkpoint, folder, inputs.search_rows)
     with stages(f"quantise, calibrated on {len(inputs.calibrate)} rows"):
         candidates, skipped = build_candidates(
@@ -130,9 +139,7 @@ def _make_candidates(
     return Bench(inputs, reference, by_name, config.threads), skipped
 
 
-def _standing(
-    bench: Bench, name: str, scores: NDArray[np.float32], timing: Timing
-) -> Standing:
+def _standing(bench: Bench, name: str, scores: NDArray[np.float32], timing: Timing) -> Standing:
     candidate = bench.candidates[name]
     counts = PairedCounts.count(
         bench.inputs.search.labels, bench.reference_on_search, scores.argmax(axis=1)
@@ -159,7 +166,7 @@ def _standing(
 def _certify(
     bench: Bench, standings: Mapping[str, Standing], config: OptimizeConfig, output: Output
 ) -> dict[str, Certificate]:
-    """Freeze the shortlist and try it; the ledger is locked from before the one to after the other."""
+    """Freeze the shortlist and try it, with the ledger locked from before to after."""
     contenders = {name: standing.contender for name, standing in standings.items()}
     baseline = contenders.pop(bench.baseline)
     subjects = {name: bench.subject(name) for name in standings}
@@ -170,7 +177,7 @@ def _certify(
         frozen = shortlist(list(contenders.values()), baseline, rules, tried, ledger.free_slots)
         names = [contender.name for contender in frozen]
         output.note(f"  frozen for the certify split, in this order: {', '.join(names) or 'none'}")
-        return certify(names, subjects, bench.count_on_certify, ledger, config)
+        return certify(_each(names, output), subjects, bench.count_on_certify, ledger, config)
 
 
 def _conclude(
@@ -216,6 +223,16 @@ def _contents(bench: Bench, outcome: Outcome) -> Contents:
             outcome.search.label_names,
         ),
     )
+
+
+def _each(names: Collection[str], output: Output) -> Iterator[str]:
+    """The names, with a bar that says which is at work."""
+    with output.progress() as progress:
+        task = progress.add_task("candidates", total=len(names), status="")
+        for name in names:
+            progress.update(task, status=name)
+            yield name
+            progress.advance(task)
 
 
 def _telling(output: Output) -> Callable[[Path], None]:

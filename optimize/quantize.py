@@ -4,9 +4,9 @@ Dynamic: weights are int8 in the file, and activations are scaled at every call 
 It needs no calibration, but a row's answer depends on the rows beside it.
 Static: activations have fixed ranges, taken from calibration rows, so every row stands alone.
 
-``reduce_range`` keeps weights to 7 bits. x86 without VNNI multiplies with VPMADDUBSW, which adds two
-products into 16 bits and saturates: 8-bit weights then cost twice the error on MiniLM, and no
-measurement on a VNNI host shows it.
+``reduce_range`` keeps weights to 7 bits. x86 without VNNI multiplies with VPMADDUBSW, which adds
+two products into 16 bits and saturates. On such a host 8-bit weights gave MiniLM's logits 1.2
+(dynamic) to 1.6 (static) times the error of 7-bit ones; no measurement on a VNNI host shows it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def quantize_static(source: Path, calibration: Calibration, *, reduce_range: boo
                 overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE
             ),
         )
-    return ir.from_proto(quantized)
+    model: ir.Model = ir.from_proto(quantized)
+    return model
 
 
 class _Batches:

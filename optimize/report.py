@@ -147,7 +147,7 @@ def _plot(outcome: Outcome) -> Figure:
         [_point(outcome, standing) for standing in outcome.standings],
         x_label=f"latency at the workload, ms ({outcome.config.threads} thread(s))",
         y_label="accuracy on search",
-        caption="Accuracy against latency, each with its 95% interval: up and to the left is better",
+        caption="Accuracy against latency with 95% intervals: up and to the left is better",
         y_line=(reference, "fine-tuned model"),
     )
 
@@ -194,8 +194,10 @@ def _changed(outcome: Outcome, shown: Standing) -> Section:
     if not len(changed):
         words = f"{shown.name} answers every search row as the fine-tuned model does."
         return Section(title, [Paragraph(words)])
-    rows = [_changed_row(outcome, shown, int(row)) for row in changed[:CHANGED_SHOWN]]
     caption = f"{len(changed)} of {len(outcome.search)} search rows"
+    if outcome.config.no_raw_examples:
+        return Section(title, [Paragraph(f"{caption}; --no-raw-examples leaves their texts out.")])
+    rows = [_changed_row(outcome, shown, int(row)) for row in changed[:CHANGED_SHOWN]]
     if len(changed) > CHANGED_SHOWN:
         caption += f", the first {CHANGED_SHOWN} shown"
     return Section(title, [TextRows(rows, caption)])
@@ -240,9 +242,7 @@ def _certainty_rows(outcome: Outcome, certificates: list[Certificate]) -> Iterat
     first_error_rate = error_rates(outcome.config.confidence)[0]
     for budget in sorted({*_BUDGETS, outcome.config.max_drop}):
         row = [f"{points(budget)} points", str(rows_to_pass(budget, first_error_rate))]
-        for given in certificates:
-            row.append(_rows_wanted(given, budget))
-        yield row
+        yield row + [_rows_wanted(given, budget) for given in certificates]
 
 
 def _rows_wanted(given: Certificate, budget: float) -> str:

@@ -39,8 +39,8 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
 
 
 def _table(outcome: Outcome) -> Iterator[str]:
-    rows = [("candidate", "search", "ms", "speed-up", "MB", "verdict")]
-    rows += [_row(outcome, each) for each in outcome.standings]
+    header = ("candidate", "search", "ms", "speed-up", "MB", "verdict")
+    rows = [header, *(_row(outcome, each) for each in outcome.standings)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [
@@ -50,7 +50,7 @@ def _table(outcome: Outcome) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _row(outcome: Outcome, standing: Standing) -> tuple[str, ...]:
+def _row(outcome: Outcome, standing: Standing) -> tuple[str, str, str, str, str, str]:
     contender, given = standing.contender, standing.certificate
     return (
         standing.name,

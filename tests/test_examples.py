@@ -433,6 +433,15 @@ class TestExamples:
         with pytest.raises(IntegrityError, match=f"{file}: {says}"):
             Examples.load(tmp_path, ("a", "b"))
 
+    def test_an_example_stored_twice_is_refused(self, tmp_path: Path) -> None:
+        examples, _ = build(numbered(10))
+        examples.save(tmp_path)
+        for name in ("examples.parquet", "splits.parquet"):
+            stored = pq.read_table(tmp_path / name)
+            pq.write_table(pa.concat_tables([stored, stored.slice(0, 1)]), tmp_path / name)
+        with pytest.raises(IntegrityError, match=r"examples\.parquet: an id is there twice"):
+            Examples.load(tmp_path, ("a", "b"))
+
     def test_a_missing_broken_or_foreign_file_is_refused_by_name(self, tmp_path: Path) -> None:
         examples, _ = build(numbered(10))
         for spoil in (

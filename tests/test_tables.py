@@ -76,10 +76,12 @@ class TestKinds:
         datasets.Dataset.from_dict(ROWS).save_to_disk(tmp_path / "ds")
         self.check(tmp_path / "ds")
 
-    def test_a_dataset_that_was_shuffled_is_read_in_its_own_order(self, tmp_path: Path) -> None:
-        dataset = datasets.Dataset.from_dict(ROWS).select([2, 0])
-        dataset.save_to_disk(tmp_path / "ds")
-        assert read_table(tmp_path / "ds").texts == ["so so", "good film"]
+    def test_rows_chosen_from_a_dataset_are_read_and_no_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chosen = datasets.Dataset.from_dict(ROWS).select([2, 0])
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: chosen)
+        assert read_table("someone/reviews").texts == ["so so", "good film"]
 
     def test_class_names_come_in_place_of_numbers(self, tmp_path: Path) -> None:
         features = datasets.Features(
@@ -134,6 +136,15 @@ class TestKinds:
         told = refusal("someone/no-such-dataset")
         assert told.startswith("someone/no-such-dataset: there is no such file or folder here")
         assert told.endswith("Check the path, or the id and the network")
+
+    def test_a_hub_dataset_that_cannot_be_built_is_told(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def load_dataset(*_: Any, **__: Any) -> Any:
+            raise datasets.exceptions.DatasetGenerationError("broken shard")
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        assert "it cannot be loaded: broken shard" in refusal("someone/reviews")
 
 
 class TestColumns:

@@ -91,7 +91,7 @@ class Workload:
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int]) -> Workload:
-        """Half single texts of the data's median length, half 8 texts padded to its 90th percentile.
+        """Half single texts of median length, half 8 texts padded to the 90th percentile.
 
         A lone request is as long as the typical text; a batch is as long as its longest.
 
@@ -103,7 +103,7 @@ class Workload:
         """
         if not len(lengths):
             raise ConfigError("no texts to take a workload from; give one as 1x32:0.5,8x128:0.5")
-        typical, long = np.quantile(np.asarray(lengths), [0.5, 0.9], method="higher")
+        typical, long = np.quantile(np.asarray(lengths), [0.5, 0.9], method="inverted_cdf")
         return cls(((Shape(1, max(1, int(typical))), 0.5), (Shape(8, max(1, int(long))), 0.5)))
 
 
@@ -254,7 +254,7 @@ class _Call:
 
 
 def _feeds(make_inputs: InputMaker, shape: Shape, *, one_row: bool) -> list[list[Arrays]]:
-    feeds = []
+    feeds: list[list[Arrays]] = []
     for index in range(_VARIETY):
         arrays = make_inputs(shape, index)
         rows = [slice(row, row + 1) for row in range(shape.rows)] if one_row else [slice(None)]
@@ -298,7 +298,7 @@ def _latency(milliseconds: NDArray[np.float64], confidence: float) -> Latency:
     rounds = len(milliseconds)
     # With fewer, the chance that none of them lies above the percentile exceeds 1 - confidence.
     enough = 0.9**rounds <= 1 - confidence
-    tail = float(np.quantile(milliseconds, 0.9, method="higher")) if enough else None
+    tail = float(np.quantile(milliseconds, 0.9, method="inverted_cdf")) if enough else None
     return Latency(median, low, high, tail, rounds)
 
 
@@ -320,8 +320,8 @@ def median_ranks(n: int, confidence: float) -> tuple[int, int] | None:
 
     The number of values below the median is Binomial(n, 1/2), whatever their distribution; the
     interval from the k-th smallest to the k-th largest misses it with probability
-    2 P(Binomial(n, 1/2) < k) (David and Nagaraja, Order Statistics, section 7.1). The largest k that
-    keeps this within 1 - confidence; None where not even k = 1 does.
+    2 P(Binomial(n, 1/2) < k) (David and Nagaraja, Order Statistics, section 7.1). Gives the largest
+    k that keeps this within 1 - confidence; None where not even k = 1 does.
     """
     below, found = 0.0, None
     for k in range(1, n // 2 + 1):

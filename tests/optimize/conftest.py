@@ -25,11 +25,11 @@ from edgewright.preprocess import TextPreprocessor
 
 LABELS = ("business", "sport", "tech")
 WORDS = {
-    "business": "bank shares profit market economy trade oil deal sales growth".split(),
-    "sport": "match goal coach league player win cup team season final".split(),
-    "tech": "software phone online network users computer game digital broadband chip".split(),
+    "business": "bank shares profit market economy trade oil deal sales growth",
+    "sport": "match goal coach league player win cup team season final",
+    "tech": "software phone online network users computer game digital broadband chip",
 }
-COMMON = "the a of to in said on for new year with people at first more after will".split()
+COMMON = "the a of to in said on for new year with people at first more after will"
 SPLIT_ROWS = {
     "train": 240,
     "validation": 40,
@@ -48,7 +48,10 @@ def sentences(rows: int, seed: int) -> tuple[list[str], np.ndarray]:
     while len(texts) < rows:
         label = int(rng.integers(len(LABELS)))
         source = label if rng.random() > 0.08 else int(rng.integers(len(LABELS)))
-        words = [*rng.choice(WORDS[LABELS[source]], 3), *rng.choice(COMMON, rng.integers(4, 14))]
+        words = [
+            *rng.choice(WORDS[LABELS[source]].split(), 3),
+            *rng.choice(COMMON.split(), rng.integers(4, 14)),
+        ]
         text = " ".join(rng.permutation(words))
         if text not in seen:
             seen.add(text)
@@ -70,7 +73,15 @@ def train_model(folder: Path, examples: Examples) -> None:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COMMON, *sum(WORDS.values(), [])]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *COMMON.split(),
+        *" ".join(WORDS.values()).split(),
+    ]
     preprocessor = _preprocessor(folder / "tokenizer", vocabulary)
     preprocessor.save(folder / CHECKPOINT_PREPROCESSING)
     torch.manual_seed(0)

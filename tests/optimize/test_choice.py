@@ -37,7 +37,9 @@ def _names(contenders: list[Contender]) -> list[str]:
 
 
 def test_the_fastest_are_ranked_first() -> None:
-    assert _names(rank([_contender("a", 1.5), _contender("b", 3.0), _contender("c", 2.0)], 0.015)) == [
+    assert _names(
+        rank([_contender("a", 1.5), _contender("b", 3.0), _contender("c", 2.0)], 0.015)
+    ) == [
         "b",
         "c",
         "a",
@@ -63,12 +65,20 @@ def test_noise_in_the_measurement_leaves_the_order_alone() -> None:
 
 
 def test_a_shortlist_holds_three() -> None:
-    contenders = [_contender(name, speed) for name, speed in zip("abcd", (1.5, 2, 3, 4), strict=True)]
+    contenders = [
+        _contender(name, speed) for name, speed in zip("abcd", (1.5, 2, 3, 4), strict=True)
+    ]
     assert _names(shortlist(contenders, FP32, RULES)) == ["d", "c", "b"]
 
 
 def test_what_is_not_faster_than_fp32_beyond_the_noise_is_left_out() -> None:
     assert shortlist([_contender("a", 1.02)], FP32, RULES) == []
+
+
+def test_a_few_percent_are_worth_a_trial_only_where_nothing_else_is() -> None:
+    barely = _contender("barely", 1.06)
+    assert _names(shortlist([barely, _contender("clearly", 2.0)], FP32, RULES)) == ["clearly"]
+    assert _names(shortlist([barely], FP32, RULES)) == ["barely"]
 
 
 def test_what_search_proves_to_lose_too_much_takes_no_slot_from_others() -> None:
@@ -100,7 +110,9 @@ def test_an_unlikely_variant_on_onnx_runtime_does_not_replace_fp32() -> None:
 
 
 def test_files_in_the_ledger_keep_their_place() -> None:
-    contenders = [_contender(name, speed) for name, speed in zip("abcd", (1.5, 2, 3, 4), strict=True)]
+    contenders = [
+        _contender(name, speed) for name, speed in zip("abcd", (1.5, 2, 3, 4), strict=True)
+    ]
     assert _names(shortlist(contenders, FP32, RULES, tried={"a"}, free_slots=2)) == ["a", "d", "c"]
 
 
@@ -119,7 +131,9 @@ def _certificates(**verdicts: Verdict) -> dict[str, Certificate]:
 FROZEN = [_contender("a", 3.0), _contender("b", 3.2), _contender("c", 1.0)]
 
 
-def _shipped(frozen: list[Contender] = FROZEN, *, allow: bool = False, **verdicts: Verdict) -> list[str]:
+def _shipped(
+    frozen: list[Contender] = FROZEN, *, allow: bool = False, **verdicts: Verdict
+) -> list[str]:
     return _names(shippable(frozen, _certificates(**verdicts), allow_inconclusive=allow))
 
 
@@ -144,7 +158,10 @@ def test_an_inconclusive_one_ships_only_when_allowed_and_nothing_better_is_there
     assert _shipped(**undecided) == []
     assert _shipped(allow=True, **undecided) == ["c", "a"]
     assert choose([FROZEN[2], FROZEN[0]]).name == "a"
-    assert _shipped(allow=True, a=Verdict.PASS, b=Verdict.INCONCLUSIVE, c=Verdict.PASS) == ["a", "c"]
+    assert _shipped(allow=True, a=Verdict.PASS, b=Verdict.INCONCLUSIVE, c=Verdict.PASS) == [
+        "a",
+        "c",
+    ]
 
 
 def test_a_pass_on_openvino_alone_makes_no_bundle() -> None:

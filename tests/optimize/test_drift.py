@@ -5,7 +5,9 @@ import pytest
 
 from edgewright.optimize.drift import drift_reference
 
-SCORES = np.array([[0.9, 0.1, 0.0], [0.97, 0.02, 0.01], [0.3, 0.6, 0.1], [1.0, 0.0, 0.0]], np.float32)
+SCORES = np.array(
+    [[0.9, 0.1, 0.0], [0.97, 0.02, 0.01], [0.3, 0.6, 0.1], [1.0, 0.0, 0.0]], np.float32
+)
 
 
 def _reference() -> dict:
@@ -21,7 +23,9 @@ def test_labels_are_counted_as_the_variant_gives_them() -> None:
 def test_top_scores_have_a_mean_and_a_histogram_that_holds_every_row() -> None:
     answers = _reference()["variants"]["b"]
     assert answers["mean_top_score"] == pytest.approx((0.9 + 0.97 + 0.6 + 1.0) / 4, abs=1e-6)
-    counts = dict(zip(answers["top_scores"]["edges"], answers["top_scores"]["counts"], strict=False))
+    counts = dict(
+        zip(answers["top_scores"]["edges"], answers["top_scores"]["counts"], strict=False)
+    )
     assert sum(answers["top_scores"]["counts"]) == 4
     assert counts[0.95] == 2
 

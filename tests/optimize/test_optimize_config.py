@@ -17,13 +17,16 @@ def _config(**options: Any) -> OptimizeConfig:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_drop": 1.5}, r"--max-drop is 1.5; .*one point: for 1.5 points pass --max-drop 0.015"),
+        (
+            {"max_drop": 1.5},
+            r"--max-drop is 1.5; .*one point: for 1.5 points pass --max-drop 0.015",
+        ),
         ({"max_drop": 1}, r"--max-drop is 1; .*pass --max-drop 0.01"),
         ({"max_drop": 0}, "no number of rows proves"),
         ({"max_drop": -0.1}, "share of rows between 0 and 1"),
         ({"max_drop": float("nan")}, "--max-drop is nan"),
         ({"confidence": 0.5}, "--confidence is 0.5"),
-        ({"confidence": 95}, "as 0.95 for 95%"),
+        ({"confidence": 95}, "0.95 is 95%"),
         ({"backends": ("onnx",)}, "--backend is onnx; it must be one of onnxruntime, openvino"),
         ({"threads": 0}, "--threads is 0"),
         ({"seed": -1}, "--seed is -1"),

@@ -3,10 +3,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from optimize_outcomes import SEARCH, certified, outcome, standing
+
 from edgewright.optimize.outcome import Outcome
 from edgewright.optimize.report import optimize_report
-
-from optimize_outcomes import SEARCH, certified, outcome, standing
 
 
 def _page(run: Outcome) -> str:
@@ -41,9 +41,7 @@ def test_a_rejection_says_why_and_how_many_rows_are_needed(tmp_path: Path) -> No
 
 def test_what_ships_unproven_is_said_to(tmp_path: Path) -> None:
     name = "onnxruntime-int8"
-    run = outcome(
-        tmp_path, standing(name, 2.5, certified(0, n=100)), shipped=(name,), chosen=name
-    )
+    run = outcome(tmp_path, standing(name, 2.5, certified(0, n=100)), shipped=(name,), chosen=name)
     page = _page(run)
     assert "INCONCLUSIVE: onnxruntime-int8 ships" in page
     assert "Not proven, and shipped because --allow-inconclusive was given" in page

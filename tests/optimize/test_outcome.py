@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from optimize_outcomes import came_too_late, certified, outcome, standing
 
 from edgewright.bundle import Verdict
 from edgewright.errors import AccuracyGateError, GateInconclusiveError
-
-from optimize_outcomes import came_too_late, certified, outcome, standing
 
 
 def test_json_holds_what_the_command_line_promises(tmp_path: Path) -> None:

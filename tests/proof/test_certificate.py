@@ -28,9 +28,7 @@ def _certificate(
     n: int, lost: int, won: int, *, slot: int = 0, budget: float = 0.01, confidence: float = 0.95
 ) -> Certificate:
     trial = Trial(slot=slot, counts=PairedCounts(n=n, lost=lost, won=won), threads=1)
-    return certificate(
-        trial, SUBJECT, budget=budget, confidence=confidence, split_sha256="c" * 64
-    )
+    return certificate(trial, SUBJECT, budget=budget, confidence=confidence, split_sha256="c" * 64)
 
 
 def test_three_slots_share_five_percent_as_three_to_one_to_one() -> None:

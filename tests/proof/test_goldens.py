@@ -85,7 +85,9 @@ def _write(folder: Path, variant: Variant = VARIANT, *, keep_texts: bool = True)
     return goldens
 
 
-def _check(folder: Path, session: CountingSession, variant: Variant = VARIANT, **options: Any) -> Any:
+def _check(
+    folder: Path, session: CountingSession, variant: Variant = VARIANT, **options: Any
+) -> Any:
     arguments = {"preprocessor": _preprocessor(), "same_host": True, **options}
     return check_goldens(_bundle(folder), variant, session, **arguments)
 

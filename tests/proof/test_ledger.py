@@ -36,9 +36,13 @@ def _no_wait(lock: Path) -> None:
     raise AssertionError(f"{lock} was held")
 
 
-def _try(folder: Path, name: str, count: PairedCounts | None = None, **changes: object) -> Trial | None:
+def _try(
+    folder: Path, name: str, count: PairedCounts | None = None, **changes: object
+) -> Trial | None:
     with open_ledger(folder, SPLIT, on_wait=_no_wait) as ledger:
-        return ledger.try_out(name, _subject(name, **changes), 1, (lambda: count) if count else _never)
+        return ledger.try_out(
+            name, _subject(name, **changes), 1, (lambda: count) if count else _never
+        )
 
 
 def _ledger_file(folder: Path) -> Path:
@@ -72,7 +76,9 @@ def test_a_fourth_file_is_refused_without_reading_a_row(tmp_path: Path) -> None:
         {"session_options": (("key", "value"),)},
     ],
 )
-def test_the_same_file_run_otherwise_takes_a_slot(tmp_path: Path, change: dict[str, object]) -> None:
+def test_the_same_file_run_otherwise_takes_a_slot(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
     _try(tmp_path, "a", COUNTS)
     assert _try(tmp_path, "a", COUNTS, **change).slot == 1
 
@@ -129,8 +135,9 @@ def test_a_ledger_of_another_split_is_refused_under_this_name(tmp_path: Path) ->
     _try(tmp_path, "a", COUNTS)
     other = tmp_path / f"certify-{'d' * 64}.json"
     other.write_bytes(_ledger_file(tmp_path).read_bytes())
-    with pytest.raises(IntegrityError, match=other.name), open_ledger(
-        tmp_path, "d" * 64, on_wait=_no_wait
+    with (
+        pytest.raises(IntegrityError, match=other.name),
+        open_ledger(tmp_path, "d" * 64, on_wait=_no_wait),
     ):
         pass
 
@@ -148,8 +155,9 @@ def test_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_fault_of_the_option(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="--ledger"), open_ledger(
-        tmp_path / "file", SPLIT, on_wait=_no_wait
+    with (
+        pytest.raises(ConfigError, match="--ledger"),
+        open_ledger(tmp_path / "file", SPLIT, on_wait=_no_wait),
     ):
         pass
 

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from edgewright.preprocess import TokenRow
 from edgewright.repository import Repository
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.models import ServedModel
 from edgewright.serve.server import Server
 from edgewright.v1.model_pb2_grpc import ModelServiceStub
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
@@ -70,6 +75,38 @@ class Running:
 
 
 Launch = Callable[..., Running]
+
+
+class Gate:
+    """Holds every run of a served model until it is opened, and counts the rows of each run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs: list[int] = []
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        plain = ServedModel.scores
+
+        def scores(model: ServedModel, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+            self.runs.append(len(rows))
+            self.entered.set()
+            assert self.open.wait(30)
+            return plain(model, rows)
+
+        monkeypatch.setattr(ServedModel, "scores", scores)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does; the test fails if it never does."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Gate]:
+    """Call it once the server is ready: the warm-up would wait at it too."""
+    return lambda: Gate(monkeypatch)
 
 
 @pytest.fixture(scope="session")

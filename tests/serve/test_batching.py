@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 from edgewright.errors import DeadlineError, EdgewrightError, NotReadyError, OverloadedError
 from edgewright.preprocess import TokenRow
 from edgewright.serve.batching import (
-    MAX_RUN_TOKENS,
-    RUN_COST_TOKENS,
     Answer,
     Batcher,
     best_first,
-    runs_of_similar_length,
 )
 
 CLASSES = 3
@@ -318,27 +315,6 @@ def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
             assert await task == [expected_answer(number)] * 20
 
     with_batcher(scenario)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 512), max_size=64))
-def test_runs_hold_every_row_once_and_pad_no_more_than_a_run_costs(lengths: list[int]) -> None:
-    runs = runs_of_similar_length(lengths, row_by_row=False)
-    assert sorted(chain(*runs)) == list(range(len(lengths)))
-    for run in runs:
-        ordered = [lengths[index] for index in run]
-        assert ordered == sorted(ordered)
-        assert len(run) == 1 or len(run) * ordered[-1] <= MAX_RUN_TOKENS
-        for place in range(1, len(run)):
-            assert place * (ordered[place] - ordered[place - 1]) <= RUN_COST_TOKENS
-
-
-def test_a_short_row_is_not_padded_to_a_long_one() -> None:
-    assert runs_of_similar_length([8, 128, 9, 127], row_by_row=False) == [[0, 2], [3, 1]]
-
-
-def test_row_by_row_every_row_runs_alone() -> None:
-    assert runs_of_similar_length([5, 5, 5], row_by_row=True) == [[0], [1], [2]]
 
 
 def test_of_equal_scores_the_lower_class_comes_first() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,20 +14,17 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
-from numpy.typing import NDArray
 
 from edgewright.backends import get_backend, softmax
 from edgewright.errors import ConfigError, ModelNotFoundError
-from edgewright.preprocess import TokenRow
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.config import ServeConfig
-from edgewright.serve.models import ServedModel
 from edgewright.serve.server import Server
 from edgewright.v1 import model_pb2
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest
 
 from .bundles import LABELS, POISON, Recipe, preprocessor, random_texts
-from .conftest import Launch, LoopThread, Running
+from .conftest import Gate, Launch, LoopThread, Running, until
 
 Code = grpc.StatusCode
 METHOD = "edgewright.v1.PredictionService/ClassifyText"
@@ -51,40 +46,8 @@ def details(error: grpc.RpcError) -> tuple[str, list[tuple[str, str]], float | N
     return reason, fields, retry
 
 
-class Gate:
-    """Holds every run of a served model until it is opened, and counts the rows of each run."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.runs: list[int] = []
-        self.open = threading.Event()
-        self.entered = threading.Event()
-        plain = ServedModel.scores
-
-        def scores(model: ServedModel, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
-            self.runs.append(len(rows))
-            self.entered.set()
-            assert self.open.wait(30)
-            return plain(model, rows)
-
-        monkeypatch.setattr(ServedModel, "scores", scores)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Gate]:
-    """Call it once the server is ready: the warm-up would wait at it too."""
-    return lambda: Gate(monkeypatch)
-
-
 def requests(running: Running, code: str) -> float:
     return running.metric("edgewright_requests_total", method=METHOD, code=code)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does; the test fails if it never does."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 def test_answers_equal_direct_scores(launch: Launch, bundle: Path) -> None:
@@ -354,68 +317,6 @@ def test_reflection_lists_the_services(launch: Launch) -> None:
     request = ServerReflectionRequest(file_containing_symbol="edgewright.v1.PredictionService")
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     assert answer.file_descriptor_response.file_descriptor_proto
-
-
-def test_a_drain_finishes_what_is_in_flight_and_refuses_what_comes(
-    launch: Launch, gate: Callable[[], Gate], loop: LoopThread
-) -> None:
-    running = launch()
-    held = gate()
-    with ThreadPoolExecutor(2) as pool:
-        call = pool.submit(running.classify, "bank")
-        until(held.entered.is_set)
-        drained = pool.submit(loop.run, running.server.drain())
-        until(lambda: not running.server.is_ready())
-        until(lambda: refused(running))
-        assert not call.done()
-        held.open.set()
-        assert call.result().classifications
-        drained.result()
-
-
-def refused(running: Running) -> bool:
-    with grpc.insecure_channel(
-        f"127.0.0.1:{running.server.port}", options=[("grpc.use_local_subchannel_pool", 1)]
-    ) as channel:
-        stub = type(running.models)(channel)
-        try:
-            stub.ListModels(model_pb2.ListModelsRequest(), timeout=10)
-        except grpc.RpcError as error:
-            return error.code() is Code.UNAVAILABLE
-        return False
-
-
-def test_a_drain_does_not_wait_for_open_streams(launch: Launch, loop: LoopThread) -> None:
-    running = launch(grace_s=1000.0)
-    stub = ServerReflectionStub(running.channel)
-    finished = threading.Event()
-
-    def endless() -> object:
-        yield ServerReflectionRequest(list_services="")
-        finished.wait(60)
-
-    answers = stub.ServerReflectionInfo(endless())
-    next(answers)
-    loop.run(running.server.drain())
-    finished.set()
-    with pytest.raises(grpc.RpcError):
-        list(answers)
-
-
-def test_a_drain_ends_after_the_grace_even_if_a_call_does_not(
-    launch: Launch, gate: Callable[[], Gate], loop: LoopThread
-) -> None:
-    running = launch(grace_s=0.1)
-    held = gate()
-    with ThreadPoolExecutor(2) as pool:
-        call = pool.submit(running.classify, "bank")
-        until(held.entered.is_set)
-        drained = pool.submit(loop.run, running.server.drain())
-        failure = call.exception()
-        assert isinstance(failure, grpc.RpcError)
-        assert failure.code() in (Code.CANCELLED, Code.UNAVAILABLE)
-        held.open.set()
-        drained.result()
 
 
 def test_an_empty_repository_is_refused(launch: Launch, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ rightly and the variant wrongly, as won (c) in the reverse case; the loss is p_b
 ``edgewright.proof.bound`` bounds it; this module says what the bounds prove.
 
 At most ``SLOTS`` files may ever be tried on one certify split. Their error rates add up to what the
-confidence leaves over, so that the chance that any of them passes wrongly stays below it (Bonferroni,
-unequal shares): at 95% they are .03, .01 and .01, and the first file, the fastest, gets the most.
+confidence leaves over, so that the chance that any of them passes wrongly stays below it
+(Bonferroni, unequal shares): at 95% they are .03, .01 and .01, and the first file gets the most.
 """
 
 from __future__ import annotations
@@ -141,9 +141,7 @@ def certificate(
     )
 
 
-def reused(
-    subject: Subject, *, budget: float, threads: int, split_sha256: str
-) -> Certificate:
+def reused(subject: Subject, *, budget: float, threads: int, split_sha256: str) -> Certificate:
     """The certificate of a file that came too late: no row was read for it, nothing is bounded."""
     return Certificate(
         verdict=Verdict.REUSED,

@@ -203,15 +203,13 @@ def _check_token_ids(goldens: Goldens, preprocessor: TextPreprocessor, folder: P
             )
 
 
-def _refuse_first(
-    wrong: NDArray[np.bool_], difference: NDArray[np.float32], where: str
-) -> None:
+def _refuse_first(wrong: NDArray[np.bool_], difference: NDArray[np.float32], where: str) -> None:
     if wrong.any():
         index = int(wrong.argmax())
         raise IntegrityError(
             f"{where}: golden {index} gets other scores than recorded (by {difference[index]:.3g}, "
-            f"{int(wrong.sum())} of {len(wrong)} goldens differ); this host or its runtime does not "
-            "compute what was certified: optimize again here, or serve on another host"
+            f"{int(wrong.sum())} of {len(wrong)} goldens differ); this host or its runtime does "
+            "not compute what was certified: optimize again here, or serve on another host"
         )
 
 

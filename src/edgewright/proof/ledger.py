@@ -1,9 +1,9 @@
 """The ledger: which files were tried on a certify split, for as long as the split lives.
 
 Trying many files on the same rows and keeping the one that passes proves nothing. So each certify
-split has ``SLOTS`` trials, ever, across runs: a file's counts are written down before its verdict is
-told, the same file gets the counts that are written, and a file that comes after the last slot is
-REUSED until fresh rows come (which make another split, with a ledger of its own).
+split has ``SLOTS`` trials, ever, across runs: a file's counts are written down before its verdict
+is told, the same file gets the counts that are written, and a file that comes after the last slot
+is REUSED until fresh rows come (which make another split, with a ledger of its own).
 
 What is kept are the counts b, c and n and the slot, not the verdict. The upper bound at the slot's
 error rate does not depend on the budget, so asking again with another budget is answered from the
@@ -151,8 +151,8 @@ def _read(file: Path, split_sha256: str) -> list[Entry]:
 
 def _altered(file: Path) -> IntegrityError:
     return IntegrityError(
-        f"{file} was altered, so it cannot be told how often the certify rows were used; restore it "
-        "from a backup, or bring fresh rows (`edgewright finetune --add`) and a new ledger"
+        f"{file} was altered, so it cannot be told how often the certify rows were used; restore "
+        "it from a backup, or bring fresh rows (`edgewright finetune --add`) and a new ledger"
     )
 
 
