@@ -6,7 +6,8 @@ batches or, where its answers depend on the rows beside it, one row at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +24,7 @@ from edgewright.optimize.variants import Candidate
 from edgewright.preprocess import TokenRow
 from edgewright.proof.certificate import PairedCounts, Subject
 from edgewright.proof.goldens import Goldens, choose_rows, make_goldens
-from edgewright.proof.host import instruction_set
+from edgewright.proof.host import available_cores, instruction_set
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +46,13 @@ class Bench:
         """What the fine-tuned model answers on the search rows, shape (rows,)."""
         return np.asarray(self.reference.logits(self.inputs.search_rows).argmax(axis=1))
 
-    def search(self, name: str) -> NDArray[np.float32]:
-        """Scores of one candidate on the search rows, shape (rows, classes)."""
-        return softmax(self._logits(name, self.inputs.search_rows))
+    def search(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """Scores of candidates on the search rows, each of shape (rows, classes)."""
+        with self._workers() as pool:
+            jobs = {
+                name: pool.submit(self._logits, name, self.inputs.search_rows) for name in names
+            }
+            return {name: softmax(job.result()) for name, job in jobs.items()}
 
     def measure(self) -> dict[str, Timing]:
         """Latency of every candidate at the workload, against the baseline."""
@@ -71,10 +76,16 @@ class Bench:
             session_options=tuple(sorted(candidate.session_options.items())),
         )
 
-    def count_on_certify(self, name: str) -> PairedCounts:
-        """Run one candidate over the certify rows. The only thing that reads them."""
-        predicted = self._logits(name, self._certify_rows).argmax(axis=1)
-        return PairedCounts.count(self.inputs.certify.labels, self._reference_on_certify, predicted)
+    def count_on_certify(self, names: Iterable[str]) -> dict[str, PairedCounts]:
+        """Run candidates over the certify rows. The only thing that reads them."""
+        rows = self.inputs.preprocessor.encode(self.inputs.certify.texts)
+        labels, reference = self.inputs.certify.labels, self.reference.logits(rows).argmax(axis=1)
+        with self._workers() as pool:
+            jobs = {name: pool.submit(self._logits, name, rows) for name in names}
+            return {
+                name: PairedCounts.count(labels, reference, job.result().argmax(axis=1))
+                for name, job in jobs.items()
+            }
 
     def goldens(self, names: Sequence[str], *, keep_texts: bool) -> Goldens:
         """Search examples of every class with the scores of these candidates."""
@@ -85,13 +96,9 @@ class Bench:
         }
         return make_goldens(texts, self.inputs.preprocessor, sessions, keep_texts=keep_texts)
 
-    @cached_property
-    def _certify_rows(self) -> list[TokenRow]:
-        return self.inputs.preprocessor.encode(self.inputs.certify.texts)
-
-    @cached_property
-    def _reference_on_certify(self) -> Labels:
-        return np.asarray(self.reference.logits(self._certify_rows).argmax(axis=1))
+    def _workers(self) -> ThreadPoolExecutor:
+        """As many candidates at once as there are cores for; each still runs as it is served."""
+        return ThreadPoolExecutor(max(1, available_cores() // self.threads))
 
     def _load(self, name: str) -> Session:
         candidate = self.candidates[name]

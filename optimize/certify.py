@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 from edgewright.bundle import Certificate
 from edgewright.optimize.config import OptimizeConfig
@@ -12,9 +11,9 @@ from edgewright.proof.ledger import Ledger
 
 
 def certify(
-    frozen: Iterable[str],
+    frozen: Sequence[str],
     subjects: Mapping[str, Subject],
-    count: Callable[[str], PairedCounts],
+    count: Callable[[Sequence[str]], Mapping[str, PairedCounts]],
     ledger: Ledger,
     config: OptimizeConfig,
 ) -> dict[str, Certificate]:
@@ -22,28 +21,35 @@ def certify(
 
     Args:
         frozen: names, in the order of their trials.
-        subjects: what each certificate binds.
-        count: runs a candidate over the certify rows; called for new trials only.
-        ledger: of the certify split, locked.
+        subjects: what each certificate binds, by name.
+        count: runs candidates over the certify rows; called once, for those that take a new slot,
+            and not at all where there is none.
+        ledger: of the certify split, locked; holds the counts before this returns.
         config: budget, confidence and threads.
     """
-    certificates = {}
+    new: dict[Subject, str] = {}
     for name in frozen:
-        subject = subjects[name]
-        trial = ledger.try_out(name, subject, config.threads, partial(count, name))
-        if trial is None:
-            certificates[name] = reused(
-                subject,
-                budget=config.max_drop,
-                threads=config.threads,
-                split_sha256=ledger.split_sha256,
-            )
-            continue
-        certificates[name] = certificate(
-            trial,
+        if ledger.find(subjects[name]) is None and len(new) < ledger.free_slots:
+            new.setdefault(subjects[name], name)
+    if new:
+        counts = count(list(new.values()))
+        ledger.record(new, {subject: counts[name] for subject, name in new.items()}, config.threads)
+    return {name: _certificate(subjects[name], ledger, config) for name in frozen}
+
+
+def _certificate(subject: Subject, ledger: Ledger, config: OptimizeConfig) -> Certificate:
+    trial = ledger.find(subject)
+    if trial is None:
+        return reused(
             subject,
             budget=config.max_drop,
-            confidence=config.confidence,
+            threads=config.threads,
             split_sha256=ledger.split_sha256,
         )
-    return certificates
+    return certificate(
+        trial,
+        subject,
+        budget=config.max_drop,
+        confidence=config.confidence,
+        split_sha256=ledger.split_sha256,
+    )

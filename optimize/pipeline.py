@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def optimize(
     with TemporaryDirectory(prefix="edgewright-optimize-") as folder:
         bench, skipped = _make_candidates(inputs, config, Path(folder), stages)
         with stages(f"search: {len(bench.candidates)} candidates on {len(inputs.search)} rows"):
-            scores = {name: bench.search(name) for name in _each(bench.candidates, output)}
+            scores = bench.search(bench.candidates)
         with stages(f"measure latency at {inputs.workload}"):
             timings = bench.measure()
         standings = {name: _standing(bench, name, scores[name], timings[name]) for name in scores}
@@ -101,7 +101,9 @@ class Stages:
         self._output.note(name)
         started = self._clock()
         yield
-        self.seconds[re.split(r"\W", name)[0]] = round(self._clock() - started, 3)
+        seconds = round(self._clock() - started, 3)
+        self.seconds[re.split(r"\W", name)[0]] = seconds
+        self._output.note(f"  {seconds:.1f} s")
 
 
 def _look_ahead(inputs: Inputs, config: OptimizeConfig, output: Output) -> None:
@@ -177,7 +179,7 @@ def _certify(
         frozen = shortlist(list(contenders.values()), baseline, rules, tried, ledger.free_slots)
         names = [contender.name for contender in frozen]
         output.note(f"  frozen for the certify split, in this order: {', '.join(names) or 'none'}")
-        return certify(_each(names, output), subjects, bench.count_on_certify, ledger, config)
+        return certify(names, subjects, bench.count_on_certify, ledger, config)
 
 
 def _conclude(
@@ -223,16 +225,6 @@ def _contents(bench: Bench, outcome: Outcome) -> Contents:
             outcome.search.label_names,
         ),
     )
-
-
-def _each(names: Collection[str], output: Output) -> Iterator[str]:
-    """The names, with a bar that says which is at work."""
-    with output.progress() as progress:
-        task = progress.add_task("candidates", total=len(names), status="")
-        for name in names:
-            progress.update(task, status=name)
-            yield name
-            progress.advance(task)
 
 
 def _telling(output: Output) -> Callable[[Path], None]:

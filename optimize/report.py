@@ -55,7 +55,7 @@ def optimize_report(outcome: Outcome, manifest_sha256: str) -> bytes:
         title=f"Optimised: {outcome.config.output.name}",
         subtitle=(
             f"{len(outcome.search.label_names)} classes, workload {outcome.workload}, "
-            f"{outcome.config.threads} thread(s), {outcome.host.cpu}"
+            f"{_threads(outcome)}, {outcome.host.cpu}"
         ),
         headline=_headline(outcome),
         sections=sections,
@@ -99,41 +99,49 @@ def _plain_words(given: Certificate) -> str:
 
 
 def _candidates(outcome: Outcome) -> Section:
+    highlight = None
+    if outcome.chosen is not None:
+        highlight = [each.name for each in outcome.standings].index(outcome.chosen)
+    reference = accuracy(outcome.search.labels, outcome.reference)
+    proof = DataTable(
+        ["Candidate", "Search accuracy", "Certify: lost / won", "Loss, at most", "Verdict"],
+        [_proof_row(outcome, each) for each in outcome.standings],
+        "Search accuracy with its 95% interval (Clopper-Pearson)",
+        highlight,
+    )
     shapes = list(outcome.baseline.p50_ms)
-    columns = [
-        "Candidate", "Search accuracy", "Lost / won on certify", "Loss, at most", "Verdict",
-        *[f"p50 ms, {shape}" for shape in shapes],
-        "Speed-up", "MB", "Served",
-    ]  # fmt: skip
-    names = [each.name for each in outcome.standings]
-    table = DataTable(
-        columns=columns,
-        rows=[_candidate_row(outcome, each, shapes) for each in outcome.standings],
-        caption=(
-            f"Search accuracy on {len(outcome.search)} rows with its 95% interval "
-            "(Clopper-Pearson); the fine-tuned model has "
-            f"{_share(accuracy(outcome.search.labels, outcome.reference))}. Speed-up against fp32 "
-            "on ONNX Runtime, timed in turns, with the interval of the ratio."
-        ),
-        highlight=names.index(outcome.chosen) if outcome.chosen else None,
+    speed = DataTable(
+        ["Candidate", *[f"ms, {shape}" for shape in shapes], "Speed-up", "MB", "Served"],
+        [_speed_row(each, shapes) for each in outcome.standings],
+        "Median latency by shape, rows x tokens; speed-up at the workload, with its interval",
+        highlight,
     )
     intro = (
-        "Every file on every runtime. All were ranked on the search split and timed; at most three "
-        "were then fixed, in order, before a certify row was read."
+        "Every file on every runtime. All were ranked on the search split "
+        f"({len(outcome.search)} rows, on which the fine-tuned model has {_share(reference)}) and "
+        "timed in turns against fp32 on ONNX Runtime. At most three were then fixed, in order, "
+        "before a certify row was read."
     )
-    return Section("Candidates", [table, _plot(outcome)], intro)
+    return Section("Candidates", [proof, speed, _plot(outcome)], intro)
 
 
-def _candidate_row(outcome: Outcome, standing: Standing, shapes: list[str]) -> list[str]:
-    contender, given = standing.contender, standing.certificate
+def _proof_row(outcome: Outcome, standing: Standing) -> list[str]:
     low, high = _search_interval(outcome, standing)
-    certified = given is not None and given.verdict is not Verdict.REUSED
+    searched = f"{_share(outcome.search_accuracy(standing))} ({_share(low)}–{_share(high)})"
+    given = standing.certificate
+    if given is None:
+        return [standing.name, searched, "–", "–", "not tried"]
+    if given.verdict is Verdict.REUSED:
+        return [standing.name, searched, "–", "–", given.verdict.value]
+    counts = f"{given.lost} / {given.won} of {given.n}"
+    bound = f"{points(given.loss_upper_bound)} points"
+    return [standing.name, searched, counts, bound, given.verdict.value]
+
+
+def _speed_row(standing: Standing, shapes: list[str]) -> list[str]:
+    contender = standing.contender
     return [
         standing.name,
-        f"{_share(outcome.search_accuracy(standing))} ({_share(low)}–{_share(high)})",
-        f"{given.lost} / {given.won} of {given.n}" if given and certified else "–",
-        f"{points(given.loss_upper_bound)} points" if given and certified else "–",
-        given.verdict.value if given else "not tried",
         *[f"{standing.p50_ms[shape]:.2f}" for shape in shapes],
         f"{contender.speedup:.2f} ({contender.speedup_low:.2f}–{contender.speedup_high:.2f})",
         f"{contender.size_bytes / 1e6:.1f}",
@@ -145,7 +153,7 @@ def _plot(outcome: Outcome) -> Figure:
     reference = accuracy(outcome.search.labels, outcome.reference)
     return interval_scatter_figure(
         [_point(outcome, standing) for standing in outcome.standings],
-        x_label=f"latency at the workload, ms ({outcome.config.threads} thread(s))",
+        x_label=f"latency at the workload, ms ({_threads(outcome)})",
         y_label="accuracy on search",
         caption="Accuracy against latency with 95% intervals: up and to the left is better",
         y_line=(reference, "fine-tuned model"),
@@ -233,7 +241,7 @@ def _certainty(outcome: Outcome) -> Section:
         f"Certainty costs rows. The certify split has {outcome.certify_n} rows without "
         "near-duplicates. The first column is for a variant that never loses a row in the first "
         "place of the order, the others for the rates that were seen in the place they had. A "
-        "larger certify share (`edgewright finetune --splits`) or more examples (`--add`) buy it."
+        "larger certify share (edgewright finetune --splits) or more examples (--add) buy it."
     )
     return Section("What rows buy", blocks, intro)
 
@@ -273,6 +281,11 @@ def _circumstances(outcome: Outcome) -> Section:
 def _search_interval(outcome: Outcome, standing: Standing) -> tuple[float, float]:
     right = int((standing.predicted == outcome.search.labels).sum())
     return accuracy_interval(right, len(outcome.search))
+
+
+def _threads(outcome: Outcome) -> str:
+    count = outcome.config.threads
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _share(value: float) -> str:

@@ -28,7 +28,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 @given(rows)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_csv_gives_back_what_pythons_writer_wrote(rows: list[tuple[str, str]]) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "rows.csv")
@@ -39,7 +39,7 @@ def test_csv_gives_back_what_pythons_writer_wrote(rows: list[tuple[str, str]]) -
 
 
 @given(rows)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_tsv_gives_back_what_pythons_writer_wrote(rows: list[tuple[str, str]]) -> None:
     """Tabs within a cell aside: beside line breaks there, a file may be read in two ways."""
     rows = [(text.replace("\t", ""), label.replace("\t", "")) for text, label in rows]

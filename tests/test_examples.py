@@ -280,7 +280,7 @@ class TestGrowing:
     @given(history=histories(), seed=st.integers(0, 3))
     @settings(
         deadline=None,
-        max_examples=120,
+        max_examples=60,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     def test_adding_rows_moves_none_and_no_near_duplicates_straddle_splits(

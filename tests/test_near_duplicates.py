@@ -14,7 +14,7 @@ from edgewright.near_duplicates import NearDuplicates, near_duplicate_pairs
 
 
 @given(families())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_finds_every_pair_that_brute_force_finds_and_no_other(texts: list[str]) -> None:
     assert near_duplicate_pairs(texts) == pairs_by_brute_force(texts)
 

@@ -7,7 +7,7 @@ that answer as the model does, one that is sabotaged, and speeds that a clock mi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,8 @@ class Runs:
     def without_reading_certify(self) -> None:
         """From here on, reading certify rows fails the test."""
 
-        def refuse(_bench: Bench, name: str) -> PairedCounts:
-            raise AssertionError(f"certify rows were read for {name}")
+        def refuse(_bench: Bench, names: Iterable[str]) -> dict[str, PairedCounts]:
+            raise AssertionError(f"certify rows were read for {names}")
 
         self._monkeypatch.setattr(Bench, "count_on_certify", refuse)
 

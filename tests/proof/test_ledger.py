@@ -28,21 +28,20 @@ def _subject(name: str, **changes: object) -> Subject:
     return replace(subject, **changes)
 
 
-def _never() -> PairedCounts:
-    raise AssertionError("certify rows were read again")
-
-
 def _no_wait(lock: Path) -> None:
     raise AssertionError(f"{lock} was held")
 
 
-def _try(
-    folder: Path, name: str, count: PairedCounts | None = None, **changes: object
-) -> Trial | None:
+def _record(folder: Path, *names: str, **changes: object) -> None:
+    subjects = {_subject(name, **changes): name for name in names}
     with open_ledger(folder, SPLIT, on_wait=_no_wait) as ledger:
-        return ledger.try_out(
-            name, _subject(name, **changes), 1, (lambda: count) if count else _never
-        )
+        ledger.record(subjects, dict.fromkeys(subjects, COUNTS), 1)
+
+
+def _slot(folder: Path, name: str, **changes: object) -> int | None:
+    with open_ledger(folder, SPLIT, on_wait=_no_wait) as ledger:
+        trial = ledger.find(_subject(name, **changes))
+    return None if trial is None else trial.slot
 
 
 def _ledger_file(folder: Path) -> Path:
@@ -50,21 +49,31 @@ def _ledger_file(folder: Path) -> Path:
 
 
 def test_trials_take_the_slots_in_order(tmp_path: Path) -> None:
-    slots = [_try(tmp_path, name, COUNTS).slot for name in "abc"]
-    assert slots == [0, 1, 2]
+    _record(tmp_path, "b")
+    _record(tmp_path, "c", "a")
+    assert [_slot(tmp_path, name) for name in "bca"] == [0, 1, 2]
 
 
-def test_the_same_file_gets_its_written_trial_without_reading_a_row(tmp_path: Path) -> None:
-    first = _try(tmp_path, "a", COUNTS)
-    _try(tmp_path, "b", COUNTS)
-    assert _try(tmp_path, "a") == first == Trial(slot=0, counts=COUNTS, threads=1)
+def test_the_same_file_finds_the_counts_that_are_written(tmp_path: Path) -> None:
+    _record(tmp_path, "a", "b")
+    with open_ledger(tmp_path, SPLIT, on_wait=_no_wait) as ledger:
+        assert ledger.find(_subject("a")) == Trial(slot=0, counts=COUNTS, threads=1)
+        assert ledger.free_slots == 1
 
 
-def test_a_fourth_file_is_refused_without_reading_a_row(tmp_path: Path) -> None:
-    for name in "abc":
-        _try(tmp_path, name, COUNTS)
-    assert _try(tmp_path, "d") is None
-    assert _try(tmp_path, "b").slot == 1
+def test_a_fourth_file_has_no_slot(tmp_path: Path) -> None:
+    _record(tmp_path, "a", "b", "c")
+    before = _ledger_file(tmp_path).read_bytes()
+    with pytest.raises(ValueError, match="0 trials left"):
+        _record(tmp_path, "d")
+    assert _ledger_file(tmp_path).read_bytes() == before
+    assert _slot(tmp_path, "d") is None
+
+
+def test_a_file_has_one_trial_only(tmp_path: Path) -> None:
+    _record(tmp_path, "a")
+    with pytest.raises(ValueError, match="each for a new file"):
+        _record(tmp_path, "a")
 
 
 @pytest.mark.parametrize(
@@ -79,39 +88,44 @@ def test_a_fourth_file_is_refused_without_reading_a_row(tmp_path: Path) -> None:
 def test_the_same_file_run_otherwise_takes_a_slot(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
-    _try(tmp_path, "a", COUNTS)
-    assert _try(tmp_path, "a", COUNTS, **change).slot == 1
+    _record(tmp_path, "a")
+    assert _slot(tmp_path, "a", **change) is None
+    _record(tmp_path, "a", **change)
+    assert _slot(tmp_path, "a", **change) == 1
 
 
 def test_fresh_rows_have_slots_of_their_own(tmp_path: Path) -> None:
-    for name in "abc":
-        _try(tmp_path, name, COUNTS)
+    _record(tmp_path, "a", "b", "c")
     with open_ledger(tmp_path, "d" * 64, on_wait=_no_wait) as ledger:
         assert ledger.free_slots == 3
 
 
 def test_a_trial_is_on_disk_before_it_is_told(tmp_path: Path) -> None:
     with open_ledger(tmp_path, SPLIT, on_wait=_no_wait) as ledger:
-        ledger.try_out("a", _subject("a"), 1, lambda: COUNTS)
+        ledger.record({_subject("a"): "a"}, {_subject("a"): COUNTS}, 1)
         (trial,) = json.loads(_ledger_file(tmp_path).read_bytes())["trials"]
     assert (trial["slot"], trial["n"], trial["lost"], trial["won"]) == (0, 600, 2, 1)
 
 
-def test_a_run_that_dies_while_reading_rows_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
-    _try(tmp_path, "a", COUNTS)
+def test_a_run_that_dies_while_writing_leaves_the_ledger_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _record(tmp_path, "a")
     before = _ledger_file(tmp_path).read_bytes()
 
-    def die() -> PairedCounts:
+    def die(_path: Path, _target: Path) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), open_ledger(tmp_path, SPLIT, on_wait=_no_wait) as ledger:
-        ledger.try_out("b", _subject("b"), 1, die)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", die)
+        _record(tmp_path, "b")
     assert _ledger_file(tmp_path).read_bytes() == before
-    assert _try(tmp_path, "b", COUNTS).slot == 1
+    _record(tmp_path, "b")
+    assert _slot(tmp_path, "b") == 1
 
 
 def test_any_flipped_byte_is_refused_by_name(tmp_path: Path) -> None:
-    _try(tmp_path, "a", COUNTS)
+    _record(tmp_path, "a")
     file = _ledger_file(tmp_path)
     content = file.read_bytes()
     for position in range(len(content)):
@@ -119,20 +133,20 @@ def test_any_flipped_byte_is_refused_by_name(tmp_path: Path) -> None:
         changed[position] ^= 1
         file.write_bytes(bytes(changed))
         with pytest.raises(IntegrityError, match=file.name):
-            _try(tmp_path, "b", COUNTS)
+            _record(tmp_path, "b")
 
 
 def test_a_trial_removed_by_hand_is_refused(tmp_path: Path) -> None:
-    _try(tmp_path, "a", COUNTS)
+    _record(tmp_path, "a")
     file = _ledger_file(tmp_path)
     body = json.loads(file.read_bytes())
     file.write_bytes(canonical_json({**body, "trials": []}))
     with pytest.raises(IntegrityError, match="altered"):
-        _try(tmp_path, "a", COUNTS)
+        _record(tmp_path, "a")
 
 
 def test_a_ledger_of_another_split_is_refused_under_this_name(tmp_path: Path) -> None:
-    _try(tmp_path, "a", COUNTS)
+    _record(tmp_path, "a")
     other = tmp_path / f"certify-{'d' * 64}.json"
     other.write_bytes(_ledger_file(tmp_path).read_bytes())
     with (
@@ -143,14 +157,14 @@ def test_a_ledger_of_another_split_is_refused_under_this_name(tmp_path: Path) ->
 
 
 def test_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
-    _try(tmp_path, "a", COUNTS)
+    _record(tmp_path, "a")
     file = _ledger_file(tmp_path)
     body = {**json.loads(file.read_bytes()), "format_version": 2}
     del body["checksum"]
     checksum = sha256_bytes(canonical_json(body))
     file.write_bytes(canonical_json({**body, "checksum": checksum}))
     with pytest.raises(IntegrityError, match="upgrade"):
-        _try(tmp_path, "a", COUNTS)
+        _record(tmp_path, "a")
 
 
 def test_a_folder_that_cannot_be_made_is_a_fault_of_the_option(tmp_path: Path) -> None:
@@ -167,7 +181,7 @@ def _hold(folder: Path, held: Path, go: Path) -> None:
         held.touch()
         while not go.exists():
             time.sleep(0.005)
-        ledger.try_out("a", _subject("a"), 1, lambda: COUNTS)
+        ledger.record({_subject("a"): "a"}, {_subject("a"): COUNTS}, 1)
     os._exit(0)
 
 

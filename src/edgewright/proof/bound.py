@@ -13,23 +13,26 @@ error (Berger and Boos, JASA 89:1012, 1994; Hsueh, Liu and Chen, Biometrics 57:4
 The interval. At loss d, p_c = (s-d)/2 where s = p_b+p_c is the chance of a disagreement, and b+c is
 binomial(n, s) whatever the loss. So p_c gets its Clopper-Pearson interval from all disagreements
 and not from c alone, which says less: without any disagreement, one point at .03 takes 349 rows so
-and 357 the other way. Its error is 1e-5; a larger one only costs (353 rows at 1e-3).
+and 357 the other way. Its error is 1e-5; a larger one costs rows (353 at 1e-3).
 
-Losses beyond d. The statistic grows with b and falls with c. (With l the multiplier that holds the
-loss at d, b = p_b(n+l(1-d)), c = p_c(n-l(1+d)), and the statistic is the signed root of l(b-c-nd)/n;
-another b raises p_b, p_c, b-c-nd and l, never lowers one.) Hence the outcomes "no higher" are closed
-under fewer b and more c, and moving (p_b, p_c) to the boundary, s held, only makes them likelier.
+Losses beyond d. The statistic grows with b, and falls as c or d grows. (With l the slope of the
+profile likelihood in d, b = p_b(n+l(1-d)), c = p_c(n-l(1+d)), and the statistic is the signed root
+of l(b-c-nd)/n. One more b lowers neither p_b, p_c, l nor b-c-nd; c is b with the signs changed;
+and that likelihood is concave, so l falls with d.) Hence the outcomes "no higher" are closed under
+fewer b and more c, and a loss beyond d, at the same s, makes them no likelier than d itself does.
 
-The maximum cannot be missed. By the same closure, for all s in [s1, s2] their probability is at
-most that at p_b = (s1+d)/2, p_c = (s2-d)/2. Cells of s are halved until this ceiling, for every
-cell, is within 1e-4 of the best value met, or on the wanted side of alpha; the ceiling is reported.
+The maximum cannot be missed. Their probability is a polynomial in s. It is interpolated at
+Chebyshev points; in the complex plane it is at most (|p_b|+|p_c|+|1-s|)^n, which bounds what
+interpolation misses (Trefethen, Approximation Theory and Approximation Practice, 2013, theorem
+8.2), and the interval is halved until that is below 1e-9. The interpolant is a cosine series, whose
+second derivative bounds what is missed between the points where it is looked up. Both go into p.
 
 The bound. Losses are tested on a fixed grid of 1e-5, and the bound is the lowest grid loss from
-which every one upwards is rejected, so a p-value that is not monotone in d does no harm: if the true
-loss exceeds the bound, then the grid loss just below the truth, a true H, was rejected. Nothing
-between the grid points needs to be known. Upwards of d, losses are dismissed many at a time, through
-the union of their outcomes; far up, through a union that contains that of every higher loss: b may
-grow by no more than c does, for (b+1, c+1) keeps b-c and has the larger variance.
+which every one upwards is rejected, so a p-value that rises with d somewhere does no harm: if the
+true loss exceeds the bound, then the grid loss just below the truth, a true H, was rejected.
+Nothing between the grid points needs to be known. Losses d1..d2 are rejected at once if, at d1,
+the outcomes whose statistic at d2 is no higher than the seen one's at d1 are unlikely enough; those
+with b grown by more than c need not be counted: (b+1, c+1) keeps b-c and has the larger variance.
 """
 
 from __future__ import annotations
@@ -58,8 +61,8 @@ _ROUNDING = 1e-9  # more than floating point loses in a probability
 def loss_upper_bound(b: int, c: int, n: int, alpha: float) -> float:
     """Return the one-sided upper confidence bound on the loss p_b - p_c, a multiple of 1e-5.
 
-    P(loss > bound) <= alpha for every p_b and p_c. ``loss_upper_bound(...) <= d`` says the same as
-    ``p_value(..., d) <= alpha`` (up to the rounding of p, a part in a thousand).
+    P(loss > bound) <= alpha for every p_b and p_c. The bound is at most d just when
+    ``p_value(b, c, n, d) <= alpha``, for a d not below the observed loss.
 
     Args:
         b: rows the reference gets right and the variant wrong.
@@ -88,8 +91,8 @@ def loss_lower_bound(b: int, c: int, n: int, alpha: float) -> float:
 def p_value(b: int, c: int, n: int, delta: float) -> float:
     """Return the exact p-value of the hypothesis that the loss p_b - p_c is delta or more.
 
-    The largest over the grid losses from delta (rounded down to the grid) upwards, so it never
-    rises with delta. Rounded up, by less than a part in a thousand.
+    The largest over the grid losses from delta (rounded down to the grid) upwards, so that it never
+    rises with delta.
 
     Raises:
         ConfigError: counts out of range, or delta outside [-1, 1].
@@ -115,9 +118,9 @@ def rows_needed(
     """Return the smallest number of rows whose bound would meet the budget at the rates seen.
 
     At m rows, b/n and c/n stand for ceil(m*b/n) and floor(m*c/n) rows. Passing comes and goes as
-    those are rounded; searched are first the numbers of losses, each at its most rows, then the rows
-    with that many losses, each by halving. None: the rate seen is not below the budget, or more
-    than ``limit`` rows would be needed.
+    those are rounded, so the numbers of losses are searched first, each at its most rows, then the
+    rows with that many losses; both by halving. Beyond 1,000 rows the answer may be a thousandth
+    too high. None: the rate seen is not below the budget, or more than ``limit`` rows are needed.
 
     Raises:
         ConfigError: counts, budget, alpha or limit out of range.
@@ -125,7 +128,6 @@ def rows_needed(
     _check(b, c, n, alpha=alpha, budget=budget, limit=limit)
     if b - c >= budget * n:
         return None
-
     step = _floor_step(budget)
 
     def scaled(rows: int) -> _Outcome:
@@ -145,14 +147,15 @@ def rows_needed(
     losses = _first(lambda count: passes(most_rows(count)), losses // 2, losses)
     rows = _first(passes, most_rows(losses - 1), most_rows(losses))
     while scaled(rows).last_accepted(step, alpha) is not None:  # a higher loss is not rejected yet
-        rows += 1
+        rows += max(1, rows // 1000)
     return rows if rows <= limit else None
 
 
 def score_statistic(b: Floats | float, c: Floats | float, n: int, delta: float) -> Floats:
     """Return (b-c-n*delta) over its standard error at loss delta; b and c are broadcast.
 
-    p_c is the larger root of 2n p^2 - B p - c*delta*(1-delta) = 0, B = b+c-delta(2n-b+c) (Tango 1998).
+    At that loss the likeliest p_c is the larger root of 2n p^2 - k p - c*delta*(1-delta) = 0 with
+    k = b + c - delta*(2n-b+c) (Tango 1998).
     """
     linear = b + c - delta * (2 * n - b + c)
     discriminant = np.maximum(linear**2 + 8 * n * c * delta * (1 - delta), 0)
@@ -230,7 +233,7 @@ class _Region:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What was seen, and the tests of grid losses upon it; a step is a grid loss times ``_STEPS``."""
+    """What was seen, and the tests of losses upon it; losses are given in steps of the grid."""
 
     b: int
     c: int
@@ -259,9 +262,10 @@ class _Outcome:
         """Return a ceiling of the p-values of the grid losses first..last; of one, its p-value."""
         low, high = self.disagreements
         nearest = 0 if first <= 0 <= last else min(abs(first), abs(last))
-        if nearest / _STEPS > high:  # no p_c in the interval allows such a loss
+        if (nearest - 1) / _STEPS > high:  # so large a loss needs more disagreements; 1: rounding
             return _NUISANCE_ERROR
-        # More than the lowest loss cannot be likelier. Below s = -loss, p_b is 0 and p_c at most s.
+        # At the same s the lowest loss makes the outcomes likeliest; where s is too small for it,
+        # they are likelier still at p_b = 0, p_c = -loss.
         delta = first / _STEPS
         low = max(low, abs(delta))
         high = max(low, high)
@@ -307,7 +311,7 @@ def _columns(n: int, low: float, high: float) -> Floats:
 
 
 def _first(test: Callable[[int], bool], low: int, high: int) -> int:
-    """Halve (low, high], taking test(high) as true, to a number that passes after one that fails."""
+    """Halve (low, high] down to a number that passes where the one before fails; high passes."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if test(middle) else (middle, high)

@@ -65,21 +65,27 @@ class Ledger:
         """The trial that is written for exactly this file, runtime, options and host class."""
         return next((each.trial for each in self.entries if each.subject == subject), None)
 
-    def try_out(
-        self, name: str, subject: Subject, threads: int, count: Callable[[], PairedCounts]
-    ) -> Trial | None:
-        """The trial of ``subject``: the one written, or a new one; None when no slot is left.
+    def record(
+        self, names: Mapping[Subject, str], counts: Mapping[Subject, PairedCounts], threads: int
+    ) -> None:
+        """Give each new subject the next slot, and write all down before anyone is told.
 
-        ``count`` reads the certify rows. It is called for a new trial only, and what it returns is
-        on disk before this returns.
+        Args:
+            names: what each subject is called; their order is the order of the slots.
+            counts: of each subject, on the certify rows.
+            threads: that the subjects ran on.
+
+        Raises:
+            ValueError: more subjects than free slots, or one that has a trial already.
         """
-        known = self.find(subject)
-        if known is not None or not self.free_slots:
-            return known
-        trial = Trial(slot=len(self.entries), counts=count(), threads=threads)
-        self.entries.append(Entry(name, subject, trial))
+        if len(names) > self.free_slots or any(self.find(subject) for subject in names):
+            raise ValueError(f"{self.file} has {self.free_slots} trials left, each for a new file")
+        first = len(self.entries)
+        self.entries += [
+            Entry(name, subject, Trial(slot, counts[subject], threads))
+            for slot, (subject, name) in enumerate(names.items(), first)
+        ]
         self._write()
-        return trial
 
     def _write(self) -> None:
         body = {
