@@ -33,8 +33,9 @@ from edgewright.bundle import Bundle
 from edgewright.checkpoint import METRICS_FILE, Checkpoint
 from edgewright.client import Client
 from edgewright.errors import ArtifactError, EdgewrightError
+from edgewright.examples.near_duplicates import near_duplicate_pairs
 from edgewright.manifest import canonical_json, sha256_bytes, sha256_file, verify
-from edgewright.near_duplicates import near_duplicate_pairs
+from edgewright.repository import Repository
 
 MODEL_NAME: Final = "bbc-news"
 FIELD_ROWS: Final = 200
@@ -72,7 +73,7 @@ class Loop:
         self._remember(name, key, intact(target))
 
     def edgewright(self, *arguments: str) -> None:
-        """Run an ``edgewright`` command, shown as it would be typed; exit with its code if it fails."""
+        """Run an ``edgewright`` command, shown as it would be typed; exit as it does on failure."""
         self.console.print(f"\n[bold]$ edgewright {shlex.join(arguments)}[/bold]", highlight=False)
         finished = subprocess.run(command_line(*arguments), check=False)
         if finished.returncode:
@@ -138,6 +139,18 @@ def write_data(out: Path) -> None:
     for name, rows in (("field.csv", articles[:FIELD_ROWS]), ("examples.csv", examples)):
         with (out / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("text", "label"), *rows])
+
+
+def publish(loop: Loop, bundle: Path, repository: Path) -> None:
+    """Publish the bundle unless it is the current version already."""
+    if (repository / MODEL_NAME).is_dir():
+        there = Repository(repository)
+        current = there.bundle(MODEL_NAME, there.current(MODEL_NAME))
+        if current.artifact.manifest_sha256 == intact(bundle):
+            loop.reused.append("publish")
+            loop.console.print(f"[dim]publish: {current.path} is this bundle, reused[/dim]")
+            return
+    loop.edgewright("publish", str(bundle), str(repository), "--name", MODEL_NAME)
 
 
 @contextmanager
@@ -239,28 +252,29 @@ def show(loop: Loop, summary: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row(
         "fine-tuned",
-        f"test accuracy [bold]{summary['test_accuracy']:.1%}[/bold] ({low:.1%} to {high:.1%})",
-    )
-    table.add_row(
-        "served",
-        f"[bold]{summary['heldout_accuracy']:.1%}[/bold] on {summary['heldout_rows']} held-out rows, {summary['field_accuracy']:.1%} on {summary['requests']} field articles",
+        f"[bold]{summary['test_accuracy']:.1%}[/bold] of test rows right ({low:.1%} to {high:.1%})",
     )
     table.add_row(
         "certified",
-        f"[bold]{summary['verdict']}[/bold]: loses at most {summary['loss_upper_bound']:.2%} (n={summary['certify_n']})",
+        f"[bold]{summary['verdict']}[/bold]: loses at most {summary['loss_upper_bound']:.2%} "
+        f"of accuracy (n={summary['certify_n']})",
     )
     table.add_row(
         "faster",
-        f"[bold]{summary['speedup']:.2f}x[/bold] ({slow:.2f} to {fast:.2f}) than ONNX Runtime fp32, {summary['size_ratio']:.2f}x its size",
+        f"[bold]{summary['speedup']:.2f}x[/bold] ONNX Runtime fp32 ({slow:.2f} to {fast:.2f}), "
+        f"at {summary['size_ratio']:.2f} of its size: {summary['variant']}",
     )
-    table.add_row("variant", f"{summary['variant']}")
+    table.add_row(
+        "served",
+        f"[bold]{summary['field_accuracy']:.1%}[/bold] of {summary['requests']} field articles "
+        f"right, {summary['heldout_accuracy']:.1%} of {summary['heldout_rows']} held-out rows",
+    )
     table.add_row(
         "answers",
-        f"p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, {summary['errors']} errors, ready in {summary['ready_ms']} ms",
+        f"p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, {summary['errors']} errors, "
+        f"ready in {summary['ready_ms']} ms",
     )
-    table.add_row(
-        "took", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
-    )
+    table.add_row("took", ", ".join(f"{name} {s:.0f} s" for name, s in loop.seconds.items()))
     loop.console.print()
     loop.console.print(Panel(table, title="edgewright, the whole loop", expand=False))
     loop.console.print(f"report   {loop.out / 'report.html'}\nfigures  {loop.out / 'summary.json'}")
@@ -275,30 +289,14 @@ def main(out: Path) -> None:
     write_data(out)
     examples, checkpoint, bundle = out / "examples.csv", out / "checkpoint", out / "bundle"
     repository = out / "repository"
-    loop.stage(
-        "finetune",
-        checkpoint,
-        [sha256_file(examples), sha256_file(minilm_folder() / "model.safetensors")],
-        ["finetune", str(examples), "-o", str(checkpoint), "--model", str(minilm_folder())]
-        + [
-            "--splits",
-            SPLITS,
-            "--freeze",
-            "4",
-            "--epochs",
-            "3",
-            "--seed",
-            str(SEED),
-            "--overwrite",
-        ],
-    )
-    loop.stage(
-        "optimize",
-        bundle,
-        [str(intact(checkpoint))],
-        ["optimize", str(checkpoint), "-o", str(bundle), "--max-drop", MAX_DROP, "--overwrite"],
-    )
-    loop.edgewright("publish", str(bundle), str(repository), "--name", MODEL_NAME)
+    model = minilm_folder()
+    train = ["finetune", str(examples), "-o", str(checkpoint), "--model", str(model)]
+    train += shlex.split(f"--splits {SPLITS} --freeze 4 --epochs 3 --seed {SEED} --overwrite")
+    shrink = ["optimize", str(checkpoint), "-o", str(bundle), "--max-drop", MAX_DROP, "--overwrite"]
+    inputs = [sha256_file(examples), sha256_file(model / "model.safetensors")]
+    loop.stage("finetune", checkpoint, inputs, train)
+    loop.stage("optimize", bundle, [str(intact(checkpoint))], shrink)
+    publish(loop, bundle, repository)
     started = time.monotonic()
     with serving(loop, repository) as (client, ready_ms):
         served = {**call(client, read_rows(out / "field.csv")), "ready_ms": ready_ms}

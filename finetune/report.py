@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright import metrics
+from edgewright.examples.splits import QUARANTINE
 from edgewright.figures import line_figure
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.train import Fit
@@ -26,7 +27,6 @@ from edgewright.report import (
     Tone,
     render_report,
 )
-from edgewright.splits import QUARANTINE
 
 _WORST: Final = 12
 _MANY_CLASSES: Final = 30  # a larger confusion matrix is unreadable

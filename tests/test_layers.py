@@ -30,9 +30,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for names in (
         " errors",
         "manifest output options rpc_errors v1",
-        "columns text_lines delimited json_rows arrow_tables tables near_duplicates splits sources"
-        " split_report examples texts preprocess metrics report figures answers calls connection"
-        " client",
+        "tables",
+        "examples texts preprocess metrics report figures answers calls connection client",
         "backends bundle checkpoint repository",
         "proof latency",
         "finetune optimize serve",

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edgewright.columns import TEXT_NAMES
 from edgewright.errors import DataError
-from edgewright.text_lines import TextLines
+from edgewright.tables.columns import TEXT_NAMES
+from edgewright.tables.text_lines import TextLines
 
 
 @dataclass(frozen=True)

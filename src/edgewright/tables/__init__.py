@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from edgewright.arrow_tables import read_dataset_folder, read_hub_dataset, read_parquet
-from edgewright.columns import Cells, Columns
-from edgewright.delimited import read_csv, read_tsv
 from edgewright.errors import DataError
-from edgewright.json_rows import json_kind, read_json, read_jsonl
-from edgewright.splits import SPLITS
+from edgewright.tables.arrow import read_dataset_folder, read_hub_dataset, read_parquet
+from edgewright.tables.columns import SPLITS, Cells, Columns
+from edgewright.tables.delimited import read_csv, read_tsv
+from edgewright.tables.json_rows import json_kind, read_json, read_jsonl
 
 _READERS: Final[dict[str, Callable[[Path, Columns], Cells]]] = {
     ".csv": read_csv,

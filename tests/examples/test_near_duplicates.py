@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from near_duplicate_cases import WORDS, alike, families, pairs_by_brute_force, shingles
 
-from edgewright.near_duplicates import NearDuplicates, near_duplicate_pairs
+from edgewright.examples.near_duplicates import NearDuplicates, near_duplicate_pairs
 
 
 @given(families())

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edgewright.columns import Columns
 from edgewright.errors import ConfigError, DataError
 from edgewright.tables import read_table
+from edgewright.tables.columns import Columns
 
 ROWS = {"text": ["good film", "bad film", "so so"], "label": ["pos", "neg", "neg"]}
 

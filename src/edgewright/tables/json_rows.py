@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgewright.columns import Cells, Columns, FoundColumns, find_columns
 from edgewright.errors import DataError
-from edgewright.text_lines import TextLines
+from edgewright.tables.columns import Cells, Columns, FoundColumns, find_columns
+from edgewright.tables.text_lines import TextLines
 
 
 def read_jsonl(path: Path, columns: Columns) -> Cells:

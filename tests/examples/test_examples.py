@@ -31,7 +31,7 @@ from edgewright.examples import (
     example_id,
     read_table,
 )
-from edgewright.splits import hash_position
+from edgewright.examples.splits import hash_position
 
 
 def table(
@@ -291,7 +291,7 @@ class TestGrowing:
         seed: int,
     ) -> None:
         """``compared`` = 3 takes the way of components too large to compare row by row."""
-        monkeypatch.setattr("edgewright.splits.COMPARED_ROWS", compared)
+        monkeypatch.setattr("edgewright.examples.splits.COMPARED_ROWS", compared)
         monkeypatch.setattr("edgewright.examples.COMPARED_ROWS", compared)
         sources, added = history
         shares = SplitShares()

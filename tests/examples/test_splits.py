@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.errors import ConfigError
-from edgewright.near_duplicates import NearDuplicates
-from edgewright.splits import (
+from edgewright.examples.near_duplicates import NearDuplicates
+from edgewright.examples.splits import (
     QUARANTINE,
     SPLITS,
     Placement,
@@ -156,7 +156,7 @@ class TestComponentsTooLargeToCompare:
 
     @pytest.fixture(autouse=True)
     def _three_at_most(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edgewright.splits.COMPARED_ROWS", 3)
+        monkeypatch.setattr("edgewright.examples.splits.COMPARED_ROWS", 3)
 
     def test_without_a_conflict_they_go_together_all_the_same(self) -> None:
         placement = place(self.CHAIN, [("search", "id0")])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgewright.columns import Cells, Columns, FoundColumns, find_columns
 from edgewright.errors import DataError
+from edgewright.tables.columns import Cells, Columns, FoundColumns, find_columns
 
 # How the splits of published datasets are named; the rest of a dataset is left out, with a note.
 _SPLIT_NAMES: Final = {

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgewright.columns import Cells, Columns, find_columns
 from edgewright.errors import DataError
-from edgewright.text_lines import TextLines
+from edgewright.tables.columns import Cells, Columns, find_columns
+from edgewright.tables.text_lines import TextLines
 
 
 def read_csv(path: Path, columns: Columns) -> Cells:

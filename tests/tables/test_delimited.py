@@ -10,13 +10,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewright.columns import Columns
-from edgewright.delimited import read_csv, read_tsv
 from edgewright.errors import DataError
+from edgewright.tables.columns import Columns
+from edgewright.tables.delimited import read_csv, read_tsv
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 awkward = st.sampled_from(
-    ['"', '""', ",", "\t", "\n", "\r", "\r\n", "NA", "null", "001", "1.0", "🙂", "é", "\ufeff", "\x85"]
+    [
+        '"',
+        '""',
+        ",",
+        "\t",
+        "\n",
+        "\r",
+        "\r\n",
+        "NA",
+        "null",
+        "001",
+        "1.0",
+        "🙂",
+        "é",
+        "\ufeff",
+        "\x85",
+    ]
 )
 texts = st.lists(cells | awkward, min_size=1, max_size=4).map("".join)
 rows = st.lists(st.tuples(texts, texts), min_size=1, max_size=8)
@@ -82,7 +98,13 @@ def test_a_text_longer_than_the_limit_of_pythons_reader_is_read(tmp_path: Path) 
 def test_an_opening_quotation_mark_in_a_tsv_does_not_swallow_the_rows_after_it(
     tmp_path: Path,
 ) -> None:
-    lines = ["text\tlabel", '"A triumph" of a film\t1', '"the plot\tholes"', 'so "bad"\t0', '"ok"\t1']
+    lines = [
+        "text\tlabel",
+        '"A triumph" of a film\t1',
+        '"the plot\tholes"',
+        'so "bad"\t0',
+        '"ok"\t1',
+    ]
     read = read_tsv(write(tmp_path / "a.tsv", "\n".join(lines)), Columns())
     assert read.texts == ['"A triumph" of a film', '"the plot', 'so "bad"', "ok"]
     assert read.labels == ["1", 'holes"', "0", "1"]
@@ -112,8 +134,10 @@ def test_a_broken_csv_is_refused_by_row_and_line(tmp_path: Path, content: str, s
 @pytest.mark.parametrize("reader", [read_csv, read_tsv])
 def test_a_byte_that_is_not_utf8_is_told_with_row_line_and_offset(tmp_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
     separator = b"," if reader is read_csv else b"\t"
-    content = b"text%slabel\n\"a\nb\"%sc\ncaf\xe9%sd\n".replace(b"%s", separator)
-    with pytest.raises(DataError, match=r"row 2 \(line 4\): is not UTF-8 at byte 22 \(0xe9\).*iconv"):
+    content = b'text%slabel\n"a\nb"%sc\ncaf\xe9%sd\n'.replace(b"%s", separator)
+    with pytest.raises(
+        DataError, match=r"row 2 \(line 4\): is not UTF-8 at byte 22 \(0xe9\).*iconv"
+    ):
         reader(write(tmp_path / "latin", content), Columns())
 
 

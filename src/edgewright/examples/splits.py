@@ -22,9 +22,9 @@ from itertools import accumulate
 from typing import Final
 
 from edgewright.errors import ConfigError
-from edgewright.near_duplicates import NearDuplicates
+from edgewright.examples.near_duplicates import NearDuplicates
+from edgewright.tables.columns import SPLITS
 
-SPLITS: Final = ("train", "validation", "calibrate", "search", "certify", "test")
 QUARANTINE: Final = "quarantine"
 # Where rows given to different splits are alike, the one whose split is named first stays.
 _PRECEDENCE: Final = ("test", "certify", "search", "calibrate", "validation")

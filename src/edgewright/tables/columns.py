@@ -12,6 +12,8 @@ from typing import Final
 
 from edgewright.errors import ConfigError, DataError
 
+# What a split column may say; ``edgewright.examples.splits`` tells what each is for.
+SPLITS: Final = ("train", "validation", "calibrate", "search", "certify", "test")
 TEXT_NAMES: Final = (
     "text", "sentence", "content", "article", "document", "review", "body", "comment", "message",
     "tweet", "utterance", "query",

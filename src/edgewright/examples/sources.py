@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from edgewright.errors import ConfigError, DataError
-from edgewright.splits import foremost
+from edgewright.examples.splits import foremost
 from edgewright.tables import Table
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgewright.splits import SPLITS
+from edgewright.tables.columns import SPLITS
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.columns import Columns
 from edgewright.errors import DataError, IntegrityError
-from edgewright.near_duplicates import NearDuplicates
-from edgewright.sources import Gathered, Sources, example_id, gather
-from edgewright.split_report import SplitReport, absent_classes, label_twins
-from edgewright.splits import COMPARED_ROWS, QUARANTINE, SPLITS, Placement, SplitShares
+from edgewright.examples.near_duplicates import NearDuplicates
+from edgewright.examples.sources import Gathered, Sources, example_id, gather
+from edgewright.examples.split_report import SplitReport, absent_classes, label_twins
+from edgewright.examples.splits import COMPARED_ROWS, QUARANTINE, Placement, SplitShares
 from edgewright.tables import Table, read_table
+from edgewright.tables.columns import SPLITS, Columns
 
 __all__ = [
     "QUARANTINE",
