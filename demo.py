@@ -74,7 +74,9 @@ class Loop:
 
     def edgewright(self, *arguments: str) -> None:
         """Run an ``edgewright`` command, shown as it would be typed; exit as it does on failure."""
-        self.console.print(f"\n[bold]$ edgewright {shlex.join(arguments)}[/bold]", highlight=False)
+        self.console.print(
+            f"\n[bold]$ edgewright {shlex.join(arguments)}[/bold]", highlight=False, soft_wrap=True
+        )
         finished = subprocess.run(command_line(*arguments), check=False)
         if finished.returncode:
             sys.exit(finished.returncode)
@@ -159,7 +161,9 @@ def serving(loop: Loop, repository: Path) -> Iterator[tuple[Client, float]]:
     port, metrics_port = free_ports(2)
     arguments = ["serve", str(repository), "--host", "127.0.0.1", "--port", str(port)]
     arguments += ["--metrics-port", str(metrics_port)]
-    loop.console.print(f"\n[bold]$ edgewright {shlex.join(arguments)}[/bold]", highlight=False)
+    loop.console.print(
+        f"\n[bold]$ edgewright {shlex.join(arguments)}[/bold]", highlight=False, soft_wrap=True
+    )
     started = time.monotonic()
     server = subprocess.Popen(command_line(*arguments))
     try:

@@ -114,7 +114,7 @@ def shortlist(
         return chosen
     servable = [each for each in hopeful if each.backend == SERVABLE_BACKEND]
     likely = next((each for each in servable if rules.is_likely(each)), baseline)
-    if True or any(each.name == likely.name or _is_likely_servable(each, rules) for each in chosen):
+    if any(each.name == likely.name or _is_likely_servable(each, rules) for each in chosen):
         return chosen
     trials = sum(each.name in tried for each in chosen) + free_slots
     place = min(len(chosen), SLOTS - 1, max(trials - 1, 1))

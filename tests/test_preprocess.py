@@ -309,6 +309,14 @@ def test_a_malformed_tokenizer_is_refused_by_name(saved: Path, content: bytes) -
         TextPreprocessor.load(saved)
 
 
+def test_a_tokenizer_that_fails_only_in_use_is_refused_at_load(saved: Path) -> None:
+    record = json.loads((saved / TOKENIZER_FILE).read_text())
+    record["model"]["unk_token"] = "[GONE]"
+    (saved / TOKENIZER_FILE).write_text(json.dumps(record))
+    with pytest.raises(IntegrityError, match=rf"{TOKENIZER_FILE} cannot be used: .*\[UNK\]"):
+        TextPreprocessor.load(saved)
+
+
 @pytest.mark.parametrize(
     ("asked", "positions", "length"),
     [(None, None, 512), (0, None, 512), (9999, None, 512), (None, 100, 100), (60, 100, 60)],

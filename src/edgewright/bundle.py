@@ -118,8 +118,8 @@ class Bundle:
     """A verified bundle folder.
 
     The manifest's body holds ``task``, ``labels``, ``variants``, ``made_from`` (name ->
-    SHA-256: the checkpoint's manifest), ``budget``, ``confidence``, ``allow_inconclusive``, ``config``, ``packages``
-    and ``seed``. The chosen variant is measured, so it stands in choice.json.
+    SHA-256: the checkpoint's manifest), ``budget``, ``confidence``, ``allow_inconclusive``,
+    ``config``, ``packages`` and ``seed``. The chosen variant is measured, so it stands in choice.json.
     """
 
     artifact: Artifact

@@ -29,7 +29,7 @@ _THEME: Final = {
 }
 _MARKERS: Final = "osD^vPX*<>"
 _DASHES: Final = ("-", "--", "-.", ":")
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {  # matplotlib's stubs want its own key type
     "svg.fonttype": "none",
     "svg.hashsalt": "edgewright",
     "font.family": "sans-serif",

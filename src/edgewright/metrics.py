@@ -26,7 +26,9 @@ def f1_by_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """F1 of each class, shape (classes,); NaN for a class neither labelled nor predicted."""
     hits = np.diag(confusion).astype(np.float64)
     total = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return np.divide(2 * hits, total, out=np.full(len(hits), np.nan), where=total > 0)
+    scores = np.full(len(hits), np.nan)
+    np.divide(2 * hits, total, out=scores, where=total > 0)
+    return scores
 
 
 def macro_f1(labels: Labels, predicted: Labels, classes: int) -> float:

@@ -33,15 +33,14 @@ TOKENIZER_FILE = "tokenizer.json"
 FORMAT_VERSION = 1
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
-_SIDES = ("left", "right")
 _LONGEST = 2**31 - 1  # tokens; transformers writes 10**30 where a tokenizer declares no limit
-_PROBES = (
+_PROBES = [
     "",
     "The quick brown fox, aged 3, jumped over 12 lazy dogs.",
     "  Ünïcödé\t\ufb01ne\r\nİstanbul 東京 \U0001f469\u200d\U0001f467 ",
     "[CLS] [SEP] [MASK] <s> </s> <pad> <unk>",
     "word " * 2000,
-)
+]
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ class TextSettings:
             "model_max_length": (limit is None or _is_whole(limit, least=1), lengths),
             "pad_token_id": (_is_whole(self.pad_token_id, least=0), "a whole number from 0"),
             "pad_type_id": (_is_whole(self.pad_type_id, least=0), "a whole number from 0"),
-            "padding_side": (self.padding_side in _SIDES, "left or right"),
-            "truncation_side": (self.truncation_side in _SIDES, "left or right"),
+            "padding_side": (self.padding_side in ("left", "right"), "left or right"),
+            "truncation_side": (self.truncation_side in ("left", "right"), "left or right"),
             "truncation_strategy": (self.truncation_strategy == "longest_first", "longest_first"),
             "split_special_tokens": (type(self.split_special_tokens) is bool, "true or false"),
         }
@@ -131,7 +130,7 @@ class TextPreprocessor:
     """
 
     def __init__(self, settings: TextSettings, tokenizer_json: str) -> None:
-        """Raise ConfigError when the settings do not fit the tokenizer, or it cannot be parsed."""
+        """Raise ConfigError when the tokenizer cannot be used, or not with these settings."""
         self.settings = settings
         self.max_length = settings.max_length
         self.input_names = settings.input_names
@@ -251,7 +250,7 @@ def _is_whole(value: object, *, least: int) -> bool:
     return type(value) is int and least <= value <= _LONGEST
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
+def _checked(texts: Sequence[Any]) -> list[str]:
     """The texts as a list, every one a str that has a UTF-8 form."""
     if isinstance(texts, str):
         raise InputError("got one text where a list of texts is expected; wrap it in [ ]")
@@ -272,9 +271,11 @@ def _checked(texts: Sequence[str]) -> list[str]:
 
 def _parse_tokenizer(tokenizer_json: str) -> Tokenizer:
     try:
-        return Tokenizer.from_str(tokenizer_json)
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+        tokenizer.encode_batch_fast(_PROBES)  # A missing [UNK] shows in use only.
     except Exception as error:  # The library raises bare Exception, nothing narrower.
-        raise ConfigError(f"{TOKENIZER_FILE} cannot be parsed: {error}") from error
+        raise ConfigError(f"{TOKENIZER_FILE} cannot be used: {error}") from error
+    return tokenizer
 
 
 def _check_fit(settings: TextSettings, tokenizer: Tokenizer) -> None:
@@ -306,8 +307,8 @@ def _read_settings(path: Path) -> TextSettings:
         raise IntegrityError(f"{path} is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise IntegrityError(f"{path} holds a {type(record).__name__}; expected an object")
-    kind, version = record.pop("kind", None), record.pop("format_version", None)
-    if kind != "text":
+    version = record.pop("format_version", None)
+    if (kind := record.pop("kind", None)) != "text":
         raise ArtifactNotFoundError(f"{path} is of kind {kind!r}; expected text preprocessing")
     if version != FORMAT_VERSION:
         message = f"{path} has format_version {version!r}; this edgewright reads {FORMAT_VERSION}"
@@ -380,7 +381,7 @@ def _tokenizer_json(tokenizer: Any) -> str:
     plain = _parse_tokenizer(text)
     plain.no_truncation()
     plain.no_padding()
-    text = plain.to_str()
+    text: str = plain.to_str()
     if json.loads(text)["model"].get("dropout"):
         raise ConfigError("its BPE drops merges at random; set dropout to null in tokenizer.json")
     return text
@@ -389,7 +390,7 @@ def _tokenizer_json(tokenizer: Any) -> str:
 def _refuse_difference(preprocessor: TextPreprocessor, tokenizer: Any, name: str) -> None:
     """A tokenizer class may do more in Python than its tokenizer.json says; find out now."""
     cut = {"truncation": True, "max_length": preprocessor.max_length}
-    theirs = tokenizer(list(_PROBES), padding=True, return_tensors="np", **cut)
+    theirs = tokenizer(_PROBES, padding=True, return_tensors="np", **cut)
     ours = preprocessor(_PROBES).arrays
     differing = [key for key in ours if not np.array_equal(ours[key], theirs[key])]
     if differing or ours.keys() != theirs.keys():
