@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgewright.bundle import Certificate, Verdict
-from edgewright.proof.bound import loss_lower_bound, loss_upper_bound
+from edgewright.proof.bound import loss_lower_bound, meets_budget
 from edgewright.proof.certificate import SLOTS, PairedCounts, error_rates
 
 SPEED_STEP: Final = 1.10
@@ -60,7 +60,7 @@ class Rules:
         """Whether it would pass in the last slot if certify repeated the rates of search."""
         counts = contender.search.at(self.certify_n)
         error_rate = error_rates(self.confidence)[-1]
-        return loss_upper_bound(counts.lost, counts.won, counts.n, error_rate) <= self.budget
+        return meets_budget(counts.lost, counts.won, counts.n, self.budget, error_rate)
 
 
 def rank(contenders: Sequence[Contender], budget: float) -> list[Contender]:

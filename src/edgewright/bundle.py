@@ -119,7 +119,7 @@ class Bundle:
 
     The manifest's body holds ``task``, ``labels``, ``variants``, ``made_from`` (name ->
     SHA-256: the checkpoint's manifest), ``budget``, ``confidence``, ``allow_inconclusive``,
-    ``config``, ``packages`` and ``seed``. The chosen variant is measured, so it stands in choice.json.
+    ``config``, ``packages`` and ``seed``. The chosen variant is measured: choice.json has it.
     """
 
     artifact: Artifact

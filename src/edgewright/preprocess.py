@@ -381,10 +381,10 @@ def _tokenizer_json(tokenizer: Any) -> str:
     plain = _parse_tokenizer(text)
     plain.no_truncation()
     plain.no_padding()
-    text: str = plain.to_str()
-    if json.loads(text)["model"].get("dropout"):
+    bare: str = plain.to_str()
+    if json.loads(bare)["model"].get("dropout"):
         raise ConfigError("its BPE drops merges at random; set dropout to null in tokenizer.json")
-    return text
+    return bare
 
 
 def _refuse_difference(preprocessor: TextPreprocessor, tokenizer: Any, name: str) -> None:

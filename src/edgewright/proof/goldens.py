@@ -38,7 +38,7 @@ GOLDENS_FILE: Final = "goldens.npz"
 TEXTS_FILE: Final = "goldens.json"
 ROWS: Final = 32
 BATCH_ROWS: Final = 8
-SCORE_TOLERANCE: Final = 1.0  # of a softmax score; repeated runs on one host differ by about 1e-6
+SCORE_TOLERANCE: Final = 1e-3  # of a softmax score; repeated runs on one host differ by about 1e-6
 MARGIN_TOLERANCE: Final = 0.5  # logits: two that move towards each other by 0.14, with some room
 
 Arrays = Mapping[str, NDArray[np.int64]]
