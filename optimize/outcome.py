@@ -92,8 +92,8 @@ class Outcome:
         return accuracy(self.search.labels, standing.predicted)
 
     def size_ratio(self, standing: Standing) -> float:
-        """How many times smaller than the exported fp32 file."""
-        return self.baseline.contender.size_bytes / standing.contender.size_bytes
+        """Its file's size as a share of the exported fp32 file's."""
+        return standing.contender.size_bytes / self.baseline.contender.size_bytes
 
     def refusal(self) -> EdgewrightError:
         """The error that says why nothing ships: inconclusive where more rows could help."""

@@ -11,7 +11,6 @@ two products into 16 bits and saturates. On such a host 8-bit weights gave MiniL
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -46,7 +45,7 @@ def quantize_dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
 
     with quiet():
         quantize(
-            onnx.load(source),  # from memory: it would leave a file of its own beside ``source``
+            onnx.load(source),  # given a path, it writes beside it
             target,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
@@ -96,8 +95,7 @@ class _Batches:
         self._calibration = calibration
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        batches = itertools.islice(self._calibration(), CALIBRATION_BATCHES)
-        return (dict(arrays) for arrays in batches)
+        return (dict(arrays) for arrays in self._calibration())
 
 
 def _nncf() -> ModuleType:

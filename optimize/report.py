@@ -68,12 +68,15 @@ def _headline(outcome: Outcome) -> Headline:
     if foremost is None or foremost.certificate is None:
         return Headline("Nothing to ship: nothing is faster", Tone.BAD, str(outcome.refusal()))
     given, contender = foremost.certificate, foremost.contender
-    facts = [
+    proof = [
         ("Accuracy loss, at most", f"{points(given.loss_upper_bound)} points"),
         ("Allowed", f"{points(given.budget)} points"),
         ("Certify rows", str(given.n)),
+    ]
+    facts = [
+        *(proof if given.verdict is not Verdict.REUSED else []),
         ("Faster than fp32", f"{contender.speedup:.2f}×"),
-        ("Smaller than fp32", f"{outcome.size_ratio(foremost):.2f}×"),
+        ("Size, of fp32", f"{outcome.size_ratio(foremost):.2f}×"),
     ]
     if not outcome.shipped:
         text = f"{given.verdict}: nothing ships"

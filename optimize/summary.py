@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgewright.bundle import Verdict
 from edgewright.optimize.outcome import Outcome, Standing, points
 
 
@@ -26,15 +27,18 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
     given, contender = foremost.certificate, foremost.contender
     fate = "ships" if outcome.shipped else "does not ship"
     yield f"{given.verdict}  {foremost.name} {fate}"
-    yield (
-        f"loses at most {points(given.loss_upper_bound)} points of accuracy "
-        f"({points(given.budget)} allowed), proven on {given.n} rows with error rate "
-        f"{given.error_rate:g}"
-    )
+    if given.verdict is Verdict.REUSED:
+        yield "the certify split has been used for other files, and proves nothing of this one"
+    else:
+        yield (
+            f"loses at most {points(given.loss_upper_bound)} points of accuracy "
+            f"({points(given.budget)} allowed), shown on {given.n} rows with error rate "
+            f"{given.error_rate:g}"
+        )
     yield (
         f"{contender.speedup:.2f} times as fast as fp32 "
         f"({contender.speedup_low:.2f} to {contender.speedup_high:.2f}), "
-        f"{outcome.size_ratio(foremost):.2f} times smaller"
+        f"at {outcome.size_ratio(foremost):.2f} of its size"
     )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from optimize_outcomes import SEARCH, certified, outcome, standing
+from optimize_outcomes import SEARCH, came_too_late, certified, outcome, standing
 
 from edgewright.optimize.outcome import Outcome
 from edgewright.optimize.report import optimize_report
@@ -72,6 +72,12 @@ def test_every_candidate_is_in_the_plot(tmp_path: Path) -> None:
     svg = page[page.index("<svg") : page.index("</svg>")]
     for name in ("onnxruntime-fp32", "onnxruntime-int8", "onnxruntime-other", "fine-tuned model"):
         assert name in svg
+
+
+def test_a_used_up_split_bounds_nothing_in_the_report(tmp_path: Path) -> None:
+    page = _page(outcome(tmp_path, standing("onnxruntime-int8", 2.5, came_too_late())))
+    assert "REUSED: nothing ships" in page
+    assert "100.00 points" not in page
 
 
 def test_a_run_without_a_faster_candidate_has_a_report(tmp_path: Path) -> None:

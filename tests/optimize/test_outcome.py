@@ -24,7 +24,7 @@ def test_json_holds_what_the_command_line_promises(tmp_path: Path) -> None:
     assert told["needed_n"] is None
     assert told["speedup"] == 2.5
     assert told["speedup_interval"] == pytest.approx([2.425, 2.575])
-    assert told["size_ratio"] == 4.0
+    assert told["size_ratio"] == 0.25
     assert told["seconds"] == 3.75
     assert told["published"] is True
     assert [each["name"] for each in told["candidates"]] == ["onnxruntime-fp32", "onnxruntime-int8"]

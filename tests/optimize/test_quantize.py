@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -192,10 +193,10 @@ batches = lambda: (preprocessor.pad([row]).arrays for row in rows)
 quantize_static(export.path, batches, reduce_range=True)
 assert "openvino_telemetry" not in sys.modules
 """
-    inherited = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    env = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**inherited, "HOME": str(home)},
+        env={**env, "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgewright.backends import get_backend
@@ -60,6 +61,10 @@ def candidates(
     return {candidate.name: candidate for candidate in built}
 
 
+def operators(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
 def test_every_precision_is_there_on_every_runtime_and_the_baseline_first(
     candidates: dict[str, Candidate],
 ) -> None:
@@ -78,6 +83,8 @@ def test_files_are_shared_unless_the_runtimes_want_different_forms(
     assert files["onnxruntime-int8-dynamic"] == files["openvino-int8-dynamic"]
     assert files["onnxruntime-int8-static"] == "int8-static.onnxruntime.onnx"
     assert files["openvino-int8-static"] == "int8-static.openvino.onnx"
+    assert "MatMulIntegerToFloat" in operators(candidates["onnxruntime-int8-static"].file)
+    assert "MatMulIntegerToFloat" not in operators(candidates["openvino-int8-static"].file)
 
 
 def test_dynamic_depends_on_the_batch_and_static_does_not(
