@@ -173,7 +173,7 @@ def read_artifact(path: Path, kind: ArtifactKind) -> Artifact:
     found = artifact.manifest.get("format")
     if found != kind.format:
         raise ArtifactNotFoundError(
-            f"{path} is a {found}, and a {kind.noun} is wanted; make one with `{kind.made_by}`"
+            f"{path} is an {found}, and a {kind.noun} is wanted; make one with `{kind.made_by}`"
         )
     if artifact.manifest.get("format_version") != kind.version:
         raise ArtifactNotFoundError(
