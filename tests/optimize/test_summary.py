@@ -14,7 +14,7 @@ def test_the_verdict_comes_first_and_the_report_last(tmp_path: Path) -> None:
     lines = list(summary_lines(run))
     assert lines[0] == "PASS  onnxruntime-int8 ships"
     assert "(1.50 allowed), shown on 600 rows with error rate 0.03" in lines[1]
-    assert lines[2] == "2.50 times as fast as fp32 (2.42 to 2.58), 4.00 times smaller"
+    assert lines[2] == "2.50 times as fast as fp32 (2.42 to 2.58), at 0.25 of its size"
     assert lines[-1] == f"report  {tmp_path / 'bundle' / 'report.html'}"
 
 
