@@ -99,7 +99,13 @@ class Check:
         for tag, torch in ((TRAIN, True), (SERVE, False)):
             self.step(f"probe {tag}")
             told = self.engine.run(tag, ["python", "-c", PROBE], {}, entrypoint=False)
-            expected = {"user": USER_ID, "torch": torch, "compilers": [], "pip": False, "settings": []}
+            expected = {
+                "user": USER_ID,
+                "torch": torch,
+                "compilers": [],
+                "pip": False,
+                "settings": [],
+            }
             demand(json.loads(told) == expected, f"{tag} holds {told}, expected {expected}")
             self.figures[f"{tag.rpartition('-')[2]}: runs as, has"] = (
                 f"user {USER_ID}, {'torch' if torch else 'no torch'}, no compiler, no pip"
@@ -151,7 +157,7 @@ class Check:
         container = self.engine.start(SERVE, mounts, environment, [port, metrics_port])
         try:
             with Client(f"127.0.0.1:{port}") as client:
-                client.wait_until_ready(READY_TIMEOUT_S)
+                client.wait_until_ready(timeout_s=READY_TIMEOUT_S)
             self.timed("serve: ready after", started)
             self.call(f"127.0.0.1:{port}")
             self.ask_for_health(container)
@@ -171,7 +177,9 @@ class Check:
         with rows.open(newline="", encoding="utf-8") as file:
             truth = [row["label"] for row in csv.DictReader(file)]
         right = sum(label == true for label, true in zip(labels, truth, strict=True))
-        demand(right > CALLED / 2, f"{right} of {CALLED} answers are right; five classes, by chance 20")
+        demand(
+            right > CALLED / 2, f"{right} of {CALLED} answers are right; five classes, by chance 20"
+        )
         self.figures["serve: answers right"] = f"{right} of {CALLED}"
 
     def ask_for_health(self, container: Container) -> None:
@@ -195,7 +203,8 @@ def write_rows(file: Path, first: int, end: int) -> None:
     for text, label in bbc_news():
         by_topic.setdefault(label, []).append(text)
     turns = [
-        (text, label) for texts in zip(*by_topic.values(), strict=False)
+        (text, label)
+        for texts in zip(*by_topic.values(), strict=False)
         for text, label in zip(texts, by_topic, strict=True)
     ]
     with file.open("w", newline="", encoding="utf-8") as stream:
@@ -211,7 +220,9 @@ def demand(holds: bool, otherwise: str) -> None:
 @click.command()
 @click.option("--base-image", help="Build from this image, not from the Dockerfiles' own.")
 @click.option("--torch-index", help="TORCH_INDEX_URL of the train image, as for a CPU build.")
-@click.option("--keep", is_flag=True, help="Keep the images, and buildah's layers for the next run.")
+@click.option(
+    "--keep", is_flag=True, help="Keep the images, and buildah's layers for the next run."
+)
 def main(base_image: str | None, torch_index: str | None, keep: bool) -> None:
     """Build both images, run the loop in them, and print sizes and times."""
     engine: Engine = Docker() if answers() else Buildah(STORE)
@@ -225,7 +236,9 @@ def main(base_image: str | None, torch_index: str | None, keep: bool) -> None:
             check.serve()
             check.show()
     except subprocess.CalledProcessError as error:
-        raise click.ClickException(f"{' '.join(map(str, error.cmd))}: exit {error.returncode}") from error
+        raise click.ClickException(
+            f"{' '.join(map(str, error.cmd))}: exit {error.returncode}"
+        ) from error
     finally:
         engine.clean(keep_images=keep)
 
