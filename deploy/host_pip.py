@@ -20,8 +20,14 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 CA_IN_BUILD: Final = "/run/secrets/ca-bundle"  # where the Dockerfiles mount that secret
-_FINDING: Final = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host")
-_REACHING: Final = ("proxy", "timeout", "default-timeout", "retries")
+_FINDING: Final[tuple[str, ...]] = (
+    "index-url",
+    "extra-index-url",
+    "find-links",
+    "no-index",
+    "trusted-host",
+)
+_REACHING: Final[tuple[str, ...]] = ("proxy", "timeout", "default-timeout", "retries")
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _CA_DEFAULT: Final = "/etc/ssl/certs/ca-certificates.crt"
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 from rich.console import Console
@@ -41,16 +39,17 @@ SPLITS: Final = "36/6/6/8/38/6"  # certify is large: certainty costs rows
 READY_TIMEOUT_S: Final = 120.0
 USER_ID: Final = 10001
 COMPILERS: Final = ("cc", "gcc", "g++", "clang", "ld")
+SETTINGS: Final = ("/etc/pip.conf", "/run/secrets")  # of the host, seen by the builds
 
 # Run by an image's own Python, as the image's own user.
 PROBE: Final = f"""
-import importlib.util, json, os, pathlib, shutil
+import importlib.util, json, os, shutil
 print(json.dumps({{
     "user": os.getuid(),
     "torch": importlib.util.find_spec("torch") is not None,
-    "compilers": [name for name in {COMPILERS!r} if shutil.which(name)],
     "pip": importlib.util.find_spec("pip") is not None,
-    "settings": [str(f) for f in (pathlib.Path("/etc/pip.conf"), pathlib.Path("/run/secrets")) if f.exists()],
+    "compilers": [name for name in {COMPILERS!r} if shutil.which(name)],
+    "settings": [name for name in {SETTINGS!r} if os.path.exists(name)],
 }}))
 """
 
