@@ -1,4 +1,4 @@
-"""Build both images and prove them: train, optimise, serve, call and stop, on real data.
+"""Build both images and prove them: train, optimise, serve, call, feed back and stop, on real data.
 
     python -m deploy.images            # from the root; `make images`
 
@@ -26,7 +26,7 @@ from deploy.buildah import Buildah
 from deploy.docker import Docker, answers
 from deploy.engine import PREFIX, Container, Engine
 from deploy.host_pip import HostPip
-from edgewright.client import Client
+from edgewright.client import AckStatus, Client, Feedback
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STORE: Final = ROOT / "build" / "images"  # buildah's; git and the builds ignore it
@@ -126,60 +126,81 @@ class Check:
 
     @property
     def work(self) -> Path:
-        """The folder that is mounted at /work, open to whatever user the container has."""
-        folder = self.scratch / "work"
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o777)
-        return folder
+        """What is mounted at /work in the train image."""
+        return open_folder(self.scratch / "work")
 
-    def edgewright(self, *arguments: str) -> None:
-        """One command in the train image."""
+    @property
+    def feedback(self) -> Path:
+        """What is mounted at /feedback in the serve image, and seen by the train image."""
+        return open_folder(self.work / "feedback")
+
+    def edgewright(self, *arguments: str) -> str:
+        """What one command writes in the train image."""
         self.step(f"train image: edgewright {' '.join(arguments)}")
         started = time.monotonic()
         mounts = {self.work: "/work", minilm_folder(): "/model:ro"}
-        self.console.print(self.engine.run(TRAIN, arguments, mounts), markup=False, highlight=False)
+        told = self.engine.run(TRAIN, arguments, mounts)
+        self.console.print(told, markup=False, highlight=False)
         self.timed(f"train: {arguments[0]} took", started)
+        return told
 
     # ---- serve
 
     def serve(self) -> None:
-        """Start, wait until ready, call, ask for health, stop."""
+        """Start, wait until ready, ask for health, call, tell what was right, stop."""
         port, metrics_port = free_ports(2)
         environment = {
             "EDGEWRIGHT_HOST": self.engine.host,
             "EDGEWRIGHT_PORT": str(port),
             "EDGEWRIGHT_METRICS_PORT": str(metrics_port),
+            "EDGEWRIGHT_FEEDBACK": "sqlite:////feedback/feedback.db",
+            "EDGEWRIGHT_LOG_INPUTS": "all",
         }
-        mounts = {self.work / "repository": "/repository:ro"}
+        mounts = {self.work / "repository": "/repository:ro", self.feedback: "/feedback"}
         self.step("serve image: its default command")
         started = time.monotonic()
         container = self.engine.start(SERVE, mounts, environment, [port, metrics_port])
         try:
             with Client(f"127.0.0.1:{port}") as client:
                 client.wait_until_ready(timeout_s=READY_TIMEOUT_S)
-            self.timed("serve: ready after", started)
-            self.call(f"127.0.0.1:{port}")
-            self.ask_for_health(container)
-            # FEEDBACK: stream_feedback to EDGEWRIGHT_FEEDBACK=sqlite:////feedback/feedback.sqlite.
+                self.timed("serve: ready after", started)
+                self.ask_for_health(container)
+                self.stream_feedback(client, self.call(f"127.0.0.1:{port}"))
         finally:
             code = container.stop()
         demand(code == 0, f"the server ended with {code} after SIGTERM, expected 0")
         self.figures["serve: after SIGTERM"] = "exit 0"
 
-    def call(self, target: str) -> None:
-        """The host's ``edgewright predict`` with rows that nothing has seen."""
+    def call(self, target: str) -> list[Feedback]:
+        """The host's ``edgewright predict`` of rows that nothing has seen; what is true of each."""
         rows = self.scratch / "called.csv"
         arguments = ["predict", "--target", target, "--model", MODEL_NAME, "--file", str(rows)]
         command = command_line(*arguments, "--text-column", "text", "--json")
         told = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-        labels = [answer["label"] for answer in json.loads(told)["predictions"]]
+        answers = json.loads(told)["predictions"]
         with rows.open(newline="", encoding="utf-8") as file:
             truth = [row["label"] for row in csv.DictReader(file)]
-        right = sum(label == true for label, true in zip(labels, truth, strict=True))
+        pairs = list(zip(answers, truth, strict=True))
+        right = sum(answer["label"] == label for answer, label in pairs)
         demand(
-            right > CALLED / 2, f"{right} of {CALLED} answers are right; five classes, by chance 20"
+            right > CALLED / 2, f"{right} of {CALLED} answers are right; by chance it is a fifth"
         )
         self.figures["serve: answers right"] = f"{right} of {CALLED}"
+        return [Feedback(label, prediction_id=answer["prediction_id"]) for answer, label in pairs]
+
+    def stream_feedback(self, client: Client, entries: list[Feedback]) -> None:
+        """Twice the same: stored, then known as duplicates."""
+        for status in (AckStatus.STORED, AckStatus.DUPLICATE):
+            told = [answer.status for answer in client.stream_feedback(entries)]
+            demand(told == [status] * len(entries), f"feedback is {told}, expected {status} of all")
+        self.figures["serve: feedback"] = f"{len(entries)} stored, then {len(entries)} duplicates"
+
+    def export_feedback(self) -> None:
+        """What the server stored, as rows to train on, by the train image."""
+        store, rows = "sqlite:////work/feedback/feedback.db", "feedback.parquet"
+        done = json.loads(self.edgewright("feedback", "export", store, "-o", rows, "--json"))
+        demand(done["exported"] == CALLED, f"{done['exported']} of {CALLED} rows are exported")
+        self.figures["train: feedback exported"] = f"{done['exported']} rows"
 
     def ask_for_health(self, container: Container) -> None:
         """Run the image's HEALTHCHECK as an engine would."""
@@ -194,6 +215,13 @@ class Check:
         for name, value in sorted(self.figures.items()):
             table.add_row(name, value)
         self.console.print(table)
+
+
+def open_folder(folder: Path) -> Path:
+    """``folder``, there and open to whatever user a container has."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    return folder
 
 
 def write_rows(file: Path, first: int, end: int) -> None:
@@ -233,6 +261,7 @@ def main(base_image: str | None, torch_index: str | None, keep: bool) -> None:
             check.probe()
             check.make_bundle()
             check.serve()
+            check.export_feedback()
             check.show()
     except subprocess.CalledProcessError as error:
         raise click.ClickException(
