@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,8 +91,8 @@ def volumes(mounts: Mounts) -> list[str]:
 
 
 def call(*command: str) -> None:
-    """Run it with the terminal's stderr; CalledProcessError unless it ends with 0."""
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    """Run it, its output on stderr; CalledProcessError unless it ends with 0."""
+    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def read(*command: str) -> str:
