@@ -321,3 +321,54 @@ def test_a_build_gets_the_hosts_pip_configuration(tmp_path: Path) -> None:
     assert without.settings["extra-index-url"] == "https://index.example/simple"
     assert "find-links" not in without.settings
     assert str(tmp_path) not in without.config()
+
+
+FAKE_DOCKER = """#!/bin/sh
+printf '%s\\n' "$*" >> "$DOCKER_LOG"
+case "$1 $2" in
+    "run --detach") echo c0ffee ;;
+    "inspect --format") echo 0 ;;
+    "image inspect") echo '[{"Config": {"User": "10001:10001"}, "Size": 5}]' ;;
+esac
+"""
+ON_DOCKER = """
+from pathlib import Path
+from deploy.docker import Docker, answers
+from deploy.host_pip import HostPip
+
+assert answers()
+docker = Docker()
+pip = HostPip({"index-url": "https://index.example/simple"}, None, ())
+docker.build(Path("/src/Dockerfile.serve"), "image", {"BASE_IMAGE": "base:1"}, pip)
+assert (docker.size("image"), docker.config("image")["User"]) == (5, "10001:10001")
+docker.run("image", ["verify", "x"], {Path("/data"): "/work"})
+docker.run("image", ["python", "-V"], {}, entrypoint=False)
+running = docker.start("image", {}, {"EDGEWRIGHT_PORT": "9001"}, [9001])
+assert running.execute(["true"]) == 0
+assert running.stop() == 0
+docker.clean(keep_images=False)
+"""
+
+
+def test_docker_is_asked_for_the_same(tmp_path: Path) -> None:
+    """By a stand-in that writes down how it was called: not every machine has an engine."""
+    fake, log = tmp_path / "docker", tmp_path / "log"
+    fake.write_text(FAKE_DOCKER)
+    fake.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DOCKER_LOG": str(log)}
+    command = [sys.executable, "-c", ON_DOCKER]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    lines = log.read_text().splitlines()
+    build = next(line for line in lines if line.startswith("build "))
+    assert "--file=/src/Dockerfile.serve --tag=image --build-arg=BASE_IMAGE=base:1" in build
+    assert re.search(r"--secret=id=pip\.conf,src=\S+/pip\.conf /src$", build)
+    assert [line for line in lines if not line.startswith(("build", "info", "image"))] == [
+        "run --rm --volume=/data:/work image verify x",
+        "run --rm --entrypoint python image -V",
+        "run --detach --env=EDGEWRIGHT_PORT=9001 --publish=127.0.0.1:9001:9001 image",
+        "exec c0ffee true",
+        "stop --time 60 c0ffee",
+        "inspect --format {{.State.ExitCode}} c0ffee",
+        "rm --force --volumes c0ffee",
+        "rmi image",
+    ]
