@@ -25,6 +25,7 @@ from deploy.engine import (
     call,
     read,
     secrets,
+    succeeds,
     volumes,
 )
 from deploy.host_pip import HostPip
@@ -102,8 +103,9 @@ class Buildah:
     def clean(self, *, keep_images: bool) -> None:
         """Remove the containers, and the store unless its images are to be kept."""
         for name in self.containers:
-            self._call("rm", name)
+            succeeds(*self._buildah("rm"), name)
         if not keep_images:
+            succeeds("umount", f"{self.store}/images/overlay")  # a build that was killed leaves it
             shutil.rmtree(self.store, ignore_errors=True)
 
     def _container(self, tag: str) -> str:
@@ -148,11 +150,25 @@ class _Running:
 
     def stop(self) -> int:
         """Signal tini, which is process 1 elsewhere: ``buildah run`` itself hands no SIGTERM on."""
-        for process in _descendants(self.process.pid):
-            with suppress(OSError):
-                if Path(f"/proc/{process}/comm").read_text().strip() == "tini":
-                    os.kill(process, signal.SIGTERM)
-        return self.process.wait(STOP_TIMEOUT_S)
+        below = _descendants(self.process.pid)
+        _signal([process for process in below if _name(process) == "tini"], signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            _signal(below, signal.SIGKILL)
+            return self.process.wait()
+
+
+def _signal(processes: Sequence[int], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def _name(process: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    return ""  # it has ended
 
 
 def _descendants(process: int) -> list[int]:
