@@ -18,11 +18,11 @@ from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from edgewright.serve.admission import Queue
 from numpy.typing import NDArray
 
 from edgewright.errors import DeadlineError, EdgewrightError, NotReadyError
 from edgewright.preprocess import TokenRow
-from edgewright.serve.admission import Queue
 
 # One run costs about as much as this many tokens before it computes any: below that, padding is
 # cheaper than another run. (MiniLM-L6, int8, one thread: 0.6 ms a run, 0.04 ms a token.)
