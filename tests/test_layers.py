@@ -31,8 +31,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         " errors",
         "manifest output options rpc_errors v1",
         "columns text_lines delimited json_rows arrow_tables tables near_duplicates splits sources"
-        " split_report examples texts preprocess metrics report figures answers calls connection"
-        " client",
+        " split_report examples texts preprocess metrics report figures answers feedback calls"
+        " feedback_stream connection client",
         "backends bundle checkpoint repository",
         "proof latency",
         "finetune optimize serve",
