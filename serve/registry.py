@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
 from edgewright.serve.models import ServedModel
+
+from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
 
 
 class State(Enum):
