@@ -56,8 +56,8 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("--grace", "Seconds that calls in flight get to finish.", type=float, default=30.0)
 @_option(
     "--feedback",
-    "Store of feedback and predictions: sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/DATABASE "
-    "for several replicas. Without it no feedback is taken.",
+    "Store of feedback and predictions: sqlite:///PATH or, for several replicas, "
+    "postgresql://USER:PASSWORD@HOST/DATABASE. Without it no feedback is taken.",
     metavar="URL",
 )
 @_option(

@@ -85,7 +85,7 @@ class FeedbackChecks:
         _check_string("text", text, self._max_text_chars)
 
     def _checked_model(self, message: FeedbackEntry) -> str | None:
-        """The model that the entry is about, where that can be told; its label is one of its own."""
+        """The model that the entry is about, where that can be told; it has the label."""
         names = [entry.name for entry in self._registry.entries()]
         if message.model:
             names = [message.model]

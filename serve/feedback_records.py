@@ -1,4 +1,4 @@
-"""What the store keeps: feedback entries and predictions. Times are microseconds since 1970, UTC."""
+"""What the store keeps: feedback entries and predictions; times in microseconds since 1970."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def check(connection: Connection, store: str) -> None:
     """
     if not inspect(connection).has_table(schema.name):
         raise FeedbackStoreError(
-            f"{store} holds no feedback store; `edgewright serve REPOSITORY --feedback URL` makes one"
+            f"{store} holds no feedback store; `edgewright serve --feedback URL` makes one"
         )
     versions = connection.execute(select(schema.c.version)).scalars().all()
     if len(versions) != 1:
@@ -111,6 +111,5 @@ def configure(kind: str, driver_connection: object) -> None:
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') = 'off'"
         )
-        cursor.execute("SELECT set_config('statement_timeout', '10s', false)")
         driver_connection.commit()  # type: ignore[attr-defined]
     cursor.close()

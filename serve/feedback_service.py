@@ -60,7 +60,7 @@ class FeedbackService(FeedbackServiceServicer):
     async def StreamFeedback(  # noqa: N802 -- the name in the .proto
         self, requests: AsyncIterator[StreamFeedbackRequest], _context: Any
     ) -> AsyncIterator[StreamFeedbackResponse]:
-        """Store what comes, message by message; raises as ``SendFeedback``, which ends the stream."""
+        """Store what comes, message by message; what ``SendFeedback`` raises ends the stream."""
         self._required_intake()
         work: deque[asyncio.Task[list[Acknowledgement]]] = deque()  # in the order of the messages
         draining = asyncio.ensure_future(self._draining.wait())

@@ -1,7 +1,7 @@
 """Answered predictions on their way into the store, so that feedback finds what it is about.
 
-They wait here in bounded memory, off the request's path, for the thread that writes feedback. Where
-the store cannot keep up, the oldest are dropped and counted: a prediction must not wait for its log.
+They wait here in bounded memory, off the request's path, for the thread that writes feedback.
+Where the store cannot keep up, the oldest are dropped and counted: no answer waits for its log.
 """
 
 from __future__ import annotations

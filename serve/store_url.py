@@ -1,4 +1,4 @@
-"""Where a store of feedback lies: ``sqlite:///PATH`` or ``postgresql://...``, and never a password."""
+"""Where a store of feedback lies: ``sqlite:///PATH`` or ``postgresql://...``."""
 
 from __future__ import annotations
 
