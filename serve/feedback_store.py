@@ -76,16 +76,20 @@ class FeedbackStore:
         Raises:
             FeedbackStoreError: nothing was stored, or it cannot be told whether it was.
         """
-        first = {entry.entry_id: entry for entry in reversed(entries)}
-        rows = [_feedback_row(entry) for entry in first.values()]
-        asked = {entry.prediction_id for entry in first.values() if entry.prediction_id}
+        unique = {entry.entry_id: entry for entry in reversed(entries)}  # the first of each id
+        rows = [_feedback_row(entry) for entry in unique.values()]
+        asked = {entry.prediction_id for entry in unique.values() if entry.prediction_id}
 
         def write(connection: Connection) -> tuple[set[str], set[str]]:
             new = self._insert(connection, feedback.c.entry_id, rows)
             return new, _logged(connection, sorted(asked))
 
         new, logged = self.transaction(write)
-        return [_outcome(entry, first, new, logged) for entry in entries]
+        outcomes = []
+        for entry in entries:
+            outcomes.append(_outcome(entry, entry.entry_id in new, logged))
+            new.discard(entry.entry_id)  # a second one of this id is none
+        return outcomes
 
     def add_predictions(self, logged: Sequence[Prediction]) -> None:
         """Store ``logged`` in one transaction; those that are there already are left as they are.
@@ -195,8 +199,8 @@ def _logged(connection: Connection, ids: Sequence[str]) -> set[str]:
     return found
 
 
-def _outcome(entry: Entry, first: dict[str, Entry], new: set[str], logged: set[str]) -> Outcome:
-    if entry.entry_id not in new or first[entry.entry_id] is not entry:
+def _outcome(entry: Entry, new: bool, logged: set[str]) -> Outcome:
+    if not new:
         return Outcome.DUPLICATE
     if entry.prediction_id and entry.prediction_id not in logged:
         return Outcome.UNMATCHED
