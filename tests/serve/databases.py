@@ -23,7 +23,9 @@ PASSWORD = "geheim-7f3a"
 
 def postgresql_binaries() -> Path:
     """The newest installed server's; the test is skipped where there is none."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[4]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[4])
+    )
     on_path = shutil.which("initdb")
     if not found and on_path is None:
         pytest.skip("no PostgreSQL server (initdb, pg_ctl): apt-get install postgresql")

@@ -12,13 +12,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from edgewright.serve.feedback_records import Entry, Outcome, Prediction
+from edgewright.serve.feedback_store import FeedbackStore
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from edgewright.errors import ConfigError, FeedbackStoreError
 from edgewright.rpc_errors import to_status
-from edgewright.serve.feedback_records import Entry, Outcome, Prediction
-from edgewright.serve.feedback_store import FeedbackStore
 
 from .databases import PASSWORD, USER, Postgres
 
@@ -52,7 +52,9 @@ def test_an_entry_knows_whether_its_prediction_is_logged(store_url: str) -> None
         assert store.add_feedback([entry("a", "p")]) == [Outcome.UNMATCHED]
         store.add_predictions([prediction("p"), prediction("q", "a text")])
         store.add_predictions([prediction("p")])  # a second time does no harm
-        outcomes = store.add_feedback([entry("a", "p"), entry("b", "p"), entry("c"), entry("d", "x")])
+        outcomes = store.add_feedback(
+            [entry("a", "p"), entry("b", "p"), entry("c"), entry("d", "x")]
+        )
         assert outcomes == [
             Outcome.DUPLICATE, Outcome.STORED, Outcome.STORED, Outcome.UNMATCHED,
         ]  # fmt: skip
@@ -93,7 +95,9 @@ def test_a_store_of_another_schema_is_refused(store_url: str) -> None:
     with FeedbackStore.open(store_url) as store:
         store.transaction(lambda c: c.execute(text("UPDATE edgewright_schema SET version = 2")))
     for create in (True, False):
-        with pytest.raises(FeedbackStoreError, match="has schema version 2, and .* knows version 1"):
+        with pytest.raises(
+            FeedbackStoreError, match="has schema version 2, and .* knows version 1"
+        ):
             FeedbackStore.open(store_url, create=create)
 
 
