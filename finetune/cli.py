@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
@@ -23,6 +21,8 @@ from edgewright.finetune.config import (
     FinetuneConfig,
     parse_freeze,
 )
+
+from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.manifest import refuse_existing
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
@@ -62,6 +62,11 @@ def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: st
     help="Go on from a checkpoint: its weights, labels, splits.",
 )
 @click.option("--add", multiple=True, metavar="FILE", help="Further examples; may be repeated.")
+@click.option(
+    "--new-labels",
+    is_flag=True,
+    help="Let further examples bring classes that the checkpoint of --from lacks.",
+)
 @click.option("--text-column", help="Column of the text, where its name does not say so.")
 @click.option("--label-column", help="Column of the label, where its name does not say so.")
 @click.option("--split-column", help="Column with each row's split.")

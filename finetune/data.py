@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
+
 from edgewright.checkpoint import Checkpoint
 from edgewright.examples import (
     Columns,
@@ -16,7 +18,6 @@ from edgewright.examples import (
     build_examples,
     read_table,
 )
-from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
 from edgewright.manifest import canonical_json, sha256_bytes
 
 
@@ -82,6 +83,7 @@ def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Datas
         shares=SplitShares.parse(recorded["shares"]),
         seed=recorded["seed"],
         previous=checkpoint.examples(),
+        allow_new_labels=config.new_labels,
     )
     return Dataset(examples, report.to_json())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -320,16 +321,18 @@ def test_a_full_disk_refuses_feedback_until_there_is_room(launch: Launch, tmp_pa
         kept = new()
         assert statuses(send(running, kept)) == ["UNMATCHED"]
         ballast = small / "ballast"
-        try:
+        with suppress(OSError):
             ballast.write_bytes(b"\0" * (4 << 20))
-        except OSError:
-            pass
         acknowledged = [kept]
-        with pytest.raises(grpc.RpcError) as refused:
+
+        def fill() -> None:
             for _ in range(50):
                 entries = [new(note="x" * 4000) for _ in range(20)]
                 send(running, *entries)
-                acknowledged += entries
+                acknowledged.extend(entries)
+
+        with pytest.raises(grpc.RpcError) as refused:
+            fill()
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reason(refused.value) == "FEEDBACK_NOT_DURABLE"
         with pytest.raises(grpc.RpcError) as refused:
