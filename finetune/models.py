@@ -114,7 +114,7 @@ def load_classifier(
         ) from error
     _refuse_missing(model, report, name)
     if grows:
-        _restore_rows(model, folder, [key for key, *_ in report["mismatched_keys"]])
+        _restore_rows(model, folder, _mismatched(report))
     classifier: nn.Module = model.float()
     return classifier
 
@@ -169,6 +169,11 @@ def _check_folder(folder: Path, name: str) -> None:
     raise ConfigError(f"--model {name} holds no {_WEIGHTS}")
 
 
+def _mismatched(report: dict[str, Any]) -> list[str]:
+    """Tensors of another shape than the model's; some versions tell both shapes with the name."""
+    return [each if isinstance(each, str) else each[0] for each in report["mismatched_keys"]]
+
+
 def _is_beginning(config: Any, label_names: Sequence[str]) -> bool:
     """Whether the labels of ``config`` are the first of ``label_names``, and not all of them."""
     known = [config.id2label[index] for index in sorted(config.id2label)]
@@ -190,7 +195,7 @@ def _restore_rows(model: nn.Module, folder: Path, keys: Sequence[str]) -> None:
 def _refuse_missing(model: Any, report: dict[str, Any], name: str) -> None:
     """A head may be new; an encoder that is silently random may not."""
     prefix = f"{model.base_model_prefix}."
-    lacking = sorted([*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])])
+    lacking = sorted([*report["missing_keys"], *_mismatched(report)])
     encoder = [key for key in lacking if key.startswith(prefix) and ".pooler." not in key]
     if encoder:
         raise ConfigError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from edgewright.serve.feedback_schema import feedback, predictions
 from edgewright.serve.feedback_store import FeedbackStore
-from sqlalchemy import Connection, Select, case, func, select
+from sqlalchemy import Connection, RowMapping, Select, case, func, select
 
 from edgewright.errors import BackendUnavailableError, ConfigError, DataError
 
@@ -159,7 +159,7 @@ def _write(connection: Connection, selection: Selection, path: Path, store: str)
 _SOURCES: Final = {"time": "received_us"}
 
 
-def _counted(row: Mapping[str, Any], done: Export) -> bool:
+def _counted(row: RowMapping, done: Export) -> bool:
     """Whether the row is exported; counts it either way."""
     done.entries += 1
     if row["rank"] != 1:
@@ -173,7 +173,7 @@ def _counted(row: Mapping[str, Any], done: Export) -> bool:
     return False
 
 
-def _pages(connection: Connection, selection: Selection) -> Iterator[Sequence[Mapping[str, Any]]]:
+def _pages(connection: Connection, selection: Selection) -> Iterator[Sequence[RowMapping]]:
     query = _joined(selection).order_by(feedback.c.received_us, feedback.c.entry_id)
     streamed = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
     yield from streamed.mappings().partitions()
@@ -212,7 +212,7 @@ def _report(connection: Connection, selection: Selection) -> dict[str, Any]:
 
 
 def _tally(
-    row: Mapping[str, Any],
+    row: RowMapping,
     tally: Counter[str],
     labels: Counter[str],
     models: dict[str, Counter[str]],

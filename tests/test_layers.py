@@ -46,6 +46,7 @@ HEAVY = {
 }  # fmt: skip
 CLI_NEVER_IMPORTS = HEAVY | {
     "numpy", "grpc", "google.protobuf", "onnxruntime", "tokenizers", "jinja2", "safetensors",
+    "sqlalchemy", "psycopg",
 }  # fmt: skip
 
 

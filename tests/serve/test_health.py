@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from edgewright.serve.health import HealthService
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
-
-from edgewright.serve.health import HealthService
 
 from .conftest import Launch, LoopThread, Running
 
@@ -19,7 +18,13 @@ SERVING, NOT_SERVING, UNKNOWN = (
     HealthCheckResponse.NOT_SERVING,
     HealthCheckResponse.SERVICE_UNKNOWN,
 )
-NAMES = ("", "edgewright.v1.PredictionService", "edgewright.v1.ModelService", "news")
+NAMES = (
+    "",
+    "edgewright.v1.PredictionService",
+    "edgewright.v1.ModelService",
+    "edgewright.v1.FeedbackService",
+    "news",
+)
 
 
 class Watch:
