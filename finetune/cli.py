@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
@@ -21,8 +23,6 @@ from edgewright.finetune.config import (
     FinetuneConfig,
     parse_freeze,
 )
-
-from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.manifest import refuse_existing
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output

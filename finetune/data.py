@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
-
 from edgewright.checkpoint import Checkpoint
 from edgewright.examples import (
     Columns,
@@ -18,6 +16,7 @@ from edgewright.examples import (
     build_examples,
     read_table,
 )
+from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
 from edgewright.manifest import canonical_json, sha256_bytes
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from edgewright.options import Command, config_option, output_options
+from edgewright.output import Output
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.logs import FORMATS, log_to_stderr
 from edgewright.serve.prediction_log import LogInputs
 from edgewright.serve.server import Ready
 from edgewright.serve.server import serve as serve_repository
-
-from edgewright.options import Command, config_option, output_options
-from edgewright.output import Output
 
 
 def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgewright.serve.prediction_log import LogInputs
-
 from edgewright.errors import ConfigError
+from edgewright.serve.prediction_log import LogInputs
 
 _PORTS = 2**16
 

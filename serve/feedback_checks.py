@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
 from edgewright.serve.feedback_records import Entry
 from edgewright.serve.registry import Registry, State
-
-from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
 from edgewright.v1.feedback_pb2 import FeedbackEntry
 
 MAX_ENTRIES: Final = 1000  # in one message

@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from edgewright.serve.feedback_schema import feedback, predictions
-from edgewright.serve.feedback_store import FeedbackStore
 from sqlalchemy import Connection, RowMapping, Select, case, func, select
 
 from edgewright.errors import BackendUnavailableError, ConfigError, DataError
+from edgewright.serve.feedback_schema import feedback, predictions
+from edgewright.serve.feedback_store import FeedbackStore
 
 ROWS_AT_ONCE: Final = 2000
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgewright.serve.store_url import SQLITE
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -22,6 +21,7 @@ from sqlalchemy import (
 )
 
 from edgewright.errors import FeedbackStoreError
+from edgewright.serve.store_url import SQLITE
 
 SCHEMA_VERSION: Final = 1
 # Two replicas that start at once must not both make the tables. Any number will do for PostgreSQL.

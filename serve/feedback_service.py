@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from edgewright.errors import BackendUnavailableError, InputError, NotReadyError
 from edgewright.serve.feedback_checks import MAX_ENTRIES, Checked, FeedbackChecks
 from edgewright.serve.feedback_intake import FeedbackIntake
 from edgewright.serve.feedback_records import Entry, Outcome
 from edgewright.serve.instruments import Instruments
-
-from edgewright.errors import BackendUnavailableError, InputError, NotReadyError
 from edgewright.v1 import feedback_pb2
 from edgewright.v1.feedback_pb2 import (
     Acknowledgement,

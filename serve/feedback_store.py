@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from edgewright.serve import feedback_schema
-from edgewright.serve.feedback_records import Entry, Outcome, Prediction
-from edgewright.serve.feedback_schema import feedback, predictions
-from edgewright.serve.store_url import SQLITE, StoreUrl
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from edgewright.errors import ConfigError, FeedbackStoreError
+from edgewright.serve import feedback_schema
+from edgewright.serve.feedback_records import Entry, Outcome, Prediction
+from edgewright.serve.feedback_schema import feedback, predictions
+from edgewright.serve.store_url import SQLITE, StoreUrl
 
 T = TypeVar("T")
 

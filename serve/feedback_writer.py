@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
 from edgewright.serve.feedback_records import Entry, Outcome, Prediction
 from edgewright.serve.prediction_log import PredictionLog
-
-from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
 
 GATHER_S: Final = 0.01  # from the first entry that waits to its transaction
 ENOUGH_ENTRIES: Final = 256  # that are worth a transaction at once

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from edgewright.serve.models import ServedModel
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -16,6 +15,7 @@ from prometheus_client import (
 )
 
 from edgewright import __version__
+from edgewright.serve.models import ServedModel
 
 _REQUEST_SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from edgewright.serve.instruments import Instruments
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from edgewright.errors import InputError
 from edgewright.rpc_errors import STATUS_METADATA_KEY, reason_of, to_status
+from edgewright.serve.instruments import Instruments
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from edgewright.serve.models import ServedModel
 from edgewright.serve.registry import Entry, Registry, State
-
 from edgewright.v1 import model_pb2
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer
 

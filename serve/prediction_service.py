@@ -12,7 +12,6 @@ from edgewright.serve.models import ServedModel
 from edgewright.serve.prediction_ids import PredictionIds
 from edgewright.serve.prediction_log import PredictionLog
 from edgewright.serve.registry import Registry
-
 from edgewright.v1.prediction_pb2 import (
     Classification,
     ClassifyTextRequest,

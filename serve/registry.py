@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from edgewright.serve.models import ServedModel
-
 from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
+from edgewright.serve.models import ServedModel
 
 
 class State(Enum):

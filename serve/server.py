@@ -14,6 +14,11 @@ from types import TracebackType
 from typing import Any, Final
 
 import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
+
+from edgewright.errors import ConfigError, ModelNotFoundError
+from edgewright.repository import Repository
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Batcher
 from edgewright.serve.config import ServeConfig
@@ -28,11 +33,6 @@ from edgewright.serve.monitor import Monitor, Watched
 from edgewright.serve.prediction_ids import PredictionIds
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.registry import Registry, State
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
-
-from edgewright.errors import ConfigError, ModelNotFoundError
-from edgewright.repository import Repository
 from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from edgewright.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server

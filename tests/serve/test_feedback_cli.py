@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from edgewright.serve.feedback_records import Entry, Prediction
-from edgewright.serve.feedback_store import FeedbackStore
 
 from edgewright.cli import run
+from edgewright.serve.feedback_records import Entry, Prediction
+from edgewright.serve.feedback_store import FeedbackStore
 from edgewright.tables import Columns, read_table
 
 from .databases import PASSWORD

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from both_clients import free_port
-from edgewright.serve.feedback_store import FeedbackStore
 from sqlalchemy import text
 
 from edgewright.client import Acknowledgement, AckStatus, Client, Feedback
+from edgewright.serve.feedback_store import FeedbackStore
 
 KILLS = 20
 START = "from edgewright.cli import main; main()"

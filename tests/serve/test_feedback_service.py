@@ -11,13 +11,13 @@ from typing import Any
 
 import grpc
 import pytest
-from edgewright.serve.feedback_service import MESSAGES_AHEAD
-from edgewright.serve.feedback_store import FeedbackStore
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from sqlalchemy import text as sql
 
 from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve.feedback_service import MESSAGES_AHEAD
+from edgewright.serve.feedback_store import FeedbackStore
 from edgewright.v1.feedback_pb2 import (
     AckStatus,
     FeedbackEntry,

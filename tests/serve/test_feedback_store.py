@@ -12,13 +12,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from edgewright.serve.feedback_records import Entry, Outcome, Prediction
-from edgewright.serve.feedback_store import FeedbackStore
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from edgewright.errors import ConfigError, FeedbackStoreError
 from edgewright.rpc_errors import to_status
+from edgewright.serve.feedback_records import Entry, Outcome, Prediction
+from edgewright.serve.feedback_store import FeedbackStore
 
 from .databases import PASSWORD, USER, Postgres
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+
+from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
 from edgewright.serve.feedback_records import Entry, Outcome, Prediction
 from edgewright.serve.feedback_writer import FeedbackWriter
 from edgewright.serve.prediction_log import LogInputs, PredictionLog
-
-from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
 
 from .test_prediction_log import add
 

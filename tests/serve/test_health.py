@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from edgewright.serve.health import HealthService
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from edgewright.serve.health import HealthService
 
 from .conftest import Launch, LoopThread, Running
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+
 from edgewright.serve.batching import Answer
 from edgewright.serve.feedback_records import Prediction
 from edgewright.serve.prediction_log import LogInputs, PredictionLog
