@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint format protos check-protos constraints clean
+.PHONY: help install demo images test lint format protos check-protos constraints clean
 
 help:             ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -15,11 +15,14 @@ install: $(READY) ## .venv with everything a developer needs, pinned by constrai
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt torch 'setuptools>=77' wheel
-	$(PIP) --constraint constraints.txt --no-build-isolation --editable '.[train,optimize,serve,client,openvino,demo,dev]'
+	$(PIP) --constraint constraints.txt --no-build-isolation --editable '.[train,optimize,serve,client,postgresql,openvino,demo,dev]'
 	touch $@
 
 demo: $(READY)    ## The whole loop on real data: fine-tune, optimise, certify, serve, call
 	$(BIN)/python demo.py --out demo-out
+
+images: $(READY)  ## Build both images and run the loop in them; about a quarter of an hour
+	$(BIN)/python -m deploy.images
 
 test: $(READY)    ## Every test
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""The loop on real data: fine-tune, optimise, certify, publish, serve, call.
+"""The loop on real data: fine-tune, optimise, certify, publish, serve, call, and learn from it.
 
 Every stage is the command that a user types; this file chooses the data, prints the commands, reads
 what the artifacts say, and sums it up. A stage whose inputs have not changed is not run again.
@@ -12,12 +12,13 @@ import random
 import shlex
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from io import StringIO
@@ -25,13 +26,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import pyarrow.parquet as parquet
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
 from edgewright.bundle import Bundle
 from edgewright.checkpoint import METRICS_FILE, Checkpoint
-from edgewright.client import Client
+from edgewright.client import Acknowledgement, Client, Feedback
 from edgewright.errors import ArtifactError, EdgewrightError
 from edgewright.examples.near_duplicates import near_duplicate_pairs
 from edgewright.manifest import canonical_json, sha256_bytes, sha256_file, verify
@@ -44,6 +46,7 @@ SPLITS: Final = "46/8/6/4/28/8"  # certify is large: certainty costs rows
 MAX_DROP: Final = "0.015"
 READY_TIMEOUT_S: Final = 60.0
 STAGES_FILE: Final = ".stages.json"
+RETRAINED: Final = "checkpoint-with-feedback"
 TOPICS: Final = ("business", "entertainment", "politics", "sport", "tech")  # by class index
 
 
@@ -72,11 +75,14 @@ class Loop:
         self.seconds[name] = round(time.monotonic() - started, 1)
         self._remember(name, key, intact(target))
 
+    def tell(self, arguments: Sequence[str]) -> None:
+        """Show an ``edgewright`` command as it would be typed."""
+        command = f"[bold]$ edgewright {shlex.join(arguments)}[/bold]"
+        self.console.print(f"\n{command}", highlight=False, soft_wrap=True)
+
     def edgewright(self, *arguments: str) -> None:
         """Run an ``edgewright`` command, shown as it would be typed; exit as it does on failure."""
-        self.console.print(
-            f"\n[bold]$ edgewright {shlex.join(arguments)}[/bold]", highlight=False, soft_wrap=True
-        )
+        self.tell(arguments)
         finished = subprocess.run(command_line(*arguments), check=False)
         if finished.returncode:
             sys.exit(finished.returncode)
@@ -155,25 +161,55 @@ def publish(loop: Loop, bundle: Path, repository: Path) -> None:
     loop.edgewright("publish", str(bundle), str(repository), "--name", MODEL_NAME)
 
 
+class Server:
+    """A server on ports that were free: started, killed and started again, stopped."""
+
+    def __init__(self, loop: Loop, repository: Path, store: Path) -> None:
+        self._port, metrics_port = free_ports(2)
+        self._arguments = ["serve", str(repository), "--host", "127.0.0.1"]
+        self._arguments += ["--port", str(self._port), "--metrics-port", str(metrics_port)]
+        self._arguments += ["--feedback", f"sqlite:///{store.resolve()}", "--log-inputs", "all"]
+        self._loop = loop
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def target(self) -> str:
+        """Where it answers."""
+        return f"127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it; it is not ready yet."""
+        self._loop.tell(self._arguments)
+        self._process = subprocess.Popen(command_line(*self._arguments))
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is flushed, nothing is said."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout=60)
+
+
 @contextmanager
-def serving(loop: Loop, repository: Path) -> Iterator[tuple[Client, float]]:
-    """A server on a free port: its client, and the milliseconds from start to ready."""
-    port, metrics_port = free_ports(2)
-    arguments = ["serve", str(repository), "--host", "127.0.0.1", "--port", str(port)]
-    arguments += ["--metrics-port", str(metrics_port)]
-    loop.console.print(
-        f"\n[bold]$ edgewright {shlex.join(arguments)}[/bold]", highlight=False, soft_wrap=True
-    )
+def serving(loop: Loop, repository: Path, store: Path) -> Iterator[tuple[Server, Client, float]]:
+    """A server, its client, and the milliseconds from start to ready."""
+    server = Server(loop, repository, store)
     started = time.monotonic()
-    server = subprocess.Popen(command_line(*arguments))
+    server.start()
     try:
-        with Client(f"127.0.0.1:{port}") as client:
+        with Client(server.target) as client:
             client.wait_until_ready(timeout_s=READY_TIMEOUT_S)
-            yield client, (time.monotonic() - started) * 1000
-    finally:
-        server.send_signal(signal.SIGTERM)
-        code = server.wait(timeout=30)
-    if code:
+            yield server, client, (time.monotonic() - started) * 1000
+    except BaseException:
+        server.kill()
+        raise
+    if code := server.stop():
         raise click.ClickException(f"the server exited with {code} after SIGTERM")
 
 
@@ -189,13 +225,17 @@ def free_ports(count: int) -> list[int]:
 def call(client: Client, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """One request for each row, one after the other: errors, accuracy, and latency in ms."""
     latencies, right, errors = [], 0, 0
+    feedback = []
     for text, label in rows:
         started = time.perf_counter()
         try:
-            right += client.classify(text, model=MODEL_NAME)[0].label == label
+            (answer,) = client.classify(text, model=MODEL_NAME)
         except EdgewrightError as error:
             errors += 1
             click.echo(f"warning: {error}", err=True)
+        else:
+            right += answer.label == label
+            feedback.append(Feedback(label=label, prediction_id=answer.prediction_id))
         latencies.append((time.perf_counter() - started) * 1000)
     return {
         "requests": len(rows),
@@ -203,7 +243,40 @@ def call(client: Client, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
         "accuracy": right / len(rows),
         "p50_ms": statistics.median(latencies),
         "p99_ms": statistics.quantiles(latencies, n=100)[98],
+        "feedback": feedback,
     }
+
+
+def give_feedback(server: Server, client: Client, entries: Sequence[Feedback]) -> dict[str, Any]:
+    """Stream the right labels, and kill the server when the first of them is acknowledged."""
+    acked: list[Acknowledgement] = []
+    for acknowledgement in client.stream_feedback(entries, timeout_s=READY_TIMEOUT_S):
+        if not acked:
+            server.kill()
+            server.start()
+        acked.append(acknowledgement)
+    return {"acked": {each.entry_id for each in acked if each.durable}}
+
+
+def gather(loop: Loop, store: Path, feedback: dict[str, Any]) -> dict[str, Any]:
+    """Export what the store holds, and hold it against what was acknowledged."""
+    exported = loop.out / "feedback.parquet"
+    url = f"sqlite:///{store.resolve()}"
+    loop.edgewright("feedback", "export", url, "-o", str(exported), "--overwrite")
+    with closing(sqlite3.connect(store)) as database:
+        stored = [row[0] for row in database.execute("SELECT entry_id FROM edgewright_feedback")]
+    return {
+        "feedback_acked": len(feedback["acked"]),
+        "acked_missing": len(feedback["acked"] - set(stored)),
+        "feedback_duplicates": len(stored) - len(set(stored)),
+        "feedback_stored": len(stored),
+        "feedback_exported": parquet.read_metadata(exported).num_rows,
+    }
+
+
+def train_rows(checkpoint: Path) -> int:
+    """Rows that a checkpoint was trained on."""
+    return len(Checkpoint.open(checkpoint).examples().split("train"))
 
 
 def heldout_rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
@@ -217,8 +290,10 @@ def heldout_rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     ]
 
 
-def summarise(loop: Loop, served: dict[str, Any], heldout: dict[str, Any]) -> dict[str, Any]:
-    """summary.json: what training, the gate and the calls gave."""
+def summarise(
+    loop: Loop, served: dict[str, Any], heldout: dict[str, Any], gathered: dict[str, Any]
+) -> dict[str, Any]:
+    """summary.json: what training, the gate, the calls and the feedback gave."""
     checkpoint = Checkpoint.open(loop.out / "checkpoint")
     bundle = Bundle.open(loop.out / "bundle")
     proof = bundle.chosen.certificate
@@ -244,6 +319,8 @@ def summarise(loop: Loop, served: dict[str, Any], heldout: dict[str, Any]) -> di
         "p50_ms": round(served["p50_ms"], 2),
         "p99_ms": round(served["p99_ms"], 2),
         "ready_ms": round(served["ready_ms"]),
+        **gathered,
+        "rows_added": train_rows(loop.out / RETRAINED) - train_rows(loop.out / "checkpoint"),
         "seconds": loop.seconds,
         "reused": loop.reused,
     }
@@ -278,6 +355,12 @@ def show(loop: Loop, summary: dict[str, Any]) -> None:
         f"p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, {summary['errors']} errors, "
         f"ready in {summary['ready_ms']} ms",
     )
+    table.add_row(
+        "fed back",
+        f"{summary['feedback_acked']} labels acknowledged through a SIGKILL, "
+        f"[bold]{summary['acked_missing']} lost[/bold], {summary['feedback_duplicates']} twice; "
+        f"{summary['rows_added']} train rows added",
+    )
     table.add_row("took", ", ".join(f"{name} {s:.0f} s" for name, s in loop.seconds.items()))
     loop.console.print()
     loop.console.print(Panel(table, title="edgewright, the whole loop", expand=False))
@@ -302,11 +385,20 @@ def main(out: Path) -> None:
     loop.stage("optimize", bundle, [str(intact(checkpoint))], shrink)
     publish(loop, bundle, repository)
     started = time.monotonic()
-    with serving(loop, repository) as (client, ready_ms):
+    store = out / "feedback.db"
+    for left in out.glob("feedback.db*"):
+        left.unlink()
+    with serving(loop, repository, store) as (server, client, ready_ms):
         served = {**call(client, read_rows(out / "field.csv")), "ready_ms": ready_ms}
         heldout = call(client, heldout_rows(Checkpoint.open(checkpoint)))
+        feedback = give_feedback(server, client, served["feedback"])
+    gathered = gather(loop, store, feedback)
     loop.seconds["serve"] = round(time.monotonic() - started, 1)
-    summary = summarise(loop, served, heldout)
+    again = ["finetune", "--from", str(checkpoint), "--add", str(out / "feedback.parquet")]
+    again += ["-o", str(out / RETRAINED), "--freeze", "4", "--epochs", "1", "--overwrite"]
+    labels = sha256_file(out / "field.csv")
+    loop.stage("finetune again", out / RETRAINED, [str(intact(checkpoint)), labels], again)
+    summary = summarise(loop, served, heldout, gathered)
     (out / "summary.json").write_bytes(canonical_json(summary))
     (out / "report.html").write_bytes((bundle / "report.html").read_bytes())
     show(loop, summary)

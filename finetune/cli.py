@@ -62,6 +62,11 @@ def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: st
     help="Go on from a checkpoint: its weights, labels, splits.",
 )
 @click.option("--add", multiple=True, metavar="FILE", help="Further examples; may be repeated.")
+@click.option(
+    "--new-labels",
+    is_flag=True,
+    help="Let further examples bring classes that the checkpoint of --from lacks.",
+)
 @click.option("--text-column", help="Column of the text, where its name does not say so.")
 @click.option("--label-column", help="Column of the label, where its name does not say so.")
 @click.option("--split-column", help="Column with each row's split.")

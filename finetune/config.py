@@ -38,6 +38,7 @@ class FinetuneConfig:
     data: str | None = None
     add: tuple[str, ...] = ()
     from_checkpoint: str | None = None
+    new_labels: bool = False  # whether ``add`` may hold classes that ``from_checkpoint`` lacks
     model: str | None = None
     revision: str | None = None
     data_revision: str | None = None
@@ -116,6 +117,8 @@ class FinetuneConfig:
         if self.from_checkpoint is None:
             if self.data is None:
                 yield "DATA is missing: give a file of examples, or a checkpoint with --from"
+            if self.new_labels:
+                yield "--new-labels goes with --from: without it every label is new"
             return
         for name in ("model", "revision", "splits"):
             if getattr(self, name) is not None:

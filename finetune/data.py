@@ -82,6 +82,7 @@ def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Datas
         shares=SplitShares.parse(recorded["shares"]),
         seed=recorded["seed"],
         previous=checkpoint.examples(),
+        allow_new_labels=config.new_labels,
     )
     return Dataset(examples, report.to_json())
 

@@ -15,6 +15,7 @@ from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.logs import FORMATS, log_to_stderr
+from edgewright.serve.prediction_log import LogInputs
 from edgewright.serve.server import Ready
 from edgewright.serve.server import serve as serve_repository
 
@@ -30,6 +31,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     examples=(
         "edgewright serve repository/",
         "edgewright serve repository/ --host 127.0.0.1 --port 0 --metrics-port 0 --json",
+        "edgewright serve repository/ --feedback sqlite:///feedback.db --log-inputs all",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
     ),
 )
@@ -52,6 +54,18 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     "--drain-delay", "Seconds between saying not ready and refusing calls.", type=float, default=0.0
 )
 @_option("--grace", "Seconds that calls in flight get to finish.", type=float, default=30.0)
+@_option(
+    "--feedback",
+    "Store of feedback and predictions: sqlite:///PATH or, for several replicas, "
+    "postgresql://USER:PASSWORD@HOST/DATABASE. Without it no feedback is taken.",
+    metavar="URL",
+)
+@_option(
+    "--log-inputs",
+    "Store classified texts with their predictions; sampled is one in ten.",
+    type=click.Choice([each.value for each in LogInputs]),
+    default=LogInputs.OFF.value,
+)
 @_option("--log-format", "Form of the log on stderr.", type=click.Choice(FORMATS), default="text")
 @config_option
 @output_options

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewright.errors import ConfigError
+from edgewright.serve.prediction_log import LogInputs
 
 _PORTS = 2**16
 
@@ -26,6 +27,9 @@ class ServeConfig:
     max_message_mb: int = 16  # MiB of one request; gRPC itself refuses what is larger
     drain_delay_s: float = 0.0  # between saying "not ready" and refusing new calls
     grace_s: float = 30.0  # for calls in flight, once new ones are refused
+    # URL of the store of feedback and predictions; None takes no feedback. It may hold a password.
+    feedback: str | None = field(default=None, repr=False)
+    log_inputs: str = LogInputs.OFF
 
     def __post_init__(self) -> None:
         rules = {
@@ -51,6 +55,13 @@ class ServeConfig:
         ]
         if 0 < self.port == self.metrics_port:
             faults.append(f"--port and --metrics-port are both {self.port}; they must differ")
+        if self.log_inputs not in tuple(LogInputs):
+            listed = ", ".join(LogInputs)
+            faults.append(f"--log-inputs is {self.log_inputs}; it must be one of {listed}")
+        elif self.log_inputs != LogInputs.OFF and self.feedback is None:
+            faults.append(
+                f"--log-inputs {self.log_inputs} needs a store to log to; give --feedback too"
+            )
         if faults:
             raise ConfigError(faults)
 

@@ -82,6 +82,29 @@ class Instruments:
             ["model", "label"],
             registry=registry,
         )
+        self.feedback_entries = Counter(
+            "edgewright_feedback_entries",
+            "Feedback entries acknowledged: stored, duplicate, unmatched (stored too), invalid.",
+            ["status"],
+            registry=registry,
+        )
+        self.feedback_failed_entries = Counter(
+            "edgewright_feedback_failed_entries",
+            "Feedback entries that the store could not keep; their senders were told.",
+            registry=registry,
+        )
+        self.feedback_commit_seconds = Histogram(
+            "edgewright_feedback_commit_seconds",
+            "Duration of one transaction of feedback.",
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self.logged_predictions = Counter(
+            "edgewright_logged_predictions",
+            "Predictions on their way into the store: written, or dropped for want of memory.",
+            ["outcome"],
+            registry=registry,
+        )
         self.ready = Gauge(
             "edgewright_ready", "1 when calls are answered, else 0.", registry=registry
         )
@@ -114,3 +137,19 @@ class Instruments:
     def not_finite(self, model: str) -> None:
         """A row had scores that are no numbers."""
         self.not_finite_rows.labels(model).inc()
+
+    def feedback_committed(self, _entries: int, seconds: float) -> None:
+        """One transaction of entries is durable."""
+        self.feedback_commit_seconds.observe(seconds)
+
+    def feedback_failed(self, entries: int) -> None:
+        """The store refused one transaction of entries."""
+        self.feedback_failed_entries.inc(entries)
+
+    def predictions_logged(self, count: int) -> None:
+        """These are in the store."""
+        self.logged_predictions.labels("written").inc(count)
+
+    def predictions_dropped(self, count: int) -> None:
+        """These will never be."""
+        self.logged_predictions.labels("dropped").inc(count)

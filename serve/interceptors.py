@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -18,14 +18,17 @@ from edgewright.serve.instruments import Instruments
 
 log = logging.getLogger(__name__)
 
+_OUR_STREAMS = "/edgewright."
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 Answer = Callable[[Any, Any], Awaitable[Any]]
+StreamAnswer = Callable[[Any, Any], AsyncIterator[Any]]
 
 
 class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Wraps the unary methods. ``in_flight`` counts the calls that a drain must wait for.
+    """Wraps the unary methods, and our streams, which end when the server drains.
 
-    Streams pass untouched: those of health and reflection last as long as their callers like.
+    ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection pass
+    untouched: they last as long as their callers like.
     """
 
     def __init__(self, instruments: Instruments) -> None:
@@ -41,12 +44,22 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         if wrapped is not None:
             return wrapped
         handler = await continuation(details)
-        if handler is None or handler.request_streaming or handler.response_streaming:
+        if handler is None:
             return handler
-        wrapped = grpc.unary_unary_rpc_method_handler(
-            self._edge(details.method, handler.unary_unary, handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
+        if handler.stream_stream is not None and details.method.startswith(_OUR_STREAMS):
+            wrapped = grpc.stream_stream_rpc_method_handler(
+                self._stream_edge(
+                    details.method, handler.stream_stream, handler.request_deserializer
+                ),
+                response_serializer=handler.response_serializer,
+            )
+        elif handler.request_streaming or handler.response_streaming:
+            return handler
+        else:
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._edge(details.method, handler.unary_unary, handler.request_deserializer),
+                response_serializer=handler.response_serializer,
+            )
         self._wrapped[details.method] = wrapped
         return wrapped
 
@@ -65,10 +78,34 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
             except Exception as error:  # the edge: nothing may reach the wire as it is
                 status = self._status(method, error)
                 code = _CODES[status.code]
-                trailers = ((STATUS_METADATA_KEY, status.SerializeToString()),)
-                await context.abort(code, status.message, trailers)
+                await _abort(context, status)
             finally:
-                self._leave(method, code, time.perf_counter() - started)
+                self._leave(method, code)
+                seconds = time.perf_counter() - started
+                self._instruments.request_seconds.labels(method).observe(seconds)
+
+        return edge
+
+    def _stream_edge(
+        self, path: str, answer: StreamAnswer, parse: Callable[[bytes], Any]
+    ) -> StreamAnswer:
+        method = path.removeprefix("/")
+
+        async def edge(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            self.in_flight += 1
+            code = grpc.StatusCode.OK
+            try:
+                async for response in answer(_each_parsed(messages, parse), context):
+                    yield response
+            except asyncio.CancelledError:
+                code = _left_by_caller(context)
+                raise
+            except Exception as error:  # the edge, as above
+                status = self._status(method, error)
+                code = _CODES[status.code]
+                await _abort(context, status)
+            finally:
+                self._leave(method, code)
 
         return edge
 
@@ -81,10 +118,21 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
             log.debug("%s: %s", method, error)
         return status
 
-    def _leave(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+    def _leave(self, method: str, code: grpc.StatusCode) -> None:
         self.in_flight -= 1
         self._instruments.requests.labels(method, code.name).inc()
-        self._instruments.request_seconds.labels(method).observe(seconds)
+
+
+async def _abort(context: Any, status: Any) -> None:
+    trailers = ((STATUS_METADATA_KEY, status.SerializeToString()),)
+    await context.abort(_CODES[status.code], status.message, trailers)
+
+
+async def _each_parsed(
+    messages: AsyncIterator[bytes], parse: Callable[[bytes], Any]
+) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _parsed(message, parse)
 
 
 def _parsed(message: bytes, parse: Callable[[bytes], Any]) -> Any:

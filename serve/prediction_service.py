@@ -10,6 +10,7 @@ from edgewright.serve.batching import Answer, Batcher
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
 from edgewright.serve.prediction_ids import PredictionIds
+from edgewright.serve.prediction_log import PredictionLog
 from edgewright.serve.registry import Registry
 from edgewright.v1.prediction_pb2 import (
     Classification,
@@ -30,12 +31,14 @@ class PredictionService(PredictionServiceServicer):
         limits: Limits,
         ids: PredictionIds,
         instruments: Instruments,
+        log: PredictionLog | None = None,
     ) -> None:
         self._registry = registry
         self._batcher = batcher
         self._limits = limits
         self._ids = ids
         self._instruments = instruments
+        self._log = log
 
     async def ClassifyText(  # noqa: N802 -- the name in the .proto
         self, request: ClassifyTextRequest, context: Any
@@ -48,6 +51,9 @@ class PredictionService(PredictionServiceServicer):
         classifications = self._classifications(model, answers, request.top_k)
         for each in classifications:
             self._instruments.predictions.labels(model.name, each.label).inc()
+        if self._log is not None:
+            ids = [each.prediction_id for each in classifications]
+            self._log.add(model, ids, texts, answers)
         return ClassifyTextResponse(
             model=model.name, version=model.version, classifications=classifications
         )

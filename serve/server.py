@@ -22,6 +22,8 @@ from edgewright.repository import Repository
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Batcher
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.feedback_intake import FeedbackIntake, open_store
+from edgewright.serve.feedback_service import FeedbackService
 from edgewright.serve.health import HealthService
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
@@ -31,10 +33,15 @@ from edgewright.serve.monitor import Monitor, Watched
 from edgewright.serve.prediction_ids import PredictionIds
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.registry import Registry, State
+from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from edgewright.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
 
-SERVICES: Final = ("edgewright.v1.PredictionService", "edgewright.v1.ModelService")
+SERVICES: Final = (
+    "edgewright.v1.PredictionService",
+    "edgewright.v1.ModelService",
+    "edgewright.v1.FeedbackService",
+)
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 MIB: Final = 1 << 20
 # A call that gRPC has accepted may not have reached its handler when new ones are refused.
@@ -62,8 +69,14 @@ class Server:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        """Bind both ports; ConfigError when one cannot be had."""
+        """Open the store of feedback, and bind both ports.
+
+        Raises:
+            ConfigError: a port cannot be had, or the store is no place to write to.
+            BackendUnavailableError, FeedbackStoreError: as ``FeedbackStore.open``.
+        """
         self.config = config
+        store = open_store(config.feedback)
         self.registry = Registry()
         self.instruments = Instruments()
         self.health = HealthService()
@@ -76,6 +89,8 @@ class Server:
         self.batcher = Batcher(
             max_rows=config.max_batch, queue_rows=config.queue_size, observer=self.instruments
         )
+        self.intake = store and FeedbackIntake.start(store, config, self.registry, self.instruments)
+        self.feedback = FeedbackService(self.intake, self.instruments)
         self.instruments.watch(
             queue_rows=lambda: self.batcher.queue.rows, in_flight=lambda: self._edge.in_flight
         )
@@ -128,13 +143,14 @@ class Server:
         self.instruments.ready.set(0)
         self.health.set_all(serving=False)
         await asyncio.sleep(self.config.drain_delay_s)
+        self.feedback.drain()
         stopped = asyncio.create_task(self._rpc.stop(self.config.grace_s))
         # Streams of health and reflection end when their callers like, so they are not waited for.
         while not stopped.done() and await self._busy():
             pass
         await self._rpc.stop(None)
         await stopped
-        await self.batcher.close()
+        await self._close_queues()
 
     async def __aenter__(self) -> Server:
         return self
@@ -146,8 +162,13 @@ class Server:
         _traceback: TracebackType | None,
     ) -> None:
         await self._rpc.stop(None)
-        await self.batcher.close()
+        await self._close_queues()
         await asyncio.to_thread(self._monitor.stop)
+
+    async def _close_queues(self) -> None:
+        await self.batcher.close()
+        if self.intake is not None:
+            await self.intake.close()
 
     def _add_services(self) -> None:
         config = self.config
@@ -157,10 +178,12 @@ class Server:
             Limits(config.max_texts, config.max_text_chars),
             PredictionIds(),
             self.instruments,
+            self.intake and self.intake.log,
         )
         # Generated code has no types.
         add_PredictionServiceServicer_to_server(predictions, self._rpc)  # type: ignore[no-untyped-call]
         add_ModelServiceServicer_to_server(ModelService(self.registry), self._rpc)  # type: ignore[no-untyped-call]
+        add_FeedbackServiceServicer_to_server(self.feedback, self._rpc)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self.health, self._rpc)
         enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
 

@@ -18,7 +18,7 @@ import pytest
 
 from edgewright import cli, errors
 from edgewright.cli import COMMANDS, run
-from edgewright.options import Command, config_option, output_options
+from edgewright.options import Command, Group, config_option, output_options
 from edgewright.output import Output
 
 EXIT_CODES = {
@@ -44,6 +44,25 @@ EXIT_CODES = {
 def load(name: str) -> click.Command:
     module, attribute, _ = COMMANDS[name]
     command: click.Command = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+def every_command() -> list[tuple[str, ...]]:
+    """The names of each command, those of a group's own commands included."""
+    found: list[tuple[str, ...]] = []
+    for name in COMMANDS:
+        command = load(name)
+        found.append((name,))
+        if isinstance(command, Group):
+            found += [(name, each) for each in command.commands]
+    return found
+
+
+def find(names: tuple[str, ...]) -> click.Command:
+    command = load(names[0])
+    for name in names[1:]:
+        assert isinstance(command, Group)
+        command = command.commands[name]
     return command
 
 
@@ -103,32 +122,36 @@ def test_wrong_use_is_exit_2_and_says_so_on_stderr(
     assert "Usage: edgewright" in notes
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("names", every_command(), ids=" ".join)
 def test_every_command_ends_its_help_with_examples(
-    name: str, capsys: pytest.CaptureFixture[str]
+    names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run([name, "--help"]) == 0
+    assert run([*names, "--help"]) == 0
     told = capsys.readouterr().out
     last_section = re.split(r"^(\w+):$", told, flags=re.MULTILINE)[-2:]
     assert last_section[0] == "Examples"
     examples = [line.strip() for line in last_section[1].strip().splitlines()]
-    assert any(f"edgewright {name} " in example for example in examples)
+    assert any(f"edgewright {' '.join(names)} " in example for example in examples)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("names", every_command(), ids=" ".join)
 def test_every_example_in_help_is_one_that_the_command_takes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = load(name)
+    command = find(names)
+    if isinstance(command, Group):  # its examples are its commands'
+        own = {each for name in command.commands for each in find((*names, name)).examples}  # type: ignore[attr-defined]
+        assert set(command.examples) <= own
+        return
     assert isinstance(command, Command)
     monkeypatch.chdir(tmp_path)
     for config in re.findall(r"--config (\S+)", " ".join(command.examples)):
         Path(config).parent.mkdir(exist_ok=True)
         Path(config).touch()
     for example in command.examples:
-        for call in re.findall(rf"edgewright {name} ([^|<>]*)", example):
+        for call in re.findall(rf"edgewright {' '.join(names)} ([^|<>]*)", example):
             arguments = shlex.split(call, comments=True)
-            with command.make_context(name, arguments) as context:
+            with command.make_context(names[-1], arguments) as context:
                 assert context.args == []
 
 

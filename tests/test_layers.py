@@ -31,7 +31,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         " errors",
         "manifest output options rpc_errors v1",
         "tables",
-        "examples texts preprocess metrics report figures answers calls connection client",
+        "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
+        " connection client",
         "backends bundle checkpoint repository",
         "proof latency",
         "finetune optimize serve",
@@ -45,6 +46,7 @@ HEAVY = {
 }  # fmt: skip
 CLI_NEVER_IMPORTS = HEAVY | {
     "numpy", "grpc", "google.protobuf", "onnxruntime", "tokenizers", "jinja2", "safetensors",
+    "sqlalchemy", "psycopg",
 }  # fmt: skip
 
 

@@ -14,7 +14,11 @@ from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / "src" / "edgewright" / "v1"
-MODULES = ("edgewright.v1.prediction_pb2_grpc", "edgewright.v1.model_pb2_grpc")
+MODULES = (
+    "edgewright.v1.prediction_pb2_grpc",
+    "edgewright.v1.model_pb2_grpc",
+    "edgewright.v1.feedback_pb2_grpc",
+)
 IMPORT_ALL = f"import {', '.join(MODULES)}"
 
 
@@ -69,7 +73,10 @@ def files() -> list[FileDescriptor]:
     for module in MODULES:
         __import__(module)
     pool = descriptor_pool.Default()
-    return [pool.FindFileByName(f"edgewright/v1/{name}.proto") for name in ("prediction", "model")]
+    return [
+        pool.FindFileByName(f"edgewright/v1/{name}.proto")
+        for name in ("prediction", "model", "feedback")
+    ]
 
 
 def test_the_protos_keep_the_rules_of_the_house() -> None:

@@ -28,8 +28,15 @@ from edgewright.errors import (
     OverloadedError,
     ServiceError,
 )
+from edgewright.feedback import (
+    Acknowledgement,
+    Feedback,
+    entry_message,
+    feedback_chunks,
+    matched,
+)
 from edgewright.rpc_errors import STATUS_METADATA_KEY, RpcFailure, from_rpc_error
-from edgewright.v1 import model_pb2, prediction_pb2
+from edgewright.v1 import feedback_pb2, model_pb2, prediction_pb2
 
 FIRST_DELAY_S: Final = 0.05
 LONGEST_DELAY_S: Final = 2.0
@@ -152,12 +159,27 @@ class Calls:
                     return
             except (NotReadyError, DeadlineError) as error:
                 why = str(error)
-            pause = self._backoff_s(attempt)
+            pause = self.backoff_s(attempt)
             if pause >= deadline.remaining_s():
                 raise NotReadyError(
                     f"{self.target} was not ready within {deadline.timeout_s:g} s: {why}"
                 )
             yield Pause(pause)
+
+    def send_feedback(
+        self, entries: Sequence[Feedback], deadline: Deadline
+    ) -> Steps[list[Acknowledgement]]:
+        """Have ``entries`` stored, in as many requests as it takes; an answer for each, in order.
+
+        Raises:
+            InputError: an entry cannot be put into a message.
+        """
+        answers: list[Acknowledgement] = []
+        for chunk in feedback_chunks(entries):
+            request = feedback_pb2.SendFeedbackRequest(entries=map(entry_message, chunk))
+            response = yield from self.unary("SendFeedback", request, deadline)
+            answers.extend(matched(response.acknowledgements, chunk, self.target))
+        return answers
 
     def unary(self, method: str, request: Message, deadline: Deadline) -> Steps[Any]:
         """One RPC, tried again while that may help and the deadline allows."""
@@ -181,8 +203,8 @@ class Calls:
 
     def _pause_before_retry(self, failure: Any, attempt: int, deadline: Deadline) -> float:
         """Seconds to wait, or the error where another attempt would not help or be too late."""
-        error = _explained(failure, self.target, deadline.timeout_s)
-        pause = self._backoff_s(attempt)
+        error = explained(failure, self.target, deadline.timeout_s)
+        pause = self.backoff_s(attempt)
         if isinstance(error, OverloadedError):  # only where the server sent RetryInfo
             pause += error.retry_after_s
         elif failure.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -191,8 +213,11 @@ class Calls:
             raise error from failure
         return pause
 
-    def _backoff_s(self, attempt: int) -> float:
-        """Exponential, with half of it drawn, so that clients which failed together spread out."""
+    def backoff_s(self, attempt: int) -> float:
+        """Seconds to wait after a failed attempt, of which the first is 0.
+
+        Exponential, with half of it drawn, so that clients which failed together spread out.
+        """
         longest = min(FIRST_DELAY_S * 2.0 ** min(attempt, 30), LONGEST_DELAY_S)
         return longest * self.rng.uniform(0.5, 1.0)
 
@@ -214,7 +239,8 @@ class _Explained:
         return self.failure.trailing_metadata()
 
 
-def _explained(failure: RpcFailure, target: str, timeout_s: float) -> EdgewrightError:
+def explained(failure: RpcFailure, target: str, timeout_s: float) -> EdgewrightError:
+    """The exception that a failed call stands for, with a message that says what to do about it."""
     told_by_server = any(key == STATUS_METADATA_KEY for key, _ in failure.trailing_metadata() or ())
     details = failure.details() or failure.code().name
     if told_by_server:

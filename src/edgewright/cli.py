@@ -34,6 +34,11 @@ COMMANDS: Final = {
     ),
     "serve": ("edgewright.serve.cli", "serve", "Answer gRPC calls from a repository of bundles."),
     "predict": ("edgewright.predict_command", "predict", "Call a served model with texts."),
+    "feedback": (
+        "edgewright.serve.feedback_cli",
+        "feedback",
+        "Turn gathered feedback into training data, or figures.",
+    ),
     "rollback": (
         "edgewright.artifact_commands",
         "rollback",

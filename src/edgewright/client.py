@@ -17,7 +17,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -33,13 +41,18 @@ from edgewright.answers import (
 )
 from edgewright.calls import Calls, Pause, Send, Steps
 from edgewright.connection import Connection, Tls
-from edgewright.v1 import model_pb2_grpc, prediction_pb2_grpc
+from edgewright.feedback import Acknowledgement, AckStatus, Feedback
+from edgewright.feedback_stream import AsyncFeedbackCall, FeedbackCall, FeedbackStream
+from edgewright.v1 import feedback_pb2_grpc, model_pb2_grpc, prediction_pb2_grpc
 
 __all__ = [
+    "AckStatus",
+    "Acknowledgement",
     "AsyncClient",
     "ClassScore",
     "Classification",
     "Client",
+    "Feedback",
     "ModelState",
     "ServedCertificate",
     "ServedModel",
@@ -124,6 +137,31 @@ class Client:
         """One model; the name may be left out when the server holds just one."""
         deadline = self._connection.deadline(timeout_s)
         return self._drive(self._calls.get_model(name, version, deadline))
+
+    def send_feedback(
+        self, entries: Feedback | Iterable[Feedback], *, timeout_s: float | None = None
+    ) -> list[Acknowledgement]:
+        """Have a few entries stored; what became of each, in their order, once it is durable.
+
+        Sending an entry again does no harm: its ``entry_id`` makes it a DUPLICATE.
+        """
+        deadline = self._connection.deadline(timeout_s)
+        return self._drive(self._calls.send_feedback(_feedback_list(entries), deadline))
+
+    def stream_feedback(
+        self, entries: Iterable[Feedback], *, timeout_s: float | None = None
+    ) -> Iterator[Acknowledgement]:
+        """Have many entries stored: an acknowledgement for each, in their order, as they come.
+
+        ``entries`` is read ahead, 64 a message and a few messages at a time, as the iterator is
+        advanced. Where the connection breaks, what was not acknowledged is sent again; what had
+        been stored all the same comes back as a DUPLICATE. ``timeout_s`` bounds, in place of the
+        client's, how long nothing may be acknowledged before the error is raised.
+        """
+        patience_s = self._connection.deadline(timeout_s).timeout_s
+        stream = FeedbackStream(self._calls, patience_s, self._connection.clock)
+        call = FeedbackCall(self._methods["StreamFeedback"], iter(entries), self._sleep)
+        return call.acknowledgements(stream.steps())
 
     def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:
         """Whether the model (every model, where none is named) answers now; tried once."""
@@ -220,6 +258,25 @@ class AsyncClient:
         deadline = self._connection.deadline(timeout_s)
         return await self._drive(self._calls.get_model(name, version, deadline))
 
+    async def send_feedback(
+        self, entries: Feedback | Iterable[Feedback], *, timeout_s: float | None = None
+    ) -> list[Acknowledgement]:
+        """As ``Client.send_feedback``."""
+        deadline = self._connection.deadline(timeout_s)
+        return await self._drive(self._calls.send_feedback(_feedback_list(entries), deadline))
+
+    def stream_feedback(
+        self,
+        entries: Iterable[Feedback] | AsyncIterable[Feedback],
+        *,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Acknowledgement]:
+        """As ``Client.stream_feedback``, for ``async for``."""
+        patience_s = self._connection.deadline(timeout_s).timeout_s
+        stream = FeedbackStream(self._calls, patience_s, self._connection.clock)
+        call = AsyncFeedbackCall(lambda: self._method("StreamFeedback"), entries, self._sleep)
+        return call.acknowledgements(stream.steps())
+
     async def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:
         """As ``Client.ready``."""
         deadline = self._connection.deadline(timeout_s)
@@ -263,14 +320,21 @@ class AsyncClient:
     async def _perform(self, step: Send | Pause) -> Any:
         if isinstance(step, Pause):
             return await self._sleep(step.seconds)
+        return await self._method(step.method)(step.request, timeout=step.timeout_s)
+
+    def _method(self, name: str) -> Any:
         if self._channel is None:
             self._channel = self._connection.async_channel()
             self._methods = _methods(self._channel)
-        return await self._methods[step.method](step.request, timeout=step.timeout_s)
+        return self._methods[name]
 
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _feedback_list(entries: Feedback | Iterable[Feedback]) -> list[Feedback]:
+    return [entries] if isinstance(entries, Feedback) else list(entries)
 
 
 def _methods(channel: Any) -> dict[str, Any]:
@@ -279,8 +343,12 @@ def _methods(channel: Any) -> dict[str, Any]:
     prediction = services.PredictionServiceStub(channel)
     services = model_pb2_grpc
     model = services.ModelServiceStub(channel)
+    services = feedback_pb2_grpc
+    feedback = services.FeedbackServiceStub(channel)
     return {
         "ClassifyText": prediction.ClassifyText,
         "ListModels": model.ListModels,
         "GetModel": model.GetModel,
+        "SendFeedback": feedback.SendFeedback,
+        "StreamFeedback": feedback.StreamFeedback,
     }

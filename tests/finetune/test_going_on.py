@@ -108,3 +108,33 @@ def test_a_bundle_is_no_checkpoint(finetune, checkpoint, tmp_path):
     run = finetune("--from", bundle, data=None, model=None, out="next")
     assert run.code == 4
     assert "is a edgewright.bundle, and a checkpoint is wanted" in run.err
+
+
+def test_new_labels_come_after_the_old_ones_whose_rows_of_the_head_stay(
+    finetune, checkpoint, tmp_path
+):
+    rain = [(f"rain and wind number {index} over the hills", "weather") for index in range(40)]
+    more = write_csv(tmp_path / "more.csv", rain)
+    run = finetune(
+        "--from", checkpoint, "--add", more, "--new-labels", "--lr", "1e-9", "--json",
+        data=None, model=None, out="next",
+    )  # fmt: skip
+    assert run.code == 0
+    old, new = Checkpoint.open(checkpoint), Checkpoint.open(tmp_path / "next")
+    assert new.labels == (*old.labels, "weather")
+    before, after = (
+        AutoModelForSequenceClassification.from_pretrained(c.model_folder).state_dict()
+        for c in (old, new)
+    )
+    for key, tensor in before.items():
+        torch.testing.assert_close(after[key][: len(tensor)], tensor, atol=1e-6, rtol=0)
+    classes = len(old.labels)
+    assert after["classifier.weight"].shape[0] == classes + 1
+    assert after["classifier.weight"][classes:].abs().max() > 0
+    assert new.examples().counts()["train"]["weather"] > 0
+
+
+def test_new_labels_need_a_checkpoint_to_be_new_to(finetune):
+    run = finetune("--new-labels")
+    assert run.code == 2
+    assert "--new-labels goes with --from" in run.err

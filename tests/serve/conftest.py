@@ -23,6 +23,7 @@ from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextRespon
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
 from .bundles import Recipe, make_bundle
+from .databases import Postgres
 
 T = TypeVar("T")
 
@@ -168,3 +169,19 @@ def publish(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "repository"
 
     return build
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of the tests' own."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'feedback.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()

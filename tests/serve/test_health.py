@@ -19,7 +19,13 @@ SERVING, NOT_SERVING, UNKNOWN = (
     HealthCheckResponse.NOT_SERVING,
     HealthCheckResponse.SERVICE_UNKNOWN,
 )
-NAMES = ("", "edgewright.v1.PredictionService", "edgewright.v1.ModelService", "news")
+NAMES = (
+    "",
+    "edgewright.v1.PredictionService",
+    "edgewright.v1.ModelService",
+    "edgewright.v1.FeedbackService",
+    "news",
+)
 
 
 class Watch:

@@ -311,6 +311,7 @@ def test_reflection_lists_the_services(launch: Launch) -> None:
     assert {service.name for service in answer.list_services_response.service} == {
         "edgewright.v1.PredictionService",
         "edgewright.v1.ModelService",
+        "edgewright.v1.FeedbackService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -276,7 +276,7 @@ def _refuse_labels(sources: Sources, new: set[str], known: Sequence[str]) -> Non
     more = f", and {len(places) - 5} more rows" if len(places) > 5 else ""
     raise DataError(
         f"labels that the checkpoint does not know: {', '.join(places[:5])}{more}. It knows "
-        f"{', '.join(known)}. Correct the labels, or train from the start with all examples"
+        f"{', '.join(known)}. Correct the labels, or pass --new-labels to add classes"
     )
 
 

@@ -1,0 +1,115 @@
+"""The tables of a feedback store, the same in SQLite and PostgreSQL, and their version."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+)
+
+from edgewright.errors import FeedbackStoreError
+from edgewright.serve.store_url import SQLITE
+
+SCHEMA_VERSION: Final = 1
+# Two replicas that start at once must not both make the tables. Any number will do for PostgreSQL.
+_LOCK: Final = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": "SELECT pg_advisory_xact_lock(4119280731)",
+}
+
+METADATA: Final = MetaData()
+
+schema: Final = Table("edgewright_schema", METADATA, Column("version", Integer, nullable=False))
+
+# Times are microseconds since 1970, UTC.
+feedback: Final = Table(
+    "edgewright_feedback",
+    METADATA,
+    Column("entry_id", Text, primary_key=True),
+    Column("prediction_id", Text),
+    Column("label", Text, nullable=False),
+    Column("text", Text),
+    Column("note", Text),
+    Column("model", Text),
+    Column("created_us", BigInteger, nullable=False),
+    Column("received_us", BigInteger, nullable=False),
+    Index("edgewright_feedback_prediction", "prediction_id"),
+    Index("edgewright_feedback_received", "received_us"),
+)
+
+predictions: Final = Table(
+    "edgewright_predictions",
+    METADATA,
+    Column("prediction_id", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("scores", JSON, nullable=False),  # label -> score
+    Column("text", Text),
+    Column("predicted_us", BigInteger, nullable=False),
+)
+
+
+def prepare(connection: Connection, store: str) -> None:
+    """Make the tables where there are none, in the transaction of ``connection``.
+
+    Raises:
+        FeedbackStoreError: as ``check``.
+    """
+    connection.exec_driver_sql(_LOCK[connection.dialect.name])
+    if not inspect(connection).has_table(schema.name):
+        METADATA.create_all(connection)
+        connection.execute(insert(schema).values(version=SCHEMA_VERSION))
+    check(connection, store)
+
+
+def check(connection: Connection, store: str) -> None:
+    """Refuse what is no store, or one of a schema that this version does not know.
+
+    Raises:
+        FeedbackStoreError: it is; ``store`` names it in the message.
+    """
+    if not inspect(connection).has_table(schema.name):
+        raise FeedbackStoreError(
+            f"{store} holds no feedback store; `edgewright serve --feedback URL` makes one"
+        )
+    versions = connection.execute(select(schema.c.version)).scalars().all()
+    if len(versions) != 1:
+        raise FeedbackStoreError(
+            f"{store}: {schema.name} holds {len(versions)} versions instead of one; "
+            "restore the store from a copy, or choose another"
+        )
+    if versions[0] != SCHEMA_VERSION:
+        raise FeedbackStoreError(
+            f"{store} has schema version {versions[0]}, and this edgewright knows version "
+            f"{SCHEMA_VERSION}; install the edgewright that wrote it, or choose another store"
+        )
+
+
+def configure(kind: str, driver_connection: object) -> None:
+    """Make a new connection durable: an acknowledged entry must survive the loss of power."""
+    cursor = driver_connection.cursor()  # type: ignore[attr-defined]  # DB-API 2.0
+    if kind == SQLITE:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+    else:
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) "
+            "WHERE current_setting('synchronous_commit') = 'off'"
+        )
+        driver_connection.commit()  # type: ignore[attr-defined]
+    cursor.close()

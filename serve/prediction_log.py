@@ -1,0 +1,135 @@
+"""Answered predictions on their way into the store, so that feedback finds what it is about.
+
+They wait here in bounded memory, off the request's path, for the thread that writes feedback.
+Where the store cannot keep up, the oldest are dropped and counted: no answer waits for its log.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from itertools import islice
+from typing import Final, Protocol
+
+from edgewright.serve.batching import Answer
+from edgewright.serve.feedback_records import Prediction
+
+LOG_BYTES: Final = 16 << 20
+SAMPLED_ONE_IN: Final = 10
+
+
+class LogInputs(StrEnum):
+    """Which predictions are stored with the text that was classified; all are without it."""
+
+    OFF = "off"
+    SAMPLED = "sampled"  # one in SAMPLED_ONE_IN
+    ALL = "all"
+
+
+class LoggedModel(Protocol):
+    """What the log says of a model."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the repository."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Its version."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Its class names, by index."""
+        ...
+
+
+class PredictionLog:
+    """Predictions that are not stored yet, oldest first. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        inputs: LogInputs,
+        dropped: Callable[[int], None],
+        *,
+        limit_bytes: int = LOG_BYTES,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """``dropped`` is told how many predictions were let go for want of room."""
+        self._inputs = inputs
+        self._dropped = dropped
+        self._limit_bytes = limit_bytes
+        self._clock_ns = clock_ns
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Prediction] = {}
+        self._bytes = 0
+
+    def add(
+        self,
+        model: LoggedModel,
+        prediction_ids: Sequence[str],
+        texts: Sequence[str],
+        answers: Sequence[Answer],
+    ) -> None:
+        """Take in the answers to one call; never waits."""
+        now_us = self._clock_ns() // 1000
+        rows = [
+            Prediction(
+                prediction_id=prediction_id,
+                model=model.name,
+                version=model.version,
+                labels=model.labels,
+                classes=answer.classes,
+                scores=answer.scores,
+                text=text if self._is_kept(prediction_id, text) else None,
+                predicted_us=now_us,
+            )
+            for prediction_id, text, answer in zip(prediction_ids, texts, answers, strict=True)
+        ]
+        with self._lock:
+            for row in rows:
+                self._waiting[row.prediction_id] = row
+                self._bytes += row.size
+            dropped = self._make_room()
+        if dropped:
+            self._dropped(dropped)
+
+    def first(self, count: int) -> list[Prediction]:
+        """The ``count`` oldest, or as many as there are; they stay."""
+        with self._lock:
+            return list(islice(self._waiting.values(), count))
+
+    def remove(self, stored: Sequence[Prediction]) -> None:
+        """Let go of what is stored."""
+        with self._lock:
+            for row in stored:
+                if self._waiting.pop(row.prediction_id, None) is not None:
+                    self._bytes -= row.size
+
+    def holds(self, prediction_id: str | None) -> bool:
+        """Whether this prediction waits here."""
+        with self._lock:
+            return prediction_id in self._waiting
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def _is_kept(self, prediction_id: str, text: str) -> bool:
+        if self._inputs is LogInputs.OFF or "\0" in text:  # which PostgreSQL cannot hold
+            return False
+        if self._inputs is LogInputs.ALL:
+            return True
+        # By the id alone, so that it can be told afterwards which were meant to be kept.
+        return zlib.crc32(prediction_id.encode()) % SAMPLED_ONE_IN == 0
+
+    def _make_room(self) -> int:
+        dropped = 0
+        while self._bytes > self._limit_bytes:
+            oldest = next(iter(self._waiting))
+            self._bytes -= self._waiting.pop(oldest).size
+            dropped += 1
+        return dropped

@@ -1,0 +1,309 @@
+"""A stream of feedback that outlives its connections: what was not acknowledged is sent again.
+
+As in ``calls``, what happens when is a generator of steps without I/O; ``FeedbackCall`` performs
+them on a thread, ``AsyncFeedbackCall`` on an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, Final
+
+import grpc
+
+from edgewright.calls import Calls, Pause, explained
+from edgewright.errors import OverloadedError, ServiceError
+from edgewright.feedback import (
+    MAX_ENTRIES,
+    Acknowledgement,
+    Feedback,
+    entry_message,
+    feedback_chunks,
+    matched,
+)
+from edgewright.v1.feedback_pb2 import StreamFeedbackRequest
+
+MESSAGES_AHEAD: Final = 8  # sent and not acknowledged
+_WORTH_ANOTHER_TRY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@dataclass(frozen=True)
+class Take:
+    """Send me the next entries of the caller's, ``count`` unless there are no more."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Open:
+    """Begin the RPC."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Write:
+    """Send a message."""
+
+    request: StreamFeedbackRequest
+
+
+@dataclass(frozen=True)
+class Read:
+    """Send me the next response, or None where the server has ended the RPC."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """Nothing more is written; end the RPC."""
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """Hand these to the caller."""
+
+    acknowledgements: Sequence[Acknowledgement]
+
+
+Step = Take | Open | Write | Read | Close | Deliver | Pause
+StreamSteps = Generator[Step, Any, None]
+
+
+class FeedbackStream:
+    """One caller's stream. A connection is given up at half its deadline, and a new one begun, so
+    that a stream may last for ever and its replicas take turns."""
+
+    def __init__(self, calls: Calls, patience_s: float, clock: Callable[[], float]) -> None:
+        """``patience_s`` is how long nothing may be acknowledged, in seconds of ``clock``."""
+        self._calls = calls
+        self._patience_s = patience_s
+        self._clock = clock
+        self._unsent: deque[list[Feedback]] = deque()
+        self._sent: deque[list[Feedback]] = deque()  # on this connection, not acknowledged
+        self._exhausted = False
+        self._opened: float | None = None
+        self._waiting_since: float | None = None
+        self._failures = 0  # since something was acknowledged
+
+    def steps(self) -> StreamSteps:
+        """Everything, to the end of the caller's entries.
+
+        Raises:
+            EdgewrightError: nothing was acknowledged for ``patience_s``, or trying will not help.
+        """
+        while not self._exhausted or self._unsent or self._sent or self._opened is not None:
+            try:
+                yield from self._step()
+            except grpc.RpcError as failure:
+                pause_s = self._pause_after(failure)
+                self._forget_connection()
+                yield Pause(pause_s)
+
+    def _step(self) -> StreamSteps:
+        room = len(self._sent) < MESSAGES_AHEAD and not self._expired()
+        if room and self._unsent:
+            yield from self._send()
+        elif room and not self._exhausted:
+            entries = yield Take(MAX_ENTRIES)
+            self._exhausted = len(entries) < MAX_ENTRIES
+            self._unsent.extend(feedback_chunks(entries))
+        elif self._sent:
+            yield from self._receive()
+        elif self._opened is not None:
+            yield Close()
+            self._opened = None
+
+    def _send(self) -> StreamSteps:
+        if self._opened is None:
+            yield Open(self._patience_s)
+            self._opened = self._clock()
+        request = StreamFeedbackRequest(entries=map(entry_message, self._unsent[0]))
+        self._sent.append(self._unsent.popleft())
+        if self._waiting_since is None:
+            self._waiting_since = self._clock()
+        yield Write(request)
+
+    def _receive(self) -> StreamSteps:
+        response = yield Read()
+        if response is None:
+            raise ServiceError(
+                f"{self._calls.target} ended the stream without acknowledging all entries; "
+                "send them again"
+            )
+        answers = matched(response.acknowledgements, self._sent[0], self._calls.target)
+        self._sent.popleft()
+        self._failures = 0
+        self._waiting_since = self._clock() if self._sent else None
+        yield Deliver(answers)
+
+    def _expired(self) -> bool:
+        return self._opened is not None and self._clock() - self._opened >= self._patience_s / 2
+
+    def _pause_after(self, failure: Any) -> float:
+        """Seconds to wait, or the error where another try would not help or be too late."""
+        error = explained(failure, self._calls.target, self._patience_s)
+        pause_s = self._calls.backoff_s(self._failures)
+        self._failures += 1
+        if isinstance(error, OverloadedError):
+            pause_s += error.retry_after_s
+        elif failure.code() not in _WORTH_ANOTHER_TRY:
+            raise error from failure
+        waited_s = 0.0 if self._waiting_since is None else self._clock() - self._waiting_since
+        if waited_s + pause_s >= self._patience_s:
+            raise error from failure
+        return pause_s
+
+    def _forget_connection(self) -> None:
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+        self._opened = None
+
+
+class FeedbackCall:
+    """Performs the steps on the thread that takes the acknowledgements."""
+
+    def __init__(
+        self, method: Any, entries: Iterator[Feedback], sleep: Callable[[float], None]
+    ) -> None:
+        self._method = method
+        self._entries = entries
+        self._sleep = sleep
+        self._requests: SimpleQueue[StreamFeedbackRequest | None] = SimpleQueue()
+        self._call: Any = None
+
+    def acknowledgements(self, steps: StreamSteps) -> Iterator[Acknowledgement]:
+        """One for each entry, in their order."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._perform(step)
+                except grpc.RpcError as failure:
+                    step = steps.throw(failure)
+                    continue
+                if isinstance(step, Deliver):
+                    yield from step.acknowledgements
+                step = steps.send(answer)
+        except StopIteration:
+            return
+        finally:
+            self._end()
+
+    def _perform(self, step: Step) -> Any:
+        match step:
+            case Take(count):
+                return list(islice(self._entries, count))
+            case Pause(seconds):
+                return self._sleep(seconds)
+            case Open(timeout_s):
+                self._end()
+                self._requests = SimpleQueue()
+                self._call = self._method(iter(self._requests.get, None), timeout=timeout_s)
+            case Write(request):
+                self._requests.put(request)
+            case Read():
+                return next(self._call, None)
+            case Close():
+                self._requests.put(None)
+                next(self._call, None)
+        return None
+
+    def _end(self) -> None:
+        if self._call is not None:
+            self._requests.put(None)  # frees the thread that gRPC reads them with
+            self._call.cancel()
+            self._call = None
+
+
+class AsyncFeedbackCall:
+    """Performs the steps on the event loop; ``method`` gives the RPC, once there is a loop."""
+
+    def __init__(
+        self,
+        method: Callable[[], Any],
+        entries: Iterable[Feedback] | AsyncIterable[Feedback],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._method = method
+        self._entries = entries if isinstance(entries, AsyncIterable) else _async(entries)
+        self._sleep = sleep
+        self._call: Any = None
+
+    async def acknowledgements(self, steps: StreamSteps) -> AsyncIterator[Acknowledgement]:
+        """One for each entry, in their order."""
+        entries = aiter(self._entries)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._perform(step, entries)
+                except grpc.RpcError as failure:
+                    step = steps.throw(failure)
+                    continue
+                if isinstance(step, Deliver):
+                    for each in step.acknowledgements:
+                        yield each
+                step = steps.send(answer)
+        except StopIteration:
+            return
+        finally:
+            self._end()
+
+    async def _perform(self, step: Step, entries: AsyncIterator[Feedback]) -> Any:
+        match step:
+            case Take(count):
+                return await _taken(entries, count)
+            case Pause(seconds):
+                return await self._sleep(seconds)
+            case Open(timeout_s):
+                self._end()
+                self._call = self._method()(timeout=timeout_s)
+            case Write(request):
+                with suppress(asyncio.InvalidStateError):  # it is over; reading says how
+                    await self._call.write(request)
+            case Read():
+                return await self._read()
+            case Close():
+                with suppress(asyncio.InvalidStateError):
+                    await self._call.done_writing()
+                await self._read()
+        return None
+
+    async def _read(self) -> Any:
+        response = await self._call.read()
+        return None if response is grpc.aio.EOF else response
+
+    def _end(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+
+async def _async(entries: Iterable[Feedback]) -> AsyncIterator[Feedback]:
+    for entry in entries:
+        yield entry
+
+
+async def _taken(entries: AsyncIterator[Feedback], count: int) -> list[Feedback]:
+    taken: list[Feedback] = []
+    while len(taken) < count:
+        try:
+            taken.append(await anext(entries))
+        except StopAsyncIteration:
+            break
+    return taken

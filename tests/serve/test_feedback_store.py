@@ -1,0 +1,226 @@
+"""The store of feedback and predictions, in SQLite and in a real PostgreSQL."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from edgewright.errors import ConfigError, FeedbackStoreError
+from edgewright.rpc_errors import to_status
+from edgewright.serve.feedback_records import Entry, Outcome, Prediction
+from edgewright.serve.feedback_store import FeedbackStore
+
+from .databases import PASSWORD, USER, Postgres
+
+
+def entry(entry_id: str, prediction_id: str | None = None, **fields: Any) -> Entry:
+    given = {"label": "sport", "text": None, "note": None, "model": "news"}
+    return Entry(entry_id, prediction_id, **{**given, "created_us": 1, "received_us": 2, **fields})
+
+
+def prediction(prediction_id: str, text: str | None = None) -> Prediction:
+    return Prediction(prediction_id, "news", 1, ("a", "b"), [1, 0], [0.75, 0.25], text, 3)
+
+
+def rows(store: FeedbackStore, query: str) -> list[tuple[Any, ...]]:
+    return store.transaction(lambda c: [tuple(row) for row in c.execute(text(query))])
+
+
+def test_an_entry_is_stored_once_however_often_it_is_sent(store_url: str) -> None:
+    with FeedbackStore.open(store_url) as store:
+        first = store.add_feedback([entry("a", label="first"), entry("b"), entry("a")])
+        assert first == [Outcome.STORED, Outcome.STORED, Outcome.DUPLICATE]
+        assert store.add_feedback([entry("c"), entry("a")]) == [Outcome.STORED, Outcome.DUPLICATE]
+    with FeedbackStore.open(store_url) as again:
+        assert again.add_feedback([entry("a"), entry("c")]) == [Outcome.DUPLICATE] * 2
+        told = rows(again, "SELECT entry_id, label FROM edgewright_feedback ORDER BY entry_id")
+    assert told == [("a", "first"), ("b", "sport"), ("c", "sport")]
+
+
+def test_an_entry_knows_whether_its_prediction_is_logged(store_url: str) -> None:
+    with FeedbackStore.open(store_url) as store:
+        assert store.add_feedback([entry("a", "p")]) == [Outcome.UNMATCHED]
+        store.add_predictions([prediction("p"), prediction("q", "a text")])
+        store.add_predictions([prediction("p")])  # a second time does no harm
+        outcomes = store.add_feedback(
+            [entry("a", "p"), entry("b", "p"), entry("c"), entry("d", "x")]
+        )
+        assert outcomes == [
+            Outcome.DUPLICATE, Outcome.STORED, Outcome.STORED, Outcome.UNMATCHED,
+        ]  # fmt: skip
+        query = "SELECT prediction_id, label, score, text FROM edgewright_predictions ORDER BY 1"
+        assert rows(store, query) == [("p", "b", 0.75, None), ("q", "b", 0.75, "a text")]
+
+
+def test_many_entries_go_in_one_transaction(store_url: str) -> None:
+    sent = [entry(f"{index}", f"p{index % 1200}") for index in range(3000)]
+    with FeedbackStore.open(store_url) as store:
+        store.add_predictions([prediction(f"p{index}") for index in range(600)])
+        outcomes = store.add_feedback([*sent, *sent])
+        assert outcomes[3000:] == [Outcome.DUPLICATE] * 3000
+        assert outcomes[:3000].count(Outcome.STORED) == 1800
+        assert rows(store, "SELECT count(*) FROM edgewright_feedback") == [(3000,)]
+
+
+def test_any_text_comes_back_as_it_was(store_url: str) -> None:
+    odd = "tab\t newline\n 'quote\" % :name \\ ÄÖ 漢字 \U0001f600 \x01 \u202e"
+    with FeedbackStore.open(store_url) as store:
+        store.add_feedback([entry(odd, odd, label=odd, text=odd, note=odd, model=odd)])
+        query = "SELECT entry_id, prediction_id, label, text, note, model FROM edgewright_feedback"
+        assert rows(store, query) == [(odd,) * 6]
+
+
+def test_replicas_share_one_store(store_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(FeedbackStore.open, [store_url] * 4))  # all make the tables at once
+        sent = [entry(f"{index}") for index in range(200)]
+        told = list(pool.map(lambda store: store.add_feedback(sent), stores))
+    for store in stores:
+        store.close()
+    stored = [sum(each is Outcome.STORED for each in column) for column in zip(*told, strict=True)]
+    assert stored == [1] * 200
+
+
+def test_a_store_of_another_schema_is_refused(store_url: str) -> None:
+    with FeedbackStore.open(store_url) as store:
+        store.transaction(lambda c: c.execute(text("UPDATE edgewright_schema SET version = 2")))
+    for create in (True, False):
+        with pytest.raises(FeedbackStoreError, match=r"has schema version 2, and .* version 1"):
+            FeedbackStore.open(store_url, create=create)
+
+
+def test_reading_makes_no_store(store_url: str, tmp_path: Path) -> None:
+    with pytest.raises(FeedbackStoreError, match=r"there is no such file|holds no feedback store"):
+        FeedbackStore.open(store_url, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "feedback.db"
+    file.write_bytes(b"text,label\n" * 1000)
+    with pytest.raises(FeedbackStoreError, match=r"feedback\.db: file is not a database"):
+        FeedbackStore.open(f"sqlite:///{file}")
+    assert file.read_bytes() == b"text,label\n" * 1000
+
+
+def test_another_program_s_database_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "other.db"
+    with sqlite3.connect(file) as other:
+        other.execute("CREATE TABLE feedback (id)")
+    other.close()
+    with pytest.raises(FeedbackStoreError, match="holds no feedback store"):
+        FeedbackStore.open(f"sqlite:///{file}", create=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite://", "without a path nothing would be durable"),
+        ("sqlite:///:memory:", "without a path nothing would be durable"),
+        ("sqlite:///file:x?mode=memory", "without a path nothing would be durable"),
+        ("sqlite://feedback.db", "without a path|three slashes"),
+        ("sqlite:///x.db?timeout=3", "three slashes"),
+        ("mysql://me:geheim@host/db", "mysql: is not a database we write"),
+        ("postgres://me:geheim@host/db", "expected"),
+        ("postgresql+asyncpg://me:geheim@host/db", "expected"),
+        ("feedback.db", "expected"),
+        ("", "expected"),
+        ("postgresql://me:geheim@host:port/db", "expected"),
+    ],
+)
+def test_a_url_of_another_kind_is_refused_without_its_password(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        FeedbackStore.open(url)
+    assert "geheim" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["missing/feedback.db", "."])
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ConfigError, match=r"make it first|give the path of a file"):
+        FeedbackStore.open(f"sqlite:///{tmp_path / place}")
+
+
+def test_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ConfigError, match="is not writable for this user"):
+        FeedbackStore.open(f"sqlite:///{tmp_path / 'feedback.db'}")
+
+
+def test_sqlite_waits_for_the_disk(tmp_path: Path) -> None:
+    with FeedbackStore.open(f"sqlite:///{tmp_path / 'feedback.db'}") as store:
+        assert rows(store, "PRAGMA journal_mode") == [("wal",)]
+        assert rows(store, "PRAGMA synchronous") == [(2,)]
+
+
+def test_postgresql_waits_for_the_disk_whatever_the_database_says(postgres: Postgres) -> None:
+    url = postgres.new_database()
+    postgres.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = off")
+    with FeedbackStore.open(url) as store:
+        assert rows(store, "SHOW synchronous_commit") == [("on",)]
+
+
+def test_postgresql_away_is_told_without_the_password(postgres: Postgres) -> None:
+    away = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:1/db"
+    with pytest.raises(FeedbackStoreError, match=r":\*\*\*@127\.0\.0\.1:1/db: .*refused") as told:
+        FeedbackStore.open(away)
+    wrong = postgres.new_database().replace(PASSWORD, "verkehrt")
+    with pytest.raises(FeedbackStoreError, match="authentication failed") as refused:
+        FeedbackStore.open(wrong)
+    in_query = f"postgresql://127.0.0.1:{postgres.port}/no-such?user={USER}&password={PASSWORD}"
+    with pytest.raises(FeedbackStoreError, match="does not exist") as unknown:
+        FeedbackStore.open(in_query)
+    for error in (told, refused, unknown):
+        assert PASSWORD not in str(error.value)
+        assert "verkehrt" not in str(error.value)
+
+
+def test_a_restart_of_postgresql_between_two_writes_goes_unnoticed(postgres: Postgres) -> None:
+    with FeedbackStore.open(postgres.new_database()) as store:
+        assert store.add_feedback([entry("a")]) == [Outcome.STORED]
+        postgres.stop()
+        postgres.start()
+        assert store.add_feedback([entry("a"), entry("b")]) == [Outcome.DUPLICATE, Outcome.STORED]
+
+
+def failing(error: BaseException) -> Callable[[Any], Any]:
+    def work(_connection: Any) -> Any:
+        raise OperationalError("INSERT", {}, error)
+
+    return work
+
+
+def sqlite_error(name: str) -> sqlite3.Error:
+    error = sqlite3.OperationalError(name)
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (sqlite_error("SQLITE_FULL"), True),
+        (sqlite_error("SQLITE_IOERR_WRITE"), False),
+        (sqlite_error("SQLITE_BUSY"), False),
+        (psycopg.errors.DiskFull("no space"), True),
+        (psycopg.errors.AdminShutdown("shutdown"), False),
+    ],
+)
+def test_a_full_disk_is_told_from_other_failures(
+    tmp_path: Path, error: BaseException, full: bool
+) -> None:
+    url = f"sqlite:///{tmp_path / 'feedback.db'}"
+    with FeedbackStore.open(url) as store, pytest.raises(FeedbackStoreError) as told:
+        store.transaction(failing(error))
+    cause = told.value.__cause__
+    assert (isinstance(cause, OSError) and cause.errno == errno.ENOSPC) is full
+    assert to_status(told.value).code == (8 if full else 14)  # RESOURCE_EXHAUSTED, UNAVAILABLE

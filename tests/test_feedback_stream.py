@@ -1,0 +1,277 @@
+"""A stream of feedback that outlives its connections, step by step and without a network."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import grpc
+import pytest
+from both_clients import Clock
+
+from edgewright.calls import Calls, Pause
+from edgewright.errors import (
+    DeadlineError,
+    FeedbackStoreError,
+    InputError,
+    NotReadyError,
+    ServiceError,
+)
+from edgewright.feedback import (
+    Acknowledgement,
+    AckStatus,
+    Feedback,
+    entry_message,
+    feedback_chunks,
+    matched,
+)
+from edgewright.feedback_stream import (
+    MESSAGES_AHEAD,
+    Close,
+    Deliver,
+    FeedbackStream,
+    Open,
+    Read,
+    Take,
+    Write,
+)
+from edgewright.rpc_errors import STATUS_METADATA_KEY, to_status
+from edgewright.v1 import feedback_pb2
+
+
+class Failure(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
+    """A call that failed, as gRPC tells it."""
+
+    def __init__(self, code: grpc.StatusCode, error: Exception | None = None) -> None:
+        self._code = code
+        self._trailers = (
+            () if error is None else ((STATUS_METADATA_KEY, to_status(error).SerializeToString()),)
+        )
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "failed"
+
+    def trailing_metadata(self) -> Any:
+        return self._trailers
+
+
+class Server:
+    """Performs the steps as a server would that keeps ids; ``faults`` come up at the next reads."""
+
+    def __init__(self, clock: Clock, entries: Iterable[Feedback]) -> None:
+        self.clock = clock
+        self.entries = iter(entries)
+        self.stored: dict[str, int] = {}  # id -> times received
+        self.faults: list[Exception | None] = []
+        self.log: list[str] = []
+        self.pauses: list[float] = []
+        self._unread: list[Sequence[Any]] = []
+
+    def run(self, stream: FeedbackStream) -> list[Acknowledgement]:
+        told: list[Acknowledgement] = []
+        steps = stream.steps()
+        answer: Any = None
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self.perform(step, told)
+                except grpc.RpcError as failure:
+                    step = steps.throw(failure)
+                else:
+                    step = steps.send(answer)
+        except StopIteration:
+            return told
+
+    def perform(self, step: Any, told: list[Acknowledgement]) -> Any:
+        self.log.append(type(step).__name__)
+        match step:
+            case Take(count):
+                return list(islice(self.entries, count))
+            case Open():
+                self._unread.clear()
+            case Write(request):
+                self._unread.append(request.entries)
+            case Read():
+                if self.faults and (fault := self.faults.pop(0)) is not None:
+                    raise fault
+                return self._read()
+            case Pause(seconds):
+                self.pauses.append(seconds)
+                self.clock.now += seconds
+            case Deliver(acknowledgements):
+                told.extend(acknowledgements)
+            case Close():
+                assert self._unread == []
+        return None
+
+    def _read(self) -> Any:
+        response = feedback_pb2.StreamFeedbackResponse()
+        for entry in self._unread.pop(0):
+            self.stored[entry.entry_id] = self.stored.get(entry.entry_id, 0) + 1
+            status = "DUPLICATE" if self.stored[entry.entry_id] > 1 else "STORED"
+            response.acknowledgements.add(entry_id=entry.entry_id, status=f"ACK_STATUS_{status}")
+        return response
+
+
+def stream(clock: Clock, patience_s: float = 30) -> FeedbackStream:
+    return FeedbackStream(Calls("host:1", 4, random.Random(0)), patience_s, clock)
+
+
+def feedback(count: int) -> list[Feedback]:
+    return [Feedback("sport", f"p{index}") for index in range(count)]
+
+
+def test_every_entry_is_acknowledged_once_in_order() -> None:
+    sent = feedback(1000)
+    server = Server(Clock(), sent)
+    told = server.run(stream(server.clock))
+    assert [each.entry_id for each in told] == [each.entry_id for each in sent]
+    assert all(each.status is AckStatus.STORED and each.durable for each in told)
+    assert server.log.count("Write") == 16  # of 64 at most
+    assert (server.log.count("Open"), server.log[-1]) == (1, "Close")
+
+
+def test_no_entries_make_no_call() -> None:
+    server = Server(Clock(), [])
+    assert server.run(stream(server.clock)) == []
+    assert server.log == ["Take"]
+
+
+def test_what_is_sent_ahead_is_bounded() -> None:
+    server = Server(Clock(), feedback(64 * 3 * MESSAGES_AHEAD))
+    server.run(stream(server.clock))
+    assert server.log[: 2 * MESSAGES_AHEAD + 2].count("Write") == MESSAGES_AHEAD
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_what_was_not_acknowledged_is_sent_again(at: int) -> None:
+    sent = feedback(400)
+    server = Server(Clock(), sent)
+    unavailable = Failure(grpc.StatusCode.UNAVAILABLE)
+    server.faults = [None] * at + [unavailable, unavailable, None, unavailable]
+    told = server.run(stream(server.clock))
+    assert [each.entry_id for each in told] == [each.entry_id for each in sent]
+    assert set(server.stored) == {each.entry_id for each in sent}
+    assert len(server.pauses) == 3
+    assert server.pauses[1] > server.pauses[0]
+
+
+def test_it_gives_up_when_nothing_was_acknowledged_for_as_long_as_it_was_told() -> None:
+    server = Server(Clock(), feedback(10))
+    server.faults = [Failure(grpc.StatusCode.UNAVAILABLE)] * 1000
+    started = server.clock.now
+    with pytest.raises(NotReadyError, match="no server answers at host:1"):
+        server.run(stream(server.clock, patience_s=30))
+    assert 25 < server.clock.now - started <= 30
+
+
+def test_a_server_that_comes_back_is_given_the_whole_time_anew() -> None:
+    server = Server(Clock(), feedback(64 * 40))
+    for _ in range(30):
+        server.faults += [Failure(grpc.StatusCode.UNAVAILABLE)] * 4 + [None]
+    assert len(server.run(stream(server.clock, patience_s=5))) == 64 * 40
+    assert server.clock.now - 1000 > 15
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, FeedbackStoreError("disk full")),
+        (grpc.StatusCode.INVALID_ARGUMENT, InputError("entries")),
+    ],
+)
+def test_what_trying_again_will_not_mend_is_raised(code: Any, error: Exception) -> None:
+    server = Server(Clock(), feedback(10))
+    server.faults = [Failure(code, error)]
+    with pytest.raises(type(error)):
+        server.run(stream(server.clock))
+    assert server.pauses == []
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for() -> None:
+    server = Server(Clock(), feedback(10))
+    server.faults = [Failure(grpc.StatusCode.UNAVAILABLE, FeedbackStoreError("away"))]
+    assert len(server.run(stream(server.clock))) == 10
+
+
+def test_a_silent_server_is_told_by_its_deadline() -> None:
+    server = Server(Clock(), feedback(10))
+
+    def silent(step: Any, told: Any) -> Any:
+        if isinstance(step, Read):
+            server.clock.now += 30
+            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED)
+        return Server.perform(server, step, told)
+
+    server.perform = silent  # type: ignore[method-assign]
+    with pytest.raises(DeadlineError):
+        server.run(stream(server.clock, patience_s=30))
+
+
+def test_a_long_stream_changes_its_connection_without_sending_twice() -> None:
+    sent = feedback(64 * 100)
+    server = Server(Clock(), sent)
+    plain = server.perform
+
+    def slow(step: Any, told: Any) -> Any:
+        server.clock.now += 1
+        return plain(step, told)
+
+    server.perform = slow  # type: ignore[method-assign]
+    told = server.run(stream(server.clock, patience_s=60))
+    assert [each.entry_id for each in told] == [each.entry_id for each in sent]
+    assert set(server.stored.values()) == {1}
+    assert server.log.count("Open") == server.log.count("Close") > 5
+
+
+def test_a_caller_with_long_pauses_gets_a_new_connection() -> None:
+    clock = Clock()
+
+    def slowly() -> Any:
+        for entry in feedback(256):
+            clock.now += 10
+            yield entry
+
+    server = Server(clock, slowly())
+    assert {each.status for each in server.run(stream(clock))} == {AckStatus.STORED}
+    assert server.pauses == []
+
+
+def test_a_server_that_hangs_up_is_an_error() -> None:
+    server = Server(Clock(), feedback(10))
+    server._read = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(ServiceError, match="ended the stream without acknowledging"):
+        server.run(stream(server.clock))
+
+
+def test_acknowledgements_of_others_are_refused() -> None:
+    answers = [feedback_pb2.Acknowledgement(entry_id="a")]
+    assert matched(answers, [Feedback("x", entry_id="a")], "host:1")[0].status == "UNSPECIFIED"
+    for entries in ([], [Feedback("x", entry_id="b")]):
+        with pytest.raises(ServiceError, match="do not fit together"):
+            matched(answers, entries, "host:1")
+
+
+def test_a_large_entry_goes_alone() -> None:
+    entries = [Feedback("x", text="y" * size) for size in (10, 200_000, 200_000, 900_000, 10)]
+    assert [len(chunk) for chunk in feedback_chunks(entries)] == [2, 1, 1, 1]
+
+
+def test_an_entry_that_no_message_can_hold_is_refused() -> None:
+    for entry in (
+        Feedback("\ud800"),
+        Feedback("x", entry_id=""),
+        Feedback("x", created=datetime(2026, 1, 1)),
+        Feedback(3),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError):
+            entry_message(entry)
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    assert entry_message(Feedback("x", created=moment)).create_time_us == 1_767_225_600_000_000
