@@ -30,7 +30,7 @@ test: $(READY)    ## Every test
 lint: $(READY)    ## ruff, and mypy strict on the installed tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/lint
+	rm -rf build/lint build/lib
 	$(PIP) --no-deps --no-build-isolation --target build/lint .
 	MYPYPATH=build/lint $(BIN)/mypy -p edgewright
 
