@@ -80,7 +80,9 @@ class FeedbackService(FeedbackServiceServicer):
                     yield StreamFeedbackResponse(acknowledgements=work.popleft().result())
                 else:
                     heard = [reading] if reading and len(work) < MESSAGES_AHEAD else []
-                    waits = {*heard, *([draining] if reading else []), *list(work)[:1]}
+                    waits: set[asyncio.Future[Any]] = {*heard, *list(work)[:1]}
+                    if reading:
+                        waits.add(draining)
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if draining.done():
                 raise NotReadyError("the server is shutting down; go on with another replica")

@@ -89,7 +89,9 @@ class Server:
         self.batcher = Batcher(
             max_rows=config.max_batch, queue_rows=config.queue_size, observer=self.instruments
         )
-        self.intake = store and FeedbackIntake.start(store, config, self.registry, self.instruments)
+        self.intake: FeedbackIntake | None = None
+        if store is not None:
+            self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
         self.feedback = FeedbackService(self.intake, self.instruments)
         self.instruments.watch(
             queue_rows=lambda: self.batcher.queue.rows, in_flight=lambda: self._edge.in_flight
@@ -178,7 +180,7 @@ class Server:
             Limits(config.max_texts, config.max_text_chars),
             PredictionIds(),
             self.instruments,
-            self.intake and self.intake.log,
+            self.intake.log if self.intake else None,
         )
         # Generated code has no types.
         add_PredictionServiceServicer_to_server(predictions, self._rpc)  # type: ignore[no-untyped-call]

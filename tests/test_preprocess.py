@@ -103,7 +103,7 @@ def test_equal_from_an_environment_with_serve_alone(
     total = 0
     for name, case in cases.items():
         case.ours.save(tmp_path / name)
-        expected = {
+        expected: dict[str, Any] = {
             f"{start}-{key}": array
             for start, batch in batched(texts)
             for key, array in case.expected(batch).items()
