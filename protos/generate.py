@@ -1,20 +1,25 @@
 """Make the Python code of the .proto files: ``python protos/generate.py [--check]``.
 
 It needs grpcio-tools 1.72.1 exactly, whose code imports under protobuf 6.30 as well as under 7:
-code that a newer protoc makes refuses an older runtime. Files of the package ``edgewright.v1`` land
-in ``src/edgewright/v1``, where only ``__init__.py`` is written by hand. With ``--check`` nothing is
-written, and the exit code is 1 where the files there are not what would be.
+code that a newer protoc makes refuses an older runtime. Those tools want protobuf 6 for themselves,
+so they live in an environment of their own, build/protoc, which is made when it is missing.
+
+Files of the package ``edgewright.v1`` land in ``src/edgewright/v1``, where only ``__init__.py`` is
+written by hand. With ``--check`` nothing is written, and the exit code is 1 where the files there
+are not what would be.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+import venv
 from pathlib import Path
 
 PROTOS = Path(__file__).resolve().parent
 SOURCES = PROTOS.parent / "src"
+TOOLS = PROTOS.parent / "build" / "protoc"
 TOOLS_VERSION = "1.72.1"
 
 
@@ -22,22 +27,25 @@ def generate(output: Path) -> None:
     """Compile every .proto below this folder into ``output``.
 
     Raises:
-        RuntimeError: another version of grpcio-tools is installed, or protoc refuses a file.
+        subprocess.CalledProcessError: the tools cannot be installed, or protoc refuses a file.
     """
-    from grpc_tools import protoc
-
-    installed = version("grpcio-tools")
-    if installed != TOOLS_VERSION:
-        raise RuntimeError(
-            f"grpcio-tools {installed} is installed, and {TOOLS_VERSION} is wanted; "
-            f"run `pip install grpcio-tools=={TOOLS_VERSION}`"
-        )
     output.mkdir(parents=True, exist_ok=True)
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     outputs = [f"--{kind}_out={output}" for kind in ("python", "pyi", "grpc_python")]
-    arguments = ["protoc", f"--proto_path={PROTOS}", *outputs, *sources]
-    if protoc.main(arguments) != 0:
-        raise RuntimeError(f"protoc failed: {' '.join(arguments)}")
+    protoc = [str(tools()), "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}"]
+    subprocess.run([*protoc, *outputs, *sources], check=True)
+
+
+def tools() -> Path:
+    """The interpreter of an environment with the pinned grpcio-tools."""
+    python = TOOLS / "bin" / "python"
+    ready = TOOLS / f"grpcio-tools-{TOOLS_VERSION}"
+    if not ready.is_file():
+        venv.create(TOOLS, clear=True, with_pip=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, f"grpcio-tools=={TOOLS_VERSION}", "setuptools"], check=True)
+        ready.touch()
+    return python
 
 
 def stale(generated: Path = SOURCES) -> list[str]:

@@ -4,7 +4,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,15 @@ def test_stale_missing_and_orphaned_code_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_another_version_of_the_tools_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_proto_that_does_not_compile_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     generate = script()["generate"]
-    monkeypatch.setitem(generate.__globals__, "TOOLS_VERSION", "9.9")
-    with pytest.raises(RuntimeError, match=r"pip install grpcio-tools==9\.9"):
-        generate(tmp_path)
+    monkeypatch.setitem(generate.__globals__, "PROTOS", tmp_path)
+    (tmp_path / "broken.proto").write_text("message {")
+    with pytest.raises(subprocess.CalledProcessError):
+        generate(tmp_path / "out")
+    assert "broken.proto" in capfd.readouterr().err
 
 
 def test_the_generated_code_imports_without_a_warning() -> None:
@@ -118,4 +119,8 @@ def test_a_score_is_a_float_and_an_id_a_string() -> None:
 
 
 def test_the_tools_are_the_pinned_ones() -> None:
-    assert version("grpcio-tools") == "1.72.1"
+    ask = "from importlib.metadata import version; print(version('grpcio-tools'))"
+    told = subprocess.run(
+        [script()["tools"](), "-c", ask], check=True, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == "1.72.1"
