@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgewright.checkpoint import Checkpoint
 from edgewright.examples import (
+    SPLITS,
     Columns,
     Examples,
     Sources,
@@ -26,6 +27,7 @@ class Dataset:
 
     examples: Examples
     report: Mapping[str, Any]  # SplitReport.to_json()
+    added: Mapping[str, int] = field(default_factory=dict)  # split -> rows beyond the checkpoint's
 
     @property
     def sha256(self) -> str:
@@ -47,6 +49,10 @@ class Dataset:
             "near_duplicate_pairs": "pairs of near-duplicates; both of a pair are in one split",
         }
         notes = [f"{report[name]:6} {words}" for name, words in counted.items() if report[name]]
+        if self.added:
+            places = ", ".join(f"{rows} {split}" for split, rows in self.added.items() if rows)
+            total = sum(self.added.values())
+            notes.append(f"{total:6} rows added to those of the checkpoint: {places or 'none'}")
         return [*report["notes"], *notes]
 
     @property
@@ -77,14 +83,16 @@ def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Datas
     if not config.sources:
         return Dataset(checkpoint.examples(), recorded)
     # The recorded shares and seed, so that a row goes where it would have gone at the start.
+    previous = checkpoint.examples()
     examples, report = build_examples(
         _sources(config),
         shares=SplitShares.parse(recorded["shares"]),
         seed=recorded["seed"],
-        previous=checkpoint.examples(),
+        previous=previous,
         allow_new_labels=config.new_labels,
     )
-    return Dataset(examples, report.to_json())
+    added = {name: len(examples.split(name)) - len(previous.split(name)) for name in SPLITS}
+    return Dataset(examples, report.to_json(), added)
 
 
 def _sources(config: FinetuneConfig) -> Sources:

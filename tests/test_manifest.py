@@ -153,7 +153,7 @@ def test_nothing_there_is_told_with_the_command_that_makes_it(tmp_path: Path) ->
 
 def test_another_kind_or_format_is_told_by_name(artifact: Path) -> None:
     bundle = ArtifactKind("edgewright.bundle", 1, "bundle", "edgewright optimize")
-    with pytest.raises(ArtifactNotFoundError, match=r"is a edgewright\.sample, and a bundle"):
+    with pytest.raises(ArtifactNotFoundError, match=r"is an edgewright\.sample, and a bundle"):
         read_artifact(artifact, bundle)
     newer = ArtifactKind("edgewright.sample", 2, "sample", "edgewright sample")
     with pytest.raises(ArtifactNotFoundError, match="format 1, and this edgewright reads format 2"):

@@ -32,6 +32,12 @@ def test_added_rows_move_no_old_one_and_training_goes_on_from_the_weights(
     after = dict(zip(new.examples().ids, new.examples().splits, strict=True))
     assert before.items() <= after.items()
     assert len(after) > len(before) + 50
+    told = json.loads(run.out)["rows_added"]
+    assert told["train"] == len(new.examples().split("train")) - len(old.examples().split("train"))
+    assert (
+        f"{len(after) - len(before)} rows added to those of the checkpoint: {told['train']} train"
+        in ((tmp_path / "next" / "report.html").read_text())
+    )
     assert new.labels == old.labels
     made_from = new.artifact.manifest["made_from"]
     assert made_from["from"] == old.artifact.manifest_sha256
@@ -107,7 +113,7 @@ def test_a_bundle_is_no_checkpoint(finetune, checkpoint, tmp_path):
         seal(folder, BUNDLE, {"labels": manifest["labels"]}, {})
     run = finetune("--from", bundle, data=None, model=None, out="next")
     assert run.code == 4
-    assert "is a edgewright.bundle, and a checkpoint is wanted" in run.err
+    assert "is an edgewright.bundle, and a checkpoint is wanted" in run.err
 
 
 def test_new_labels_come_after_the_old_ones_whose_rows_of_the_head_stay(

@@ -56,7 +56,7 @@ def test_a_bundle_where_a_checkpoint_is_wanted_is_refused(
         seal(folder, BUNDLE, {}, {})
     code, told = _refused(capsys, other, "-o", bundle)
     assert code == 4
-    assert "is a edgewright.bundle, and a checkpoint is wanted" in told
+    assert "is an edgewright.bundle, and a checkpoint is wanted" in told
 
 
 def test_a_tampered_checkpoint_is_refused_by_file_and_nothing_is_written(
