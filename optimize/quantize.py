@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import get_backend
-from edgewright.errors import BackendUnavailableError
+from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.optimize.quiet import quiet
 
 if TYPE_CHECKING:
@@ -37,13 +38,16 @@ def quantize_dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
     """Write ``source`` with the weights of MatMul and Gemm as int8 by output column.
 
     Activations become uint8 with one scale for each call, by ONNX Runtime's own operators.
+
+    Raises:
+        ConfigError: the library cannot quantise this graph.
     """
     get_backend("onnxruntime")  # the first import of it must be the one that holds its telemetry
     import onnx
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
 
-    with quiet():
+    with quiet(), _told("ONNX Runtime", source):
         quantize(
             onnx.load(source),  # given a path, it writes beside it
             target,
@@ -68,6 +72,7 @@ def quantize_static(source: Path, calibration: Calibration, *, reduce_range: boo
 
     Raises:
         BackendUnavailableError: NNCF is not installed.
+        ConfigError: the library cannot quantise this graph.
     """
     get_backend("onnxruntime")
     import onnx
@@ -75,17 +80,26 @@ def quantize_static(source: Path, calibration: Calibration, *, reduce_range: boo
 
     with quiet():
         nncf = _nncf()
-        quantized = nncf.quantize(
-            onnx.load(source),
-            nncf.Dataset(_Batches(calibration)),
-            subset_size=CALIBRATION_BATCHES,
-            model_type=nncf.ModelType.TRANSFORMER,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE
-            ),
-        )
+        overflow_fix = nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE
+        with _told("NNCF", source):
+            quantized = nncf.quantize(
+                onnx.load(source),
+                nncf.Dataset(_Batches(calibration)),
+                subset_size=CALIBRATION_BATCHES,
+                model_type=nncf.ModelType.TRANSFORMER,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow_fix),
+            )
     model: ir.Model = ir.from_proto(quantized)
     return model
+
+
+@contextmanager
+def _told(library: str, source: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of no common class: whatever a library met in the graph
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{library} cannot quantise {source.name}: {reason}") from error
 
 
 class _Batches:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend
-from edgewright.errors import IntegrityError
+from edgewright.errors import ConfigError, IntegrityError
 from edgewright.optimize.export import LOGITS, Export, predict_logits, save
 from edgewright.optimize.quantize import Calibration, quantize_dynamic, quantize_static
 from edgewright.preprocess import TextPreprocessor, TokenRow
@@ -93,13 +93,15 @@ def build_candidates(
         probe: for ``batch_invariant``.
 
     Returns:
-        The candidates, and what was left out with the reason: a runtime may not know an operator.
+        The candidates, and what was left out with the reason: a quantiser may not cope with the
+        graph, a runtime may not know an operator.
 
     Raises:
         BackendUnavailableError: a backend or NNCF is not installed.
     """
-    files = _write_files(export, folder, calibration, backends, not has_vnni(instruction_set))
-    candidates, skipped = [], []
+    recipe = _Recipe(export, folder, calibration, backends, not has_vnni(instruction_set))
+    files, skipped = _write_files(recipe)
+    candidates = []
     for file in files:
         name = f"{file.backend}-{file.kind}"
         try:
@@ -115,6 +117,15 @@ def build_candidates(
 
 
 @dataclass(frozen=True)
+class _Recipe:
+    export: Export
+    folder: Path
+    calibration: Calibration
+    backends: Sequence[str]
+    reduce_range: bool
+
+
+@dataclass(frozen=True)
 class _File:
     kind: str
     backend: str
@@ -123,41 +134,39 @@ class _File:
     options: Mapping[str, str]
 
 
-def _write_files(
-    export: Export,
-    folder: Path,
-    calibration: Calibration,
-    backends: Sequence[str],
-    reduce_range: bool,
-) -> list[_File]:
-    bits = SEVEN_BITS if reduce_range else ""
-    dynamic = folder / f"{DYNAMIC}.onnx"
-    quantize_dynamic(export.path, dynamic, reduce_range=reduce_range)
-    static = _write_static(export, folder, calibration, backends, reduce_range)
-    files = []
-    for backend in backends:
-        options = _INT8_OPTIONS if backend == "onnxruntime" else {}
-        files += [
-            _File(FP32, backend, export.path, FP32, {}),
-            _File(DYNAMIC, backend, dynamic, DYNAMIC + bits, options),
-            _File(STATIC, backend, static[backend], STATIC + bits, options),
-        ]
-    return files
+def _write_files(recipe: _Recipe) -> tuple[list[_File], list[Skipped]]:
+    """Every file, by backend and then by precision, and what a quantiser could not make."""
+    files = [_File(FP32, each, recipe.export.path, FP32, {}) for each in recipe.backends]
+    skipped = []
+    for kind, write in ((DYNAMIC, _write_dynamic), (STATIC, _write_static)):
+        try:
+            paths = write(recipe)
+        except ConfigError as error:
+            skipped += [Skipped(f"{each}-{kind}", str(error)) for each in recipe.backends]
+            continue
+        precision = kind + (SEVEN_BITS if recipe.reduce_range else "")
+        for backend, path in paths.items():
+            options = _INT8_OPTIONS if backend == "onnxruntime" else {}
+            files.append(_File(kind, backend, path, precision, options))
+    return sorted(files, key=lambda file: recipe.backends.index(file.backend)), skipped
 
 
-def _write_static(
-    export: Export,
-    folder: Path,
-    calibration: Calibration,
-    backends: Sequence[str],
-    reduce_range: bool,
-) -> dict[str, Path]:
+def _write_dynamic(recipe: _Recipe) -> dict[str, Path]:
+    path = recipe.folder / f"{DYNAMIC}.onnx"
+    quantize_dynamic(recipe.export.path, path, reduce_range=recipe.reduce_range)
+    return dict.fromkeys(recipe.backends, path)
+
+
+def _write_static(recipe: _Recipe) -> dict[str, Path]:
     """One set of statistics, one form of the graph for each runtime."""
     from edgewright.optimize.onnxruntime_graph import for_onnxruntime
 
-    model = quantize_static(export.path, calibration, reduce_range=reduce_range)
-    paths = {backend: folder / f"{STATIC}.{backend}.onnx" for backend in backends}
-    for backend in sorted(backends, key=lambda name: name == "onnxruntime"):  # rewritten in place
+    model = quantize_static(
+        recipe.export.path, recipe.calibration, reduce_range=recipe.reduce_range
+    )
+    paths = {each: recipe.folder / f"{STATIC}.{each}.onnx" for each in recipe.backends}
+    # ONNX Runtime's form last: the model is rewritten in place.
+    for backend in sorted(paths, key=lambda name: name == "onnxruntime"):
         if backend == "onnxruntime":
             for_onnxruntime(model)
         save(model, paths[backend])

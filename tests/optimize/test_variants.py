@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,21 @@ def test_what_a_runtime_cannot_load_is_left_out_with_the_reason(
         "openvino-int8-static",
     ]
     assert skipped[1].reason == "cannot load int8-dynamic.onnx: no MatMulInteger"
+
+
+def test_what_a_quantiser_cannot_make_is_left_out_with_the_reason(
+    export: Export, probe: Probe, tmp_path: Path
+) -> None:
+    def broken() -> Iterator[dict[str, np.ndarray]]:
+        yield {"input_ids": np.zeros((1, 4), np.int64)}  # the other inputs are missing
+
+    built, skipped = build_candidates(
+        export, tmp_path, broken, backends=BOTH, instruction_set=PLAIN, probe=probe
+    )
+    assert [candidate.precision for candidate in built] == ["fp32", "int8-dynamic-7bit"] * 2
+    assert [each.name for each in skipped] == ["onnxruntime-int8-static", "openvino-int8-static"]
+    assert skipped[0].reason.startswith("NNCF cannot quantise fp32.onnx: ")
+    assert "attention_mask" in skipped[0].reason
 
 
 class Scripted:
