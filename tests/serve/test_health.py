@@ -65,7 +65,7 @@ def test_check_turns_with_the_servers_life(launch: Launch) -> None:
 def test_watch_tells_every_turn_up_to_the_drain(launch: Launch, loop: LoopThread) -> None:
     running = launch(load=False)
     watches = [Watch(running, name) for name in NAMES]
-    expected = [NOT_SERVING, NOT_SERVING, NOT_SERVING, UNKNOWN]
+    expected = [*[NOT_SERVING] * (len(NAMES) - 1), UNKNOWN]
     assert [watch.next() for watch in watches] == expected
     running.load()
     first = [watch.next() for watch in watches]
