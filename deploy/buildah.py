@@ -90,13 +90,13 @@ class Buildah:
     ) -> str:
         """By ``buildah run``, which leaves the entrypoint to the caller."""
         first = self.config(tag)["Entrypoint"] if entrypoint else []
-        return read(*self._run(self._container(tag), mounts, {}), *first, *command)
+        return read(*self._run(self._runnable(tag), mounts, {}), *first, *command)
 
     def start(
         self, tag: str, mounts: Mounts, environment: Mapping[str, str], ports: Sequence[int]
     ) -> Container:
         """By ``buildah run`` in the background; ``ports`` are the host's in any case."""
-        config, run = self.config(tag), self._run(self._container(tag), mounts, environment)
+        config, run = self.config(tag), self._run(self._runnable(tag), mounts, environment)
         command = [*run, *config["Entrypoint"], *config["Cmd"]]
         return _Running(run, subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
@@ -111,6 +111,13 @@ class Buildah:
     def _container(self, tag: str) -> str:
         name = self._read("from", tag).strip()
         self.containers.append(name)
+        return name
+
+    def _runnable(self, tag: str) -> str:
+        """A container without the VOLUMEs: buildah 1.28 may lay an empty one over what is mounted."""
+        name = self._container(tag)
+        dropped = [f"--volume={volume}-" for volume in self.config(tag).get("Volumes") or {}]
+        self._call("config", *dropped, name)
         return name
 
     def _run(self, name: str, mounts: Mounts, environment: Mapping[str, str]) -> list[str]:

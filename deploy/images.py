@@ -62,12 +62,11 @@ class Check:
     console: Console
     scratch: Path
     figures: dict[str, str] = field(default_factory=dict)  # what the closing table shows
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def timed(self, name: str, started: float) -> None:
         """Keep the seconds since ``started``, of ``time.monotonic``."""
-        self.seconds[name] = time.monotonic() - started
-        self.figures[name] = f"{self.seconds[name]:.1f} s"
+        self.figures[name] = f"{time.monotonic() - started:.1f} s"
+        self.console.print(f"{name} {self.figures[name]}", style="dim", highlight=False)
 
     def step(self, text: str) -> None:
         """Tell what comes."""
