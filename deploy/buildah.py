@@ -114,7 +114,7 @@ class Buildah:
         return name
 
     def _runnable(self, tag: str) -> str:
-        """A container without the VOLUMEs: buildah 1.28 may lay an empty one over what is mounted."""
+        """A container without the VOLUMEs: buildah 1.28 may lay an empty one over a mount."""
         name = self._container(tag)
         dropped = [f"--volume={volume}-" for volume in self.config(tag).get("Volumes") or {}]
         self._call("config", *dropped, name)

@@ -96,6 +96,7 @@ def test_every_family_of_tokenizers_equals_transformers(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # It may have to install the environment first.
 def test_equal_from_an_environment_with_serve_alone(
     cases: dict[str, Case], texts: list[str], tmp_path: Path
 ) -> None:
