@@ -69,12 +69,12 @@ def test_watch_tells_every_turn_up_to_the_drain(launch: Launch, loop: LoopThread
     assert [watch.next() for watch in watches] == expected
     running.load()
     first = [watch.next() for watch in watches]
-    if first[3] == NOT_SERVING:  # seen between being announced and being ready
-        first[3] = watches[3].next()
-    assert first == [SERVING] * 4
+    if first[-1] == NOT_SERVING:  # seen between being announced and being ready
+        first[-1] = watches[-1].next()
+    assert first == [SERVING] * len(NAMES)
     loop.run(running.server.drain())
-    assert [watch.next() for watch in watches] == [NOT_SERVING] * 4
-    assert [watch.next() for watch in watches] == [-1] * 4
+    assert [watch.next() for watch in watches] == [NOT_SERVING] * len(NAMES)
+    assert [watch.next() for watch in watches] == [-1] * len(NAMES)
 
 
 def test_an_unknown_name_is_not_found(launch: Launch) -> None:
