@@ -23,8 +23,10 @@ from edgewright.v1.feedback_pb2 import (
 )
 from edgewright.v1.feedback_pb2_grpc import FeedbackServiceServicer
 
-# Messages of one stream that are read ahead of their acknowledgements.
-MESSAGES_AHEAD: Final = 32
+# What of one stream is read ahead of its acknowledgements: enough for large transactions, and
+# never more memory than this and one message.
+MESSAGES_AHEAD: Final = 128
+BYTES_AHEAD: Final = 4 << 20
 _STATUSES: Final = {
     Outcome.STORED: feedback_pb2.ACK_STATUS_STORED,
     Outcome.DUPLICATE: feedback_pb2.ACK_STATUS_DUPLICATE,
@@ -62,6 +64,7 @@ class FeedbackService(FeedbackServiceServicer):
         """Store what comes, message by message; what ``SendFeedback`` raises ends the stream."""
         self._required_intake()
         work: deque[asyncio.Task[list[Acknowledgement]]] = deque()  # in the order of the messages
+        sizes: deque[int] = deque()  # theirs, in bytes
         draining = asyncio.ensure_future(self._draining.wait())
         reading: asyncio.Future[StreamFeedbackRequest | None] | None = _next_of(requests)
         try:
@@ -69,17 +72,19 @@ class FeedbackService(FeedbackServiceServicer):
                 if reading and draining.done():
                     reading.cancel()
                     reading = None
-                elif reading and reading.done() and len(work) < MESSAGES_AHEAD:
+                elif reading and reading.done() and _has_room(sizes):
                     if (request := reading.result()) is None:
                         reading = None
                         continue
                     entries = list(request.entries)
                     work.append(asyncio.create_task(self._store(entries, wait_for_room=True)))
+                    sizes.append(request.ByteSize())
                     reading = _next_of(requests)
                 elif work and work[0].done():
+                    sizes.popleft()
                     yield StreamFeedbackResponse(acknowledgements=work.popleft().result())
                 else:
-                    heard = [reading] if reading and len(work) < MESSAGES_AHEAD else []
+                    heard = [reading] if reading and _has_room(sizes) else []
                     waits: set[asyncio.Future[Any]] = {*heard, *list(work)[:1]}
                     if reading:
                         waits.add(draining)
@@ -145,6 +150,10 @@ def _checked(checks: FeedbackChecks, message: FeedbackEntry) -> Checked | InputE
         return checks.check(message)
     except InputError as error:
         return error
+
+
+def _has_room(sizes: Sequence[int]) -> bool:
+    return len(sizes) < MESSAGES_AHEAD and sum(sizes) < BYTES_AHEAD
 
 
 def _next_of(

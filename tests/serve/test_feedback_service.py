@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from google.rpc.status_pb2 import Status
 from sqlalchemy import text as sql
 
 from edgewright.rpc_errors import STATUS_METADATA_KEY
-from edgewright.serve.feedback_service import MESSAGES_AHEAD
+from edgewright.serve.feedback_service import BYTES_AHEAD, MESSAGES_AHEAD
 from edgewright.serve.feedback_store import FeedbackStore
 from edgewright.v1.feedback_pb2 import (
     AckStatus,
@@ -250,13 +251,13 @@ def test_a_message_that_is_none_is_refused(launch: Launch, sqlite_url: str) -> N
 
 def test_a_long_stream_is_answered_in_order(launch: Launch, sqlite_url: str) -> None:
     running = launch(feedback=sqlite_url)
-    messages = [[new() for _ in range(16)] for _ in range(5 * MESSAGES_AHEAD)]
+    messages = [[new() for _ in range(16)] for _ in range(2 * MESSAGES_AHEAD)]
     told = stream(running, *messages)
     assert [[a.entry_id for a in each] for each in told] == [
         [entry.entry_id for entry in message] for message in messages
     ]
     assert rows(sqlite_url, "SELECT count(*) FROM edgewright_feedback") == [
-        (16 * 5 * MESSAGES_AHEAD,)
+        (16 * 2 * MESSAGES_AHEAD,)
     ]
 
 
@@ -344,3 +345,33 @@ def test_a_full_disk_refuses_feedback_until_there_is_room(launch: Launch, tmp_pa
         stored = {row[0] for row in rows(url, "SELECT entry_id FROM edgewright_feedback")}
         assert {entry.entry_id for entry in acknowledged} <= stored
         running.loop.run(running.server.drain())
+
+
+def test_what_a_stream_holds_in_memory_is_bounded(
+    launch: Launch, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = launch(feedback=sqlite_url)
+    assert running.server.intake is not None
+    opened = threading.Event()
+    plain, calls = FeedbackStore.add_feedback, []
+
+    def held(store: FeedbackStore, entries: Any) -> Any:
+        assert opened.wait(30)
+        return plain(store, entries)
+
+    service, store = running.server.feedback, running.server.feedback._store
+
+    async def counted(entries: Any, *, wait_for_room: bool) -> Any:
+        calls.append(len(entries))
+        return await store(entries, wait_for_room=wait_for_room)
+
+    monkeypatch.setattr(FeedbackStore, "add_feedback", held)
+    monkeypatch.setattr(service, "_store", counted)
+    large = [StreamFeedbackRequest(entries=[new(text="x" * 90_000)] * 20) for _ in range(20)]
+    call = FeedbackServiceStub(running.channel).StreamFeedback(iter(large), timeout=60)
+    until(lambda: len(calls) >= 3)
+    time.sleep(0.3)
+    assert sum(calls) * 90_000 < BYTES_AHEAD + 2 * 20 * 90_000
+    opened.set()
+    assert len(list(call)) == 20
+    assert len(calls) == 20
