@@ -40,6 +40,9 @@ from edgewright.v1.feedback_pb2 import StreamFeedbackRequest
 
 MESSAGES_AHEAD: Final = 8  # sent and not acknowledged
 _WORTH_ANOTHER_TRY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# What grpc.aio says (INTERNAL) when a write meets a call that is just ending: how it ended is lost,
+# and the next try tells.
+_END_NOT_SEEN: Final = "Internal error from Core"
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class FeedbackStream:
         self._failures += 1
         if isinstance(error, OverloadedError):
             pause_s += error.retry_after_s
-        elif failure.code() not in _WORTH_ANOTHER_TRY:
+        elif failure.code() not in _WORTH_ANOTHER_TRY and failure.details() != _END_NOT_SEEN:
             raise error from failure
         waited_s = 0.0 if self._waiting_since is None else self._clock() - self._waiting_since
         if waited_s + pause_s >= self._patience_s:
