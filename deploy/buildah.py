@@ -32,6 +32,7 @@ from deploy.host_pip import HostPip
 
 SUITE: Final = "bookworm"  # the first Debian with Python 3.11
 _CHROOT: Final = ("--isolation", "chroot")
+_DOWNLOADED: Final = ("./var/cache/apt/archives/*.deb", "./var/lib/apt/lists/*")
 _NEEDED: Final = ("buildah", "debootstrap")
 
 
@@ -57,7 +58,8 @@ class Buildah:
             return tag
         with self._scratch() as scratch:
             call("debootstrap", "--variant=minbase", SUITE, f"{scratch}/root")
-            call("tar", "-C", f"{scratch}/root", "-cf", f"{scratch}/root.tar", ".")
+            left_out = [f"--exclude={each}" for each in _DOWNLOADED]
+            call("tar", "-C", f"{scratch}/root", *left_out, "-cf", f"{scratch}/root.tar", ".")
             name = self._container("scratch")
             self._call("add", "--quiet", name, f"{scratch}/root.tar", "/")
             self._call("commit", "--quiet", "--format", "docker", name, tag)
