@@ -47,8 +47,12 @@ def test_rows_of_like_length_share_a_step():
     padded = sum(len(step) * lengths[step].max() for step in steps)
     assert padded < 1.15 * lengths.sum()
     assert all(np.all(np.diff(lengths[step]) >= 0) for step in steps)
-    first = [lengths[step].mean() for step in steps]
-    assert first != sorted(first)  # steps themselves come in random order
+
+
+def test_long_and_short_steps_come_in_random_order():
+    lengths = np.arange(16 * 16)
+    means = [lengths[step].mean() for step in training_steps(lengths, 16, seed=0, epoch=1)]
+    assert means != sorted(means)
 
 
 @given(lengths, sizes)

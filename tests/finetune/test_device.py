@@ -15,7 +15,11 @@ def cpu_with(monkeypatch, flags: str) -> None:
 
 def gpu(monkeypatch, *, bf16: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: bf16 or including_emulation,
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Tesla T4")
 
 

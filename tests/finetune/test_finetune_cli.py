@@ -100,6 +100,9 @@ def test_the_saved_model_loads_and_answers_to_the_bit_as_the_one_in_memory(
     inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, kept[0].model(**inputs).logits)
+    # Nothing of the freezing is left in the one that was written.
+    assert [type(each) for each in kept[0].model.modules()] == [type(e) for e in model.modules()]
+    assert all(parameter.requires_grad for parameter in kept[0].model.parameters())
 
 
 def test_the_metrics_are_those_of_the_saved_model_on_the_test_split(finetune, tmp_path):
@@ -150,6 +153,16 @@ def test_options_typed_win_over_the_config_file(finetune, tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_bytes())["metric"] == "loss"
 
 
+def test_balanced_classes_are_learnt_otherwise(finetune, tmp_path):
+    rows = [row for index, row in enumerate(make_rows(240)) if row[1] != "food" or index % 5 == 0]
+    data = write_csv(tmp_path / "rows.csv", rows)
+    weights = []
+    for choice in ("none", "balanced"):
+        assert finetune("--class-weights", choice, data=data, out=choice).code == 0
+        weights.append((tmp_path / choice / "model" / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+
+
 @pytest.mark.parametrize(("freeze", "lr"), [("0", 2e-5), ("2", 1e-4), ("0.5", 1e-4)])
 def test_the_rate_follows_the_depth_unless_given(finetune, freeze, lr):
     assert finetune("--freeze", freeze, "--json").json["lr"] == lr
@@ -179,13 +192,8 @@ def test_the_report_shows_curves_classes_and_errors_but_no_certify_text(finetune
     for words in ("of test rows right", "Worst errors", "certify", "macro-F1", "sports"):
         assert words in page
     examples = made.examples()
-    shown = [
-        split
-        for split in ("validation", "test")
-        for text in examples.split(split).texts
-        if text in page
-    ]
-    assert shown
+    for split in ("validation", "test"):
+        assert [text for text in examples.split(split).texts if text in page]
     for split in ("train", "calibrate", "search", "certify"):
         assert not [text for text in examples.split(split).texts if text in page]
 

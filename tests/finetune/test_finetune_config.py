@@ -72,6 +72,11 @@ def test_a_config_survives_its_yaml_file(config):
     assert type(again.freeze) is type(config.freeze)
 
 
+def test_options_left_open_are_not_written():
+    written = FinetuneConfig(data="x.csv").to_mapping()
+    assert not {"add", "from", "model", "lr", "text-column"} & written.keys()
+
+
 def test_every_option_of_the_config_is_one_of_the_command():
     options = {max(p.opts, key=len).lstrip("-") for p in finetune.params}
     written = FinetuneConfig(data="d", add=("a",), from_checkpoint="c").to_mapping().keys()

@@ -61,7 +61,8 @@ def test_an_id_is_fetched_at_its_revision_without_pickles(model_folder, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert locate_model("someone/bert", "v2") == model_folder
     assert (asked["name"], asked["revision"]) == ("someone/bert", "v2")
-    assert not [pattern for pattern in asked["allow_patterns"] if pattern in ("*", "*.bin", "*.py")]
+    assert asked["allow_patterns"] == ["*.json", "*.txt", "*.model", "*.safetensors"]
+    assert asked["ignore_patterns"] == ["*/*"]
 
 
 def test_a_revision_of_a_folder_is_refused(model_folder):

@@ -241,6 +241,36 @@ def test_gradients_are_clipped_together_unless_switched_off(model, rows, clip_no
     assert (norm.item() <= 1.001e-3) == clipped
 
 
+def gradient(model) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def test_a_step_starts_from_no_gradient(rows):
+    once, thrice = make_model(), make_model()
+    whole = {"batch_size": 40, "lr": 1e-12}  # one step is an epoch, and moves nothing
+    fit(once, rows, recipe(epochs=1, **whole), CPU, validate=lambda: None)
+    fit(thrice, rows, recipe(epochs=3, **whole), CPU, validate=lambda: None)
+    torch.testing.assert_close(gradient(once), gradient(thrice), rtol=1e-3, atol=1e-6)
+
+
+def test_a_scaled_gradient_is_unscaled_before_it_is_clipped(rows):
+    full, half = make_model(), make_model()
+    changes = {"batch_size": 40, "lr": 1e-12, "clip_norm": 100.0}  # clips only what is scaled
+    fit(full, rows, recipe(**changes), CPU, validate=lambda: None)
+    fit(half, rows, recipe(precision="fp16", **changes), CPU, validate=lambda: None)
+    assert gradient(half).norm().item() == pytest.approx(gradient(full).norm().item(), rel=0.02)
+
+
+def test_each_step_is_taken_at_the_rate_of_the_schedule(model, rows):
+    seen = [model.classifier.weight.detach().clone()]
+    watcher = Watcher(on_step=lambda *_: seen.append(model.classifier.weight.detach().clone()))
+    rising = recipe(lr=1e-3, warmup=1.0, weight_decay=0.0)  # five steps
+    fit(model, rows, rising, CPU, validate=lambda: None, watcher=watcher)
+    # Adam's first step is the rate in every direction.
+    assert (seen[1] - seen[0]).abs().max().item() == pytest.approx(0.2e-3, rel=0.01)
+    assert (seen[5] - seen[4]).abs().max().item() > 0.5e-3
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_other_ones(rows):
     def trained(seed):
         model = make_model(dropout=0.2)
