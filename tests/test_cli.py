@@ -222,6 +222,30 @@ def test_what_nobody_foresaw_is_called_a_bug(
     assert "Traceback" not in notes
 
 
+@pytest.mark.parametrize(
+    ("missing", "code", "told"),
+    [
+        (
+            "torch",
+            5,
+            "`edgewright finetune` needs torch, which is not installed; run `pip install 'edgewright[train]'`",
+        ),
+        ("edgewright.gone", 1, "This is a bug in edgewright"),
+    ],
+)
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(
+    missing: str,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lost = ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: raising(lost))
+    assert run(["finetune"]) == code
+    assert told in capsys.readouterr().err
+
+
 def test_what_the_machine_refuses_is_not_called_a_bug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from edgewright import __version__
-from edgewright.errors import EdgewrightError
+from edgewright.errors import BackendUnavailableError, EdgewrightError
 
 # Command -> module and attribute, imported when the command is named: neither `edgewright --help`
 # nor another stage pays for torch.
@@ -46,6 +46,18 @@ COMMANDS: Final = {
     ),
     "inspect": ("edgewright.artifact_commands", "inspect", "Say what an artifact holds."),
     "verify": ("edgewright.artifact_commands", "verify", "Check every byte of an artifact."),
+}
+
+# The extra that brings what a command needs beyond the command line itself.
+EXTRAS: Final = {
+    "finetune": "train",
+    "optimize": "optimize",
+    "publish": "serve",
+    "serve": "serve",
+    "predict": "client",
+    "feedback": "serve",
+    "rollback": "serve",
+    "inspect": "train",
 }
 
 INTERRUPTED: Final = 130
@@ -102,9 +114,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:
+        told = _missing_library(error, sys.argv[1:] if arguments is None else arguments)
+        return _tell(told, getattr(told, "exit_code", 1))
     except Exception as error:  # the edge: whatever is left is a bug, and is said to be one
         return _tell(error, 1)
     return code if isinstance(code, int) else 0
+
+
+def _missing_library(error: ModuleNotFoundError, arguments: Sequence[str]) -> Exception:
+    """What to install; ``error`` itself where a module of our own is missing, which is a bug."""
+    command = next((each for each in arguments if each in COMMANDS), "")
+    if command not in EXTRAS or (error.name or "").partition(".")[0] == "edgewright":
+        return error
+    told = BackendUnavailableError(
+        f"`edgewright {command}` needs {error.name}, which is not installed; "
+        f"run `pip install 'edgewright[{EXTRAS[command]}]'`"
+    )
+    told.__cause__ = error
+    return told
 
 
 def _tell(error: Exception, code: int) -> int:
