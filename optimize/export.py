@@ -127,8 +127,11 @@ class Reference:
             torch.set_num_threads(before)
 
     def logits(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
-        """Logits of shape (rows, classes), in the order of ``rows``."""
-        return predict_logits(self, self._preprocessor, rows)
+        """Logits of shape (rows, classes), in the order of ``rows``.
+
+        No row is padded: some architectures (FNet) answer differently beside a longer one.
+        """
+        return _predict(self, self._preprocessor, rows, _groups(rows, equal_lengths=True))
 
 
 def predict_logits(
@@ -146,16 +149,39 @@ def predict_logits(
     Returns:
         Logits of shape (rows, classes), in the order of ``rows``.
     """
-    size = 1 if one_row_at_a_time else _BATCH_ROWS
-    order = np.argsort([len(row) for row in rows], kind="stable")
+    groups = _groups(rows, size=1 if one_row_at_a_time else _BATCH_ROWS)
+    return _predict(session, preprocessor, rows, groups)
+
+
+def _groups(
+    rows: Sequence[TokenRow], size: int = _BATCH_ROWS, *, equal_lengths: bool = False
+) -> list[list[int]]:
+    """Indices of rows that make a batch, from the shortest to the longest."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
+        last = groups[-1] if groups else []
+        longer = equal_lengths and bool(last) and len(rows[index]) > len(rows[last[0]])
+        if not last or len(last) == size or longer:
+            groups.append([index])
+        else:
+            last.append(index)
+    return groups
+
+
+def _predict(
+    session: Session,
+    preprocessor: TextPreprocessor,
+    rows: Sequence[TokenRow],
+    groups: Sequence[Sequence[int]],
+) -> NDArray[np.float32]:
     parts = []
-    for start in range(0, len(rows), size):
-        batch = [rows[index] for index in order[start : start + size]]
-        parts.append(session.run(preprocessor.pad(batch).arrays)[LOGITS])
+    for group in groups:
+        arrays = preprocessor.pad([rows[index] for index in group]).arrays
+        parts.append(session.run(arrays)[LOGITS])
     logits = np.concatenate(parts)
-    restored = np.empty_like(logits)
-    restored[order] = logits
-    return restored.astype(np.float32, copy=False)
+    restored = np.empty_like(logits, dtype=np.float32)
+    restored[np.concatenate(groups)] = logits
+    return restored
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,7 @@ _KEPT_ROWS: Final = 4
 _NOISE: Final = 1e-5
 _MOVED: Final = 0.02
 _FEW: Final = 1 / 8
+_REASON_LENGTH: Final = 300  # characters; runtimes put the reason behind where they were
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def build_candidates(
             session = get_backend(file.backend).load(file.path, threads=1, options=file.options)
             invariant = is_batch_invariant(session, probe)
         except IntegrityError as error:
-            skipped.append(Skipped(name, str(error).splitlines()[0]))
+            skipped.append(Skipped(name, shorten(str(error), _REASON_LENGTH)))
             continue
         candidates.append(
             Candidate(name, file.backend, file.path, file.precision, invariant, file.options)

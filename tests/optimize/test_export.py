@@ -233,6 +233,18 @@ class TestReference:
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
 
+    def test_no_row_is_padded(
+        self, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A row beside a longer one gets the answer that it gets alone, in every architecture."""
+        reference, session = Reference(checkpoint), Echo()
+        monkeypatch.setattr(reference, "run", session.run)
+        rows = encode(checkpoint, ["deal oil", "the match", "the " * 15, "a b c", "cup"] * 5)
+        logits = reference.logits(rows)
+        assert session.shapes == [(5, 3), (10, 4), (5, 5), (5, 17)]
+        assert session.masked == 0
+        assert logits[:, 0].tolist() == [row.input_ids[1] for row in rows]
+
     def test_threads_are_given_back(self, checkpoint: Checkpoint) -> None:
         import torch
 
@@ -241,21 +253,23 @@ class TestReference:
         reference = Reference(checkpoint, threads=before + 1)
         reference.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
         reference.logits(encode(checkpoint))
-        assert seen == [before + 1]
+        assert set(seen) == {before + 1}
         assert torch.get_num_threads() == before
 
 
 class Echo:
-    """A session whose logits are each row's first token and its batch's rows and length."""
+    """A session whose logits are each row's first two tokens; notes what it was given."""
 
     inputs = outputs = ()
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
+        self.masked = 0
 
     def run(self, arrays):
         ids = arrays["input_ids"]
         self.shapes.append(ids.shape)
+        self.masked += int((arrays["attention_mask"] == 0).sum())
         return {LOGITS: np.stack([ids[:, 1], ids[:, 0]], axis=1).astype(np.float32)}
 
 

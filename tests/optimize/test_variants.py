@@ -179,7 +179,9 @@ def test_what_a_runtime_cannot_load_is_left_out_with_the_reason(
 ) -> None:
     class Unable:
         def load(self, path: Path, *, threads: int, options: object) -> None:
-            raise IntegrityError(f"cannot load {path.name}: no MatMulInteger\nand a long trace")
+            raise IntegrityError(
+                f"cannot load {path.name}: at core.cpp:117:\n  no MatMulInteger" + " !" * 999
+            )
 
     real = get_backend("onnxruntime")
     monkeypatch.setattr(
@@ -194,7 +196,8 @@ def test_what_a_runtime_cannot_load_is_left_out_with_the_reason(
         "openvino-int8-dynamic",
         "openvino-int8-static",
     ]
-    assert skipped[1].reason == "cannot load int8-dynamic.onnx: no MatMulInteger"
+    assert "core.cpp:117: no MatMulInteger" in skipped[1].reason
+    assert len(skipped[1].reason) <= 300
 
 
 def test_what_a_quantiser_cannot_make_is_left_out_with_the_reason(
