@@ -25,7 +25,7 @@ from edgewright.errors import ConfigError, IntegrityError
 from edgewright.optimize.export import LOGITS, Export, predict_logits, save
 from edgewright.optimize.quantize import Calibration, quantize_dynamic, quantize_static
 from edgewright.preprocess import TextPreprocessor, TokenRow
-from edgewright.proof.host import has_vnni
+from edgewright.proof.host import saturates
 
 FP32: Final = "fp32"
 DYNAMIC: Final = "int8-dynamic"
@@ -101,7 +101,7 @@ def build_candidates(
     Raises:
         BackendUnavailableError: a backend or NNCF is not installed.
     """
-    recipe = _Recipe(export, folder, calibration, backends, not has_vnni(instruction_set))
+    recipe = _Recipe(export, folder, calibration, backends, saturates(instruction_set))
     files, skipped = _write_files(recipe)
     candidates = []
     for file in files:

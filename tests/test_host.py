@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.proof import host
-from edgewright.proof.host import available_cores, has_vnni, instruction_set, this_host
+from edgewright.proof.host import available_cores, instruction_set, saturates, this_host
 
 X86 = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -48,7 +48,7 @@ def test_the_class_of_an_x86_follows_from_its_flags(
     flags, name, vnni = KINDS[kind]
     fingerprint = this_host(X86.format(name="Some CPU @ 2.40GHz", flags=flags))
     assert fingerprint.instruction_set == f"x86_64-{name}"
-    assert has_vnni(fingerprint.instruction_set) is vnni
+    assert saturates(fingerprint.instruction_set) is not vnni
     assert fingerprint.cpu == "Some CPU @ 2.40GHz"
     assert fingerprint.flags == tuple(sorted(flags.split()))
 
@@ -62,6 +62,7 @@ def test_the_class_of_an_arm_follows_from_its_features(
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     fingerprint = this_host(ARM.format(flags=flags))
     assert fingerprint.instruction_set == f"aarch64-{name}"
+    assert not saturates(fingerprint.instruction_set)
     assert fingerprint.cpu  # such a cpuinfo names none
 
 

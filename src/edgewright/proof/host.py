@@ -58,9 +58,12 @@ def instruction_set(flags: frozenset[str] | None = None) -> str:
     return f"{platform.machine()}-{name}"
 
 
-def has_vnni(isa: str) -> bool:
-    """Whether U8S8 products accumulate without the saturation of VPMADDUBSW."""
-    return isa.endswith(("amx", "vnni"))
+def saturates(isa: str) -> bool:
+    """Whether sums of two U8S8 products are cut to 16 bits, as x86's VPMADDUBSW does.
+
+    VNNI and AMX sum in 32 bits, and so does every ARM kernel.
+    """
+    return isa.startswith(("x86_64", "AMD64", "i686")) and not isa.endswith(("amx", "vnni"))
 
 
 def available_cores() -> int:
