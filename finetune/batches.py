@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -57,10 +59,46 @@ class TokenRows:
         arrays = self.preprocessor.pad([self.rows[index] for index in indices]).arrays
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
+    def joined(self, other: TokenRows) -> TokenRows:
+        """These rows and, after them, the other's."""
+        return TokenRows(
+            self.preprocessor,
+            [*self.rows, *other.rows],
+            np.concatenate([self.labels, other.labels]),
+            np.concatenate([self.lengths, other.lengths]),
+        )
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Identify each row by its tokens; rows of the same tokens have the same key."""
+        return [_key(row) for row in self.rows]
+
     @property
     def truncated(self) -> int:
         """How many texts lost tokens to the length limit."""
         return sum(row.truncated for row in self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class RowSubset:
+    """Some of the rows, as rows."""
+
+    rows: Rows
+    chosen: Indices  # places in ``rows``
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices, shape (chosen,)."""
+        return self.rows.labels[self.chosen]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Size of each row, shape (chosen,)."""
+        return self.rows.lengths[self.chosen]
+
+    def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
+        """As the rows they are taken from give them."""
+        return self.rows.inputs(self.chosen[indices])
 
 
 def training_steps(
@@ -102,6 +140,11 @@ def micro_batches(step: Indices, size: int) -> list[Indices]:
 def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, Any]:
     """The same tensors on ``device``."""
     return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def _key(row: TokenRow) -> str:
+    content = row.input_ids.tobytes() + row.token_type_ids.tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _chunks(indices: Indices, size: int) -> list[Indices]:

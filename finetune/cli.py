@@ -10,6 +10,7 @@ import click
 
 from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
+    CACHES,
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
     DEFAULT_MAX_LENGTH,
@@ -30,14 +31,17 @@ from edgewright.output import Output
 _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint",
     "edgewright finetune reviews.csv -o checkpoint --model ./my-bert --freeze 4 --epochs 3",
+    "edgewright finetune reviews.csv -o checkpoint --freeze auto",
     "edgewright finetune train.csv -o checkpoint --validation dev.csv --test test.csv",
     "edgewright finetune --from checkpoint --add feedback.parquet -o better",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
 
 
-def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: str) -> int | float:
-    return parse_freeze(value)
+def _read_freeze(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> int | float | str | None:
+    return None if value is None else parse_freeze(value)
 
 
 @click.command(cls=Command, examples=_EXAMPLES)
@@ -83,10 +87,22 @@ def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option(
     "--freeze",
     callback=_read_freeze,
-    metavar="BLOCKS|SHARE",
-    default=str(DEFAULT_FREEZE),
-    help="First blocks that do not train: 4 is four, 0.5 half of them, 0 none.",
+    metavar="BLOCKS|SHARE|auto",
+    help="First blocks that do not train: 4 is four, 0.5 half of them, 0 none; auto tries five "
+    f"depths and keeps the deepest that is as good. [default: {DEFAULT_FREEZE}, or as --from]",
 )
+@click.option(
+    "--head-first/--no-head-first",
+    default=True,
+    help="Start a new head from a linear probe, so that it does not distort the blocks.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(CACHES),
+    default="auto",
+    help="Compute the frozen blocks once a row and keep the result on disk; auto: where it pays.",
+)
+@click.option("--cache-dir", metavar="FOLDER", help="Of --cache. [default: ~/.cache/edgewright]")
 @click.option("--epochs", type=int, default=5, help="Passes over the train split, at most.")
 @click.option(
     "--lr",

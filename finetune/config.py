@@ -21,6 +21,8 @@ CLASS_WEIGHTS: Final = ("none", "balanced")
 METRICS: Final = ("accuracy", "macro_f1", "loss")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16")
 DEVICES: Final = ("auto", "cpu", "cuda")
+CACHES: Final = ("auto", "on", "off")
+AUTO_FREEZE: Final = "auto"
 
 _OPTION_OF: Final = {"from_checkpoint": "from"}  # where the option's name is a Python keyword
 _RECORDED: Final = "the checkpoint of --from has recorded it"
@@ -30,7 +32,8 @@ _RECORDED: Final = "the checkpoint of --from has recorded it"
 class FinetuneConfig:
     """Options of one run; None means "choose". ConfigError tells every fault at once.
 
-    ``freeze`` is a number of blocks (int) or a share of them (float, 0.0 to 1.0). ``add`` holds
+    ``freeze`` is a number of blocks (int), a share of them (float, 0.0 to 1.0) or "auto", which
+    tries several. None is half of them, or with ``from_checkpoint`` as many as there. ``add`` holds
     further files of examples. With ``from_checkpoint`` the model, its labels and the splits of its
     examples come from that checkpoint, and ``data`` may be left out.
     """
@@ -49,7 +52,10 @@ class FinetuneConfig:
     test: str | None = None
     splits: str | None = None
     max_length: int | None = None
-    freeze: int | float = DEFAULT_FREEZE
+    freeze: int | float | str | None = None
+    head_first: bool = True  # start a new head from a linear probe
+    cache: str = "auto"  # the frozen part's activations
+    cache_dir: str | None = None
     epochs: int = 5
     lr: float | None = None
     batch_size: int = 16  # rows of one forward and backward pass
@@ -86,6 +92,7 @@ class FinetuneConfig:
         return replace(
             self,
             model=self.model or DEFAULT_MODEL,
+            freeze=DEFAULT_FREEZE if self.freeze is None else self.freeze,
             splits=self.splits or DEFAULT_SPLITS,
             max_length=DEFAULT_MAX_LENGTH if self.max_length is None else self.max_length,
         )
@@ -149,6 +156,7 @@ class FinetuneConfig:
             "metric": METRICS,
             "precision": PRECISIONS,
             "device": DEVICES,
+            "cache": CACHES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -166,25 +174,29 @@ def option_name(field: str) -> str:
     return _OPTION_OF.get(field, field.replace("_", "-"))
 
 
-def parse_freeze(text: str) -> int | float:
-    """A number of blocks ("4") or, with a dot, a share of them ("0.5").
+def parse_freeze(text: str) -> int | float | str:
+    """A number of blocks ("4"), with a dot a share of them ("0.5"), or "auto".
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of them.
     """
+    if text == AUTO_FREEZE:
+        return text
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
         raise ConfigError(
-            f"--freeze is {text!r}; it must be a number of blocks such as 4, or with a dot a share "
-            "of them such as 0.5"
+            f"--freeze is {text!r}; it must be a number of blocks such as 4, with a dot a share "
+            f"of them such as 0.5, or {AUTO_FREEZE}"
         ) from None
 
 
-def _freeze_rule(freeze: int | float) -> tuple[bool, str]:
+def _freeze_rule(freeze: int | float | str | None) -> tuple[bool, str]:
     if isinstance(freeze, float):
         return (
             0.0 <= freeze <= 1.0,
             "a share of the blocks from 0.0 to 1.0 (whole numbers are blocks)",
         )
-    return freeze >= 0, "0 blocks or more"
+    if isinstance(freeze, int):
+        return freeze >= 0, "0 blocks or more"
+    return freeze in (None, AUTO_FREEZE), f"a number of blocks, a share, or {AUTO_FREEZE}"

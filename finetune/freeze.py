@@ -39,6 +39,15 @@ def freeze(model: nn.Module, depth: int | float, inputs: Mapping[str, torch.Tens
     Raises:
         ConfigError: the model's blocks are not recognised, are shared, or are fewer than asked for.
     """
+    part = find_part(model, depth, inputs)
+    hold(part)
+    return part
+
+
+def find_part(
+    model: nn.Module, depth: int | float, inputs: Mapping[str, torch.Tensor]
+) -> FrozenPart:
+    """What ``freeze`` would freeze, as it is; raises as ``freeze`` does."""
     if depth == 0:
         return FrozenPart(0, _count_blocks(model))
     blocks = find_blocks(model)
@@ -46,11 +55,15 @@ def freeze(model: nn.Module, depth: int | float, inputs: Mapping[str, torch.Tens
     if count == 0:
         return FrozenPart(0, len(blocks))
     modules, parameters = _part_before(model, blocks[count - 1], inputs)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    for module in modules:
-        _hold(module)
     return FrozenPart(count, len(blocks), tuple(modules), tuple(parameters))
+
+
+def hold(part: FrozenPart) -> None:
+    """Keep the part's weights and buffers, its dropout off, until ``thaw``."""
+    for parameter in part.parameters:
+        parameter.requires_grad_(False)
+    for module in part.modules:
+        _hold(module)
 
 
 def thaw(part: FrozenPart) -> None:
@@ -143,7 +156,7 @@ def _part_before(
             called.append(module)
 
     def on_answer(_module: nn.Module, _args: object, answer: object) -> None:
-        answers.extend(tensor for tensor in _tensors(answer) if tensor.requires_grad)
+        answers.extend(tensor for tensor in tensors_of(answer) if tensor.requires_grad)
 
     hooks = [module.register_forward_pre_hook(on_call) for module in model.modules()]
     hooks.append(last.register_forward_hook(on_answer))
@@ -179,9 +192,10 @@ def _outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:
     return [module for module in dict.fromkeys(modules) if module not in inner]
 
 
-def _tensors(value: object) -> Iterator[torch.Tensor]:
+def tensors_of(value: object) -> Iterator[torch.Tensor]:
+    """The tensors in what a module takes or answers: itself, or those of a tuple or list."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for each in value:
-            yield from _tensors(each)
+            yield from tensors_of(each)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from edgewright.errors import ConfigError
+
+Answer = TypeVar("Answer")
 
 OUT_OF_MEMORY: Final = (
     "out of memory with a batch of one row; lower --max-length, --freeze more blocks, or choose a "
@@ -15,3 +22,23 @@ OUT_OF_MEMORY: Final = (
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether ``error`` says that a GPU or CPU allocation failed."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def in_pieces(work: Callable[[NDArray[np.int64]], Answer], rows: NDArray[np.int64]) -> list[Answer]:
+    """``work`` on rows together, or where memory is short on halves of them, one after another.
+
+    Returns:
+        What ``work`` gave, in the order of the rows.
+
+    Raises:
+        ConfigError: not even one row fits in memory.
+    """
+    try:
+        return [work(rows)]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            raise ConfigError(OUT_OF_MEMORY) from error
+    half = len(rows) // 2
+    return in_pieces(work, rows[:half]) + in_pieces(work, rows[half:])

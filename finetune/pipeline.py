@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from edgewright.finetune import report
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
-from edgewright.finetune.config import FinetuneConfig
+from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
+from edgewright.finetune.depth import choose_depth
+from edgewright.finetune.device import autocast
+from edgewright.finetune.feed import Feed, open_feed
+from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
 from edgewright.finetune.freeze import thaw
+from edgewright.finetune.head import find_head, start_head, survey
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Epoch, Fit, Recipe, Watcher, fit
@@ -59,9 +65,19 @@ def run(
     watch = Stopwatch(clock)
     with watch.phase("prepare"):
         task = Task.prepare(config, output)
+    depth = None
+    if task.config.freeze == AUTO_FREEZE:
+        with watch.phase("depth"):
+            depth = choose_depth(task, output)
+        task = task.frozen(depth.blocks)
     _tell_task(task, output)
+    with watch.phase("cache"):
+        feed = open_feed(task, output)
+    output.note(_feed_line(feed))
+    with watch.phase("head"):
+        start_from_probe(task, feed)
     with watch.phase("train"):
-        outcome = train(task, output)
+        outcome = train(task, feed, output)
     with watch.phase("evaluate"):
         validation, test = task.answers("validation"), task.answers("test")
     summary = summarise(task, outcome, test, watch.total)
@@ -76,16 +92,37 @@ def run(
         validation=validation,
         test=test,
     )
-    digest = write_checkpoint(target, _contents(task, story, watch), overwrite=overwrite)
+    digest = write_checkpoint(target, _contents(task, story, feed, watch), overwrite=overwrite)
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
 
 
-def train(task: Task, output: Output) -> Fit:
+def start_from_probe(task: Task, feed: Feed) -> None:
+    """Give a new head the weights of a linear probe on what it will read."""
+    if task.start.has_head or not task.config.head_first:
+        return
+    head = find_head(task.model, task.probe_inputs(1))
+    if head is None:
+        return
+    seen = survey(
+        feed.model,
+        feed.rows["train"],
+        task.device,
+        head=head,
+        last_block=None,
+        precision=lambda: autocast(task.device, task.recipe.precision),
+    )
+    if seen.head_inputs is not None:
+        start_head(head, seen.head_inputs, task.rows["train"].labels, task.config.seed)
+
+
+def train(task: Task, feed: Feed, output: Output) -> Fit:
     """Train the task's model, tell how it goes, and leave it an ordinary model at its best."""
     recipe = task.recipe
     if not len(task.rows["validation"].labels):
         output.warn("there are no validation rows: no early stopping, the last epoch is kept")
     steps = recipe.epochs * ceil(len(task.rows["train"].labels) / recipe.step_rows)
+    if task.part.blocks < task.part.of:
+        compute_first_token_only(task.model, task.probe_inputs(4))
     with output.progress() as bar:
         shown = bar.add_task("training", total=steps, status="")
 
@@ -93,17 +130,23 @@ def train(task: Task, output: Output) -> Fit:
             bar.update(shown, advance=1, status=f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}")
 
         outcome = fit(
-            task.model,
-            task.rows["train"],
+            feed.model,
+            feed.rows["train"],
             recipe,
             task.device,
-            validate=lambda: task.score("validation"),
+            validate=lambda: feed.score("validation", task.device),
             watcher=Watcher(on_step, lambda epoch: _tell_epoch(epoch, recipe, output), output.warn),
         )
+    compute_every_token(task.model)
     thaw(task.part)
     if outcome.stopped_early:
         output.note(f"no better {recipe.metric} in {recipe.patience} epochs: stopped early")
     return outcome
+
+
+def _feed_line(feed: Feed) -> str:
+    how = "computed once and cached" if feed.use.used else "computed in every pass"
+    return f"the frozen part is {how}: {feed.use.reason}"
 
 
 def _tell_task(task: Task, output: Output) -> None:
@@ -134,7 +177,7 @@ def _tell_epoch(epoch: Epoch, recipe: Recipe, output: Output) -> None:
     output.note(line)
 
 
-def _contents(task: Task, story: report.Story, watch: Stopwatch) -> CheckpointContents:
+def _contents(task: Task, story: report.Story, feed: Feed, watch: Stopwatch) -> CheckpointContents:
     return CheckpointContents(
         model=task.model.cpu(),
         preprocessor=task.preprocessor,
@@ -146,6 +189,7 @@ def _contents(task: Task, story: report.Story, watch: Stopwatch) -> CheckpointCo
         measurements={
             "seconds": watch.seconds,
             "batch_size": story.fit.batch_size,
+            "activation_cache": asdict(feed.use),
             "host": this_host().to_json(),
         },
         report=lambda digest: report.render(story, digest),

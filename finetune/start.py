@@ -11,7 +11,7 @@ from torch import nn
 
 from edgewright.checkpoint import PREPROCESSING_FOLDER, Checkpoint
 from edgewright.errors import ConfigError
-from edgewright.finetune.config import DEFAULT_MODEL, FinetuneConfig
+from edgewright.finetune.config import DEFAULT_FREEZE, DEFAULT_MODEL, FinetuneConfig
 from edgewright.finetune.models import (
     load_classifier,
     load_config,
@@ -59,6 +59,19 @@ class Start:
         return load_classifier(
             self.folder, self.model_config, label_names, seed=seed, name=self.name
         )
+
+    def depth(self, asked: int | float | str | None) -> int | float | str:
+        """The depth asked for, or that of the checkpoint gone on from."""
+        if asked is not None:
+            return asked
+        recorded = {} if self.checkpoint is None else self.checkpoint.artifact.manifest["config"]
+        depth: int | float = recorded.get("freeze", DEFAULT_FREEZE)
+        return depth
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model comes with a head that has learnt these labels."""
+        return self.checkpoint is not None
 
     def preprocessor(self, model: Any, max_length: int | None) -> TextPreprocessor:
         """The model's preprocessing; ``max_length`` None keeps a checkpoint's.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from edgewright.examples import Examples
-from edgewright.finetune.batches import TokenRows
-from edgewright.finetune.config import LR_FULL, LR_PARTLY_FROZEN, FinetuneConfig
+from edgewright.finetune.batches import TokenRows, to_device
+from edgewright.finetune.config import AUTO_FREEZE, LR_FULL, LR_PARTLY_FROZEN, FinetuneConfig
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
 from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
@@ -30,8 +30,7 @@ READ_SPLITS: Final = ("train", "validation", "test")
 class Task:
     """What to train, on what, and how."""
 
-    config: FinetuneConfig  # resolved
-    recipe: Recipe
+    config: FinetuneConfig  # resolved, but for ``freeze`` "auto" and the rate that depends on it
     start: Start
     dataset: Dataset
     model: Any  # a transformers model, on ``device``
@@ -58,21 +57,51 @@ class Task:
         model = start.load(examples.label_names, seed=config.seed)
         preprocessor = start.preprocessor(model, config.max_length)
         rows = {name: _tokenise(preprocessor, examples.split(name)) for name in READ_SPLITS}
-        part = freeze(model, config.freeze, rows["train"].inputs(np.arange(1)))
-        lr = config.lr or (LR_PARTLY_FROZEN if part.blocks else LR_FULL)
         resolved = replace(
             config,
             device=device.type,
             precision=precision,
             threads=threads,
             max_length=preprocessor.max_length,
-            freeze=part.blocks,
-            lr=lr,
+            freeze=start.depth(config.freeze),
         )
-        recipe = _recipe(resolved, lr, rows["train"].labels, len(examples.label_names))
-        return cls(
-            resolved, recipe, start, dataset, model.to(device), preprocessor, rows, part, device
+        model = model.to(device)
+        task = cls(resolved, start, dataset, model, preprocessor, rows, FrozenPart(0, 0), device)
+        return task if resolved.freeze == AUTO_FREEZE else task.frozen(resolved.freeze)
+
+    def frozen(self, depth: Any) -> Task:
+        """The same task with the model's first blocks held; raises as ``freeze.freeze`` does."""
+        part = freeze(self.model, depth, self.probe_inputs(1))
+        lr = self.config.lr or (LR_PARTLY_FROZEN if part.blocks else LR_FULL)
+        return replace(self, config=replace(self.config, freeze=part.blocks, lr=lr), part=part)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How to train."""
+        config, labels = self.config, self.rows["train"].labels
+        classes = len(self.examples.label_names)
+        balanced = config.class_weights == "balanced"
+        return Recipe(
+            epochs=config.epochs,
+            lr=config.lr or LR_PARTLY_FROZEN,
+            batch_size=config.batch_size,
+            accumulate=config.accumulate,
+            warmup=config.warmup,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            class_weights=balanced_weights(labels, classes) if balanced else None,
+            metric=config.metric,
+            patience=config.patience,
+            precision=config.precision,
+            seed=config.seed,
         )
+
+    def probe_inputs(self, count: int) -> dict[str, torch.Tensor]:
+        """At most ``count`` train rows from short to long, on the device: to try the model on."""
+        rows = self.rows["train"]
+        order = np.argsort(rows.lengths, kind="stable")
+        places = np.linspace(0, len(order) - 1, min(count, len(order))).astype(np.int64)
+        return to_device(rows.inputs(order[places]), self.device)
 
     @property
     def examples(self) -> Examples:
@@ -111,21 +140,3 @@ class Task:
 
 def _tokenise(preprocessor: TextPreprocessor, examples: Examples) -> TokenRows:
     return TokenRows.of(preprocessor, examples.texts, examples.labels)
-
-
-def _recipe(config: FinetuneConfig, lr: float, labels: NDArray[np.int64], classes: int) -> Recipe:
-    balanced = config.class_weights == "balanced"
-    return Recipe(
-        epochs=config.epochs,
-        lr=lr,
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        class_weights=balanced_weights(labels, classes) if balanced else None,
-        metric=config.metric,
-        patience=config.patience,
-        precision=config.precision,
-        seed=config.seed,
-    )

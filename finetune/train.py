@@ -15,7 +15,7 @@ from torch import nn
 
 from edgewright.errors import ConfigError
 from edgewright.finetune.batches import Indices, Rows, micro_batches, to_device, training_steps
-from edgewright.finetune.device import AUTOCAST
+from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import Scores
 from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 from edgewright.finetune.schedule import adamw, warmup_cosine
@@ -214,8 +214,7 @@ class _Training:
         """The summed loss of ``batch``, weighted by class."""
         inputs = to_device(self.rows.inputs(batch), self.device)
         labels = torch.from_numpy(self.rows.labels[batch]).to(self.device)
-        dtype = AUTOCAST.get(self.recipe.precision)
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(self.device, self.recipe.precision):
             logits = self.model(**inputs).logits
         return nn.functional.cross_entropy(
             logits.float(), labels, weight=self.class_weights, reduction="sum"

@@ -1,0 +1,324 @@
+"""The frozen part of a model computed once a row, and read back in every epoch.
+
+The store outlives the run, and rows are known by their content: a run with another seed, head or
+learning rate finds them all, and feedback rows are appended. Whether the cache pays, and whether
+half precision keeps the model's answers, is measured on a sample of the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgewright.finetune.activation_store import ActivationStore, Array, evict
+from edgewright.finetune.batches import Indices, to_device
+from edgewright.finetune.cached_rows import CachedRows, KeyedRows, RowSets, row_arrays
+from edgewright.finetune.cut import Cut, Replayed, record
+from edgewright.finetune.device import autocast
+from edgewright.finetune.memory import in_pieces
+
+LIMIT_BYTES: Final = 20 * 2**30  # of all stores together; the least recently used go first
+_BATCH_ROWS: Final = 32
+_SHARD_BYTES: Final = 128 * 2**20
+_SPARE_BYTES: Final = 2**30  # left free on the disk
+_CHECKED_ROWS: Final = 8
+# Half precision is taken where logits move by at most this, and by this share of their spread.
+_LOGIT_TOLERANCE: Final = 1e-2
+# Of a row computed again, relative to its largest number: fp16 rounds at 5e-4, bf16 at 4e-3.
+_SAME: Final = {"float16": 2e-3, "float32": 1e-4}
+_SAME_BF16: Final = 5e-2
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """Whether a run reads its frozen part from a cache, and why."""
+
+    used: bool
+    reason: str
+    dtype: str = ""
+    found: int = 0  # rows that an earlier run had left
+    filled: int = 0
+    seconds: float = field(default=0.0, compare=False)  # that the fill took
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationCache:
+    """A filled cache of one cut."""
+
+    cut: Cut
+    store: ActivationStore
+    use: CacheUse
+
+    def rows(self, rows: KeyedRows) -> CachedRows:
+        """The same rows, with their activations."""
+        return CachedRows(rows, self.store, self.cut.by_token)
+
+    def model(self) -> Replayed:
+        """The model that takes such rows."""
+        return Replayed(self.cut)
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What a cache is asked for.
+
+    Attributes:
+        root: folder of all stores.
+        device: where the model is.
+        precision: of passes, as ``device.resolve_precision`` names it.
+        epochs: for which rows will be read.
+        must: fill it although it may not pay.
+        dtype: of the store; None chooses.
+        clock: seconds.
+    """
+
+    root: Path
+    device: torch.device
+    precision: str
+    epochs: int
+    must: bool = False
+    dtype: str | None = None
+    clock: Callable[[], float] = time.monotonic
+
+
+def fill_cache(
+    cuts: Mapping[Cut, Sequence[nn.Module]],
+    rows: Sequence[KeyedRows],
+    plan: CachePlan,
+    *,
+    on_rows: Callable[[int], None] = lambda _rows: None,
+    warn: Callable[[str], None] = lambda _message: None,
+) -> list[ActivationCache] | CacheUse:
+    """Store what crosses each cut, for every row that is not stored yet, in one pass.
+
+    Args:
+        cuts: of one model on the plan's device; each with the modules of the part before it.
+        rows: every set of rows that will be read.
+        plan: how.
+        on_rows: is told how many rows were computed, batch by batch.
+        warn: is told of damaged shards.
+
+    Returns:
+        A cache for each cut, or why there is none: it would not pay, the disk is short or fails,
+        or stored rows are not what the model computes.
+    """
+    started = plan.clock()
+    fill = _Fill(list(cuts), RowSets.of(rows), plan)
+    try:
+        fill.open(cuts)
+        for store in fill.stores:
+            for shard in store.damaged:
+                warn(f"the activation cache: {shard} was damaged; its rows are computed again")
+        fault = fill.no_use()
+        if fault is None:
+            fill.compute(on_rows)
+            evict(plan.root, LIMIT_BYTES, keep=[store.folder for store in fill.stores])
+            fault = fill.disagreement()
+    except OSError as error:
+        fault = f"{plan.root} cannot be used ({error.strerror or error})"
+    if fault is not None:
+        return CacheUse(False, fault)
+    return fill.caches(round(plan.clock() - started, 3))
+
+
+class _Fill:
+    """The state of one fill: a store a cut, and the rows that some store lacks."""
+
+    def __init__(self, cuts: list[Cut], rows: RowSets, plan: CachePlan) -> None:
+        self.cuts, self.rows, self.plan = cuts, rows, plan
+        self.stores: list[ActivationStore] = []
+        self.dtypes: list[str] = []
+        self.missing: list[set[int]] = []
+
+    def open(self, cuts: Mapping[Cut, Sequence[nn.Module]]) -> None:
+        for cut, modules in cuts.items():
+            dtype = self.plan.dtype or self._choose_dtype(cut)
+            identity = {
+                **part_identity(cut, modules),
+                "device": self.plan.device.type,
+                "precision": self.plan.precision,
+                "dtype": dtype,
+            }
+            store = ActivationStore(self.plan.root, identity)
+            self.stores.append(store)
+            self.dtypes.append(dtype)
+            self.missing.append(set(store.missing(self.rows.keys).tolist()))
+
+    @property
+    def todo(self) -> Indices:
+        """Rows that some store lacks, ascending."""
+        return np.array(sorted(set().union(*self.missing)), np.int64)
+
+    def no_use(self) -> str | None:
+        """Why the cache would not fit or not pay; None where it does."""
+        plan, todo = self.plan, self.todo
+        if not len(todo):
+            return None
+        sample = self._sample()
+        self._record(sample)  # warms up
+        compute_s, arrays = self._timed(lambda: self._record(sample))
+        needed = int(sum(each.nbytes for each in arrays) * self._share_of_work(sample, todo))
+        free = shutil.disk_usage(plan.root).free - _SPARE_BYTES
+        if needed > free:
+            return f"it takes {_mib(needed)}, and {plan.root} has {_mib(max(free, 0))} to spare"
+        if plan.must:
+            return None
+        read_s, _ = self._timed(lambda: [torch.from_numpy(each).float() for each in arrays])
+        work = self._share_of_work(sample, np.arange(len(self.rows.keys)))
+        live = plan.epochs * work * compute_s
+        cached = self._share_of_work(sample, todo) * compute_s + plan.epochs * work * read_s
+        if cached >= live:
+            return f"{plan.epochs} epochs take {live:.1f} s of it, filling alone {cached:.1f} s"
+        return None
+
+    def compute(self, on_rows: Callable[[int], None]) -> None:
+        """Compute the missing rows, always in the same batches, and store them by the shard."""
+        pending: list[dict[str, Array]] = [{} for _ in self.cuts]
+        for batch in self.rows.batches(self.todo, _BATCH_ROWS):
+            pieces = in_pieces(self._by_cut, batch)
+            for place, store_rows in enumerate(pending):
+                arrays = [array for by_cut in pieces for array in by_cut[place]]
+                for index, array in zip(batch.tolist(), arrays, strict=True):
+                    if index in self.missing[place]:
+                        store_rows[self.rows.keys[index]] = array
+            on_rows(len(batch))
+            self._flush(pending, _SHARD_BYTES)
+        self._flush(pending, 1)
+
+    def disagreement(self) -> str | None:
+        """What is wrong with some rows, drawn at random and computed again; None: nothing."""
+        count = len(self.rows.keys)
+        chosen = np.random.default_rng(count).choice(count, min(_CHECKED_ROWS, count), False)
+        for index in chosen.tolist():
+            by_cut = self._by_cut(np.array([index]), "float32")
+            for (again,), store, dtype in zip(by_cut, self.stores, self.dtypes, strict=True):
+                stored = store.read(self.rows.keys[index]).astype(np.float32)
+                if not self._is_same(stored, again, dtype):
+                    return f"{store.folder} holds other rows than the model computes; remove it"
+        return None
+
+    def caches(self, seconds: float) -> list[ActivationCache]:
+        rows = len(set(self.rows.keys))
+        return [
+            ActivationCache(
+                cut,
+                store,
+                CacheUse(
+                    True,
+                    f"{len(missing)} rows computed, {rows - len(missing)} found in {store.folder}",
+                    dtype,
+                    rows - len(missing),
+                    len(missing),
+                    seconds,
+                ),
+            )
+            for cut, store, missing, dtype in zip(
+                self.cuts, self.stores, self.missing, self.dtypes, strict=True
+            )
+        ]
+
+    def _choose_dtype(self, cut: Cut) -> str:
+        """float16 where the model answers a sample of rows alike with it, else float32."""
+        pieces = in_pieces(lambda rows: self._exact_and_rounded(cut, rows), self._sample())
+        exact, rounded = (torch.cat(each) for each in zip(*pieces, strict=True))
+        moved = float((rounded - exact).abs().max())
+        spread = float(exact.std(dim=0).max()) if len(exact) > 1 else 1.0
+        same = bool((rounded.argmax(-1) == exact.argmax(-1)).all())
+        # False where fp16, whose largest number is 65504, overflowed.
+        holds = moved <= _LOGIT_TOLERANCE * min(1.0, spread)
+        return "float16" if holds and same else "float32"
+
+    def _exact_and_rounded(self, cut: Cut, rows: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits from activations as computed, and from those rounded to float16."""
+        inputs = to_device(self.rows.inputs(rows), self.plan.device)
+        replayed = Replayed(cut)
+        replayed.eval()
+        with torch.no_grad(), autocast(self.plan.device, self.plan.precision):
+            activations = record([cut], inputs)[0].float()
+            exact = replayed(activations, **inputs).logits.float()
+            rounded = replayed(activations.half().float(), **inputs).logits.float()
+        return exact, rounded
+
+    def _sample(self) -> Indices:
+        """The middle batch: rows of middling length."""
+        batches = self.rows.batches(np.arange(len(self.rows.sets[0].lengths)), _BATCH_ROWS)
+        return batches[len(batches) // 2]
+
+    def _share_of_work(self, sample: Indices, rows: Indices) -> float:
+        """The work on ``rows`` in that on ``sample``, by tokens."""
+        return float(self.rows.lengths[rows].sum() / max(1, self.rows.lengths[sample].sum()))
+
+    def _record(self, rows: Indices) -> list[Array]:
+        return [array for by in in_pieces(self._by_cut, rows) for each in by for array in each]
+
+    def _by_cut(self, rows: Indices, dtype: str | None = None) -> list[list[Array]]:
+        """What stores keep of these rows: for each cut one array a row."""
+        inputs = to_device(self.rows.inputs(rows), self.plan.device)
+        with autocast(self.plan.device, self.plan.precision):
+            recorded = record(self.cuts, inputs)
+        return [
+            list(row_arrays(cut, activations, inputs, dtype or stored))
+            for cut, activations, stored in zip(self.cuts, recorded, self.dtypes, strict=True)
+        ]
+
+    def _flush(self, pending: list[dict[str, Array]], least_bytes: int) -> None:
+        for store, rows in zip(self.stores, pending, strict=True):
+            if rows and sum(array.nbytes for array in rows.values()) >= least_bytes:
+                store.append(list(rows), rows.values())
+                rows.clear()
+
+    def _is_same(self, stored: Array, again: Array, dtype: str) -> bool:
+        if stored.shape != again.shape:
+            return False
+        tolerance = _SAME[dtype] if self.plan.precision == "fp32" else _SAME_BF16
+        largest = float(np.abs(again).max(initial=1.0))
+        return bool(float(np.abs(stored - again).max(initial=0.0)) <= tolerance * largest)
+
+    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        started = self.plan.clock()
+        result = work()
+        return self.plan.clock() - started, result
+
+
+def part_identity(cut: Cut, modules: Sequence[nn.Module]) -> dict[str, Any]:
+    """What makes the part before a cut what it is: weights, buffers, configuration.
+
+    Args:
+        cut: the cut.
+        modules: those before it.
+    """
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return {
+        "model": type(cut.model).__name__,
+        "blocks": cut.blocks,
+        "weights": digest.hexdigest(),
+        "numbers": _numbers(cut.model),
+        "torch": torch.__version__,
+    }
+
+
+def _numbers(model: Any) -> dict[str, Any]:
+    """What a configuration says of sizes and kinds; labels, paths and versions are left out."""
+    if not hasattr(model, "config"):
+        return {}
+    plain = (int, float, str, bool)
+    values = model.config.to_dict().items()
+    left_out = ("_name_or_path", "transformers_version", "problem_type", "torch_dtype", "dtype")
+    return {k: v for k, v in values if isinstance(v, plain) and k not in left_out}
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"

@@ -1,0 +1,201 @@
+"""``--freeze auto``: how many blocks to freeze, found by trying.
+
+Five depths compete on validation by successive halving (Jamieson and Talwalkar 2016): each trains
+on a few rows, the better ones on more, and of those the deepest within one paired standard error of
+the best wins: deeper is cheaper to train and keeps more of what the model knew. All start from the
+same weights and head. One pass of the encoder fills the caches of every depth. Where there are few
+rows the same is done in folds, so that each row is judged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgewright.finetune.activation_cache import ActivationCache
+from edgewright.finetune.batches import Indices, Rows, RowSubset, TokenRows
+from edgewright.finetune.config import LR_FULL, LR_PARTLY_FROZEN
+from edgewright.finetune.evaluate import Logits, cross_entropy, predict_logits
+from edgewright.finetune.feed import open_caches
+from edgewright.finetune.freeze import find_blocks, find_part, hold, thaw
+from edgewright.finetune.probe import FIT_ROWS, fit_probe
+from edgewright.finetune.task import Task
+from edgewright.finetune.train import fit
+from edgewright.output import Output
+
+SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+RUNGS: Final = ((256, 3), (768, 1))  # train rows of a try, and how many depths go on
+FEW_ROWS: Final = 500  # of train and validation together; fewer are tried in folds
+FOLDS: Final = 3
+
+
+@dataclass(frozen=True)
+class Try:
+    """One depth trained on some rows and judged on others."""
+
+    rows: int
+    n: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A depth and how it did; ``behind`` is the accuracy lost to the best, with its error."""
+
+    blocks: int
+    probe_accuracy: float | None  # of a linear probe on the frozen part's answer
+    tries: tuple[Try, ...]
+    behind: float | None = None
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class DepthChoice:
+    """The depth chosen, and all that were tried, from shallow to deep."""
+
+    blocks: int
+    of: int
+    candidates: tuple[Candidate, ...]
+    folds: int  # 1: judged on the validation split
+
+
+def choose_depth(task: Task, output: Output) -> DepthChoice:
+    """Try the depths of ``SHARES`` and choose one; the model is left as it was.
+
+    Raises:
+        ConfigError: the model's blocks are not recognised.
+    """
+    of = len(find_blocks(task.model))
+    depths = sorted({round(share * of) for share in SHARES})
+    race = _Race.open(task, depths, output)
+    racing = list(depths)
+    for rows, survivors in RUNGS:
+        for depth in racing:
+            race.run(depth, rows)
+            output.note(_line(depth, of, race.last(depth)))
+        if survivors > 1:
+            racing = sorted(sorted(racing, key=lambda depth: race.last(depth).loss)[:survivors])
+    behind = {depth: race.behind(depth, race.best(racing)) for depth in racing}
+    chosen = max(depth for depth, (lost, error) in behind.items() if lost <= error)
+    candidates = tuple(
+        Candidate(depth, race.probe(depth), tuple(race.tries[depth]), *behind.get(depth, ()))
+        for depth in depths
+    )
+    output.note(f"--freeze auto: {chosen} of {of} blocks")
+    return DepthChoice(chosen, of, candidates, len(race.folds))
+
+
+def _line(depth: int, of: int, judged: Try) -> str:
+    return (
+        f"  {depth} of {of} blocks frozen, after {judged.rows} rows: accuracy "
+        f"{judged.accuracy:.4f}, loss {judged.loss:.4f}, of {judged.n} rows"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """Rows to train on and rows to judge by, as places in train and validation together."""
+
+    train: Indices
+    judged: Indices
+
+
+class _Race:
+    """Depths that train from the same start, on rows of train and validation together."""
+
+    def __init__(self, task: Task, rows: TokenRows, caches: Mapping[int, ActivationCache]) -> None:
+        self.task, self.rows, self.caches = task, rows, caches
+        self.folds = _folds(len(task.rows["train"].labels), len(rows.labels), task.config.seed)
+        self.start = {name: each.detach().clone() for name, each in _state(task.model)}
+        self.tries: dict[int, list[Try]] = {}
+        self.right: dict[int, NDArray[np.bool_]] = {}
+
+    @classmethod
+    def open(cls, task: Task, depths: Sequence[int], output: Output) -> _Race:
+        inputs = task.probe_inputs(1)
+        parts = [find_part(task.model, depth, inputs) for depth in depths if depth]
+        caches = open_caches(task, parts, output)
+        if isinstance(caches, str):
+            output.note(f"every depth computes its frozen part anew: {caches}")
+            caches = []
+        rows = task.rows["train"].joined(task.rows["validation"])
+        return cls(task, rows, {cache.cut.blocks: cache for cache in caches})
+
+    def run(self, depth: int, rows: int) -> None:
+        """Train at this depth, judge, and put the weights back."""
+        chosen = [_spread(fold.train, rows, self.task.config.seed) for fold in self.folds]
+        logits = [
+            self._logits(depth, train, fold.judged)
+            for train, fold in zip(chosen, self.folds, strict=True)
+        ]
+        answers = np.concatenate(logits)
+        labels = self.rows.labels[np.concatenate([fold.judged for fold in self.folds])]
+        self.right[depth] = answers.argmax(axis=1) == labels
+        loss = float(cross_entropy(labels, answers).mean())
+        judged = Try(len(chosen[0]), len(labels), float(self.right[depth].mean()), loss)
+        self.tries.setdefault(depth, []).append(judged)
+
+    def last(self, depth: int) -> Try:
+        return self.tries[depth][-1]
+
+    def best(self, depths: Sequence[int]) -> int:
+        return max(depths, key=lambda depth: (self.last(depth).accuracy, depth))
+
+    def behind(self, depth: int, best: int) -> tuple[float, float]:
+        """Accuracy lost to the best, and its standard error, over the rows that both judged."""
+        lost = self.right[best].astype(float) - self.right[depth]
+        return float(lost.mean()), float(lost.std() / np.sqrt(len(lost)))
+
+    def probe(self, depth: int) -> float | None:
+        """Accuracy on the first fold of a linear probe on the mean of a row's activations."""
+        if depth not in self.caches:
+            return None
+        fold, labels = self.folds[0], self.rows.labels
+        train, seed = _spread(fold.train, FIT_ROWS, self.task.config.seed), self.task.config.seed
+        cached = self.caches[depth].rows(self.rows)
+        classes = len(self.task.examples.label_names)
+        weight, bias = fit_probe(cached.means(train), labels[train], classes, seed=seed)
+        predicted = (cached.means(fold.judged) @ weight.T + bias).argmax(axis=1)
+        return float((predicted == labels[fold.judged]).mean())
+
+    def _logits(self, depth: int, train: Indices, judged: Indices) -> Logits:
+        task = self.task
+        cache = self.caches.get(depth)
+        model = task.model if cache is None else cache.model()
+        rows: Rows = self.rows if cache is None else cache.rows(self.rows)
+        part = find_part(task.model, depth, task.probe_inputs(1))
+        lr = task.config.lr or (LR_PARTLY_FROZEN if depth else LR_FULL)
+        recipe = replace(task.recipe, epochs=1, lr=lr)
+        hold(part)
+        try:
+            fit(model, RowSubset(rows, train), recipe, task.device, validate=lambda: None)
+            return predict_logits(model, RowSubset(rows, judged), task.device)
+        finally:
+            thaw(part)
+            with torch.no_grad():
+                for name, tensor in _state(task.model):
+                    tensor.copy_(self.start[name])
+
+
+def _folds(train: int, rows: int, seed: int) -> list[_Fold]:
+    """Train and validation as they are; several folds of both where they are few."""
+    if rows >= FEW_ROWS and train < rows:
+        return [_Fold(np.arange(train), np.arange(train, rows))]
+    fold_of = np.random.default_rng([seed, rows]).permutation(rows) % FOLDS
+    return [_Fold(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f)) for f in range(FOLDS)]
+
+
+def _spread(rows: Indices, count: int, seed: int) -> Indices:
+    """``count`` of the rows, drawn by seed: the same for every depth, and a larger draw's first."""
+    return np.random.default_rng([seed, len(rows)]).permutation(rows)[:count]
+
+
+def _state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()

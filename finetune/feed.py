@@ -1,0 +1,100 @@
+"""What training calls in every step: the model on its inputs, or the rest of it on cached ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgewright.finetune.activation_cache import ActivationCache, CachePlan, CacheUse, fill_cache
+from edgewright.finetune.batches import Rows
+from edgewright.finetune.cut import Cut, UncacheableError
+from edgewright.finetune.evaluate import Scores, predict_logits, score
+from edgewright.finetune.freeze import FrozenPart
+from edgewright.finetune.task import READ_SPLITS, Task
+from edgewright.output import Output
+
+_PROBE_ROWS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """A model and the rows it is called with, by name of ``READ_SPLITS``."""
+
+    model: nn.Module
+    rows: Mapping[str, Rows]
+    use: CacheUse
+
+    @classmethod
+    def live(cls, task: Task, reason: str) -> Feed:
+        """The task's own model and rows."""
+        return cls(task.model, task.rows, CacheUse(False, reason))
+
+    @classmethod
+    def cached(cls, task: Task, cache: ActivationCache) -> Feed:
+        """The rest of the model, and rows with what crosses the cut."""
+        rows = {name: cache.rows(rows) for name, rows in task.rows.items()}
+        return cls(cache.model(), rows, cache.use)
+
+    def score(self, split: str, device: torch.device) -> Scores | None:
+        """The model as it is now on one of ``READ_SPLITS``; None when that is empty."""
+        rows = self.rows[split]
+        return score(rows.labels, predict_logits(self.model, rows, device))
+
+
+def open_feed(task: Task, output: Output) -> Feed:
+    """From a cache of the task's frozen part where it is asked for, possible and pays; else live.
+
+    What was decided, and why, is in the feed's ``use``.
+    """
+    if not task.part.blocks:
+        return Feed.live(task, "no block is frozen")
+    caches = open_caches(task, [task.part], output)
+    return Feed.live(task, caches) if isinstance(caches, str) else Feed.cached(task, caches[0])
+
+
+def open_caches(
+    task: Task, parts: Sequence[FrozenPart], output: Output
+) -> list[ActivationCache] | str:
+    """A filled cache after each part, or why there is none."""
+    config = task.config
+    if config.cache == "off":
+        return "--cache off"
+    inputs = task.probe_inputs(_PROBE_ROWS)
+    try:
+        cuts = {Cut.find(task.model, part.blocks, inputs): part.modules for part in parts}
+    except UncacheableError as error:
+        return str(error)
+    plan = CachePlan(
+        cache_root(config.cache_dir),
+        task.device,
+        task.recipe.precision,
+        task.recipe.epochs,
+        must=config.cache == "on",
+    )
+    rows = [task.rows[name] for name in READ_SPLITS]
+    with output.progress() as bar:
+        total = sum(len(each.labels) for each in rows)
+        shown = bar.add_task("frozen blocks", total=total, status="")
+        filled = fill_cache(
+            cuts,
+            rows,
+            plan,
+            on_rows=lambda count: bar.update(shown, advance=count),
+            warn=output.warn,
+        )
+    if isinstance(filled, CacheUse) and config.cache == "on":
+        output.warn(f"--cache on, and yet without it: {filled.reason}")
+    return filled.reason if isinstance(filled, CacheUse) else filled
+
+
+def cache_root(folder: str | None) -> Path:
+    """Where activations are kept: as told, or in the user's cache folder (XDG)."""
+    if folder is not None:
+        return Path(folder)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "edgewright" / "activations"
