@@ -32,6 +32,7 @@ SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 RUNGS: Final = ((256, 3), (768, 1))  # train rows of a try, and how many depths go on
 FEW_ROWS: Final = 500  # of train and validation together; fewer are tried in folds
 FOLDS: Final = 3
+_ROUNDING: Final = 1e-9  # one row behind is one standard error, but for this
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def choose_depth(task: Task, output: Output) -> DepthChoice:
         if survivors > 1:
             racing = sorted(sorted(racing, key=lambda depth: race.last(depth).loss)[:survivors])
     behind = {depth: race.behind(depth, race.best(racing)) for depth in racing}
-    chosen = max(depth for depth, (lost, error) in behind.items() if lost <= error)
+    chosen = max(depth for depth, (lost, error) in behind.items() if lost <= error + _ROUNDING)
     candidates = tuple(
         Candidate(depth, race.probe(depth), tuple(race.tries[depth]), *behind.get(depth, ()))
         for depth in depths
@@ -150,7 +151,7 @@ class _Race:
     def behind(self, depth: int, best: int) -> tuple[float, float]:
         """Accuracy lost to the best, and its standard error, over the rows that both judged."""
         lost = self.right[best].astype(float) - self.right[depth]
-        return float(lost.mean()), float(lost.std() / np.sqrt(len(lost)))
+        return float(lost.mean()), float(lost.std(ddof=1) / np.sqrt(len(lost)))
 
     def probe(self, depth: int) -> float | None:
         """Accuracy on the first fold of a linear probe on the mean of a row's activations."""

@@ -247,12 +247,7 @@ def test_out_of_memory_is_told_and_recorded_and_the_run_ends_well(finetune, tmp_
     forward = torch.nn.Embedding.forward
 
     def limited(self, ids):
-        if (
-            torch.is_grad_enabled()
-            and ids.dim() == 2
-            and len(ids) > 8
-            and self.num_embeddings > 40
-        ):
+        if torch.is_grad_enabled() and ids.dim() == 2 and len(ids) > 8 and self.num_embeddings > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, ids)
 

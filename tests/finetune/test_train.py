@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from made_up_rows import MadeUpRows
 from tiny_models import bert_config
 
 from edgewright.errors import ConfigError
@@ -12,29 +13,6 @@ from edgewright.finetune.freeze import freeze
 from edgewright.finetune.train import Recipe, Watcher, balanced_weights, fit
 
 CPU = torch.device("cpu")
-
-
-class MadeUpRows:
-    """Token ids of mixed lengths, from a range of the label's own; 0 is the padding."""
-
-    def __init__(self, count: int = 40, classes: int = 3) -> None:
-        rng = np.random.default_rng(0)
-        self.lengths = rng.integers(3, 20, count)
-        self.labels = rng.choice(classes, count, p=[0.6, 0.3, 0.1])
-        self.ids = [
-            rng.integers(5 + 10 * label, 15 + 10 * label, length)
-            for label, length in zip(self.labels, self.lengths, strict=True)
-        ]
-
-    def inputs(self, indices):
-        width = max(self.lengths[i] for i in indices)
-        ids = np.zeros((len(indices), width), np.int64)
-        for place, index in enumerate(indices):
-            ids[place, : self.lengths[index]] = self.ids[index]
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(ids > 0).long(),
-        }
 
 
 @pytest.fixture(scope="module")
