@@ -10,6 +10,7 @@ import click
 
 from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
+    AUDITS,
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
     DEFAULT_MAX_LENGTH,
@@ -128,6 +129,20 @@ def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: st
 )
 @click.option("--seed", type=int, default=0, help="Of splits, head, batches and dropout.")
 @click.option("--threads", type=int, help="CPU threads. [default: the cores there are]")
+@click.option(
+    "--audit",
+    type=click.Choice(AUDITS),
+    default="full",
+    help="What to check the examples for; fast: without the encoder's pass for label errors.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse to train on texts with two labels or in two splits, or without anything to be "
+    "seen; on label twins; without a row of each class in train, validation and certify; on more "
+    "than 20 rows of one class to one of another; on near-duplicates of each other in over a tenth "
+    "of the rows.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoint that is there.")
 @config_option
 @output_options

@@ -21,6 +21,7 @@ CLASS_WEIGHTS: Final = ("none", "balanced")
 METRICS: Final = ("accuracy", "macro_f1", "loss")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16")
 DEVICES: Final = ("auto", "cpu", "cuda")
+AUDITS: Final = ("full", "fast", "off")
 
 _OPTION_OF: Final = {"from_checkpoint": "from"}  # where the option's name is a Python keyword
 _RECORDED: Final = "the checkpoint of --from has recorded it"
@@ -64,6 +65,8 @@ class FinetuneConfig:
     device: str = "auto"
     seed: int = 0
     threads: int | None = None
+    audit: str = "full"
+    strict: bool = False  # refuse examples that break a rule of the audit
 
     def __post_init__(self) -> None:
         faults = [*self._source_faults(), *self._number_faults(), *self._choice_faults()]
@@ -149,11 +152,14 @@ class FinetuneConfig:
             "metric": METRICS,
             "precision": PRECISIONS,
             "device": DEVICES,
+            "audit": AUDITS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(allowed)
                 yield f"--{option_name(name)} is {getattr(self, name)}; it must be one of {listed}"
+        if self.strict and self.audit == "off":
+            yield "--strict goes by what the audit finds: leave --audit off out, or use fast"
         if self.splits is not None:
             try:
                 SplitShares.parse(self.splits)

@@ -18,6 +18,7 @@ from edgewright.examples import (
     read_table,
 )
 from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
+from edgewright.finetune.findings import has_dominant_group
 from edgewright.manifest import canonical_json, sha256_bytes
 
 
@@ -68,7 +69,16 @@ class Dataset:
             f"the {split} split has no row of {', '.join(names)}"
             for split, names in self.report["absent_classes"].items()
         ]
-        return twins + absent
+        return twins + absent + self._dominant_group()
+
+    def _dominant_group(self) -> list[str]:
+        largest, rows = self.report["largest_group"], len(self.examples)
+        if not has_dominant_group(largest, rows):
+            return []
+        return [
+            f"one group of near-duplicates holds {largest} of {rows} rows, and all of it is in one "
+            "split: the figures of that split speak of little else"
+        ]
 
 
 def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Dataset:

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 SHOWN: Final = ("train", "validation", "test")
 LISTED: Final = 20  # groups of a kind that are listed
+MAX_GROUP_SHARE: Final = 0.1  # of all rows, in one near-duplicate group
+_MIN_GROUP_ROWS: Final = 10  # a large share of fewer rows says only that the table is small
 _TEXT_CHARACTERS: Final = 300
 
 
@@ -44,6 +46,11 @@ class Found:
     def to_json(self) -> dict[str, Any]:
         """As audit.json holds it."""
         return {"count": self.count, "worst": [group.to_json() for group in self.worst]}
+
+
+def has_dominant_group(largest: int, rows: int) -> bool:
+    """Whether one near-duplicate group holds so many of the rows that figures speak of it."""
+    return largest >= _MIN_GROUP_ROWS and largest > MAX_GROUP_SHARE * rows
 
 
 def cut(text: str, characters: int = _TEXT_CHARACTERS) -> str:

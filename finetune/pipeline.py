@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.finetune import report
+from edgewright.finetune.audit import Audit
+from edgewright.finetune.audit_task import audit_task
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.freeze import thaw
@@ -60,11 +62,15 @@ def run(
     with watch.phase("prepare"):
         task = Task.prepare(config, output)
     _tell_task(task, output)
+    with watch.phase("audit"):
+        audit = audit_task(task)
+    _tell_audit(audit, output)
     with watch.phase("train"):
         outcome = train(task, output)
     with watch.phase("evaluate"):
         validation, test = task.answers("validation"), task.answers("test")
     summary = summarise(task, outcome, test, watch.total)
+    summary["audit"] = None if audit is None else audit.summary()
     story = report.Story(
         data=task.config.sources,
         model=task.start.name,
@@ -75,6 +81,7 @@ def run(
         fit=outcome,
         validation=validation,
         test=test,
+        audit=audit,
     )
     digest = write_checkpoint(target, _contents(task, story, watch), overwrite=overwrite)
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
@@ -123,6 +130,11 @@ def _tell_task(task: Task, output: Output) -> None:
     )
 
 
+def _tell_audit(audit: Audit | None, output: Output) -> None:
+    for note in () if audit is None else audit.notes:
+        output.note(note)
+
+
 def _tell_epoch(epoch: Epoch, recipe: Recipe, output: Output) -> None:
     line = f"epoch {epoch.number}/{recipe.epochs}  train loss {epoch.train_loss:.4f}"
     if epoch.validation is not None:
@@ -143,6 +155,7 @@ def _contents(task: Task, story: report.Story, watch: Stopwatch) -> CheckpointCo
         made_from={**task.start.made_from, "data": task.dataset.sha256},
         splits=task.dataset.report,
         metrics=metrics_record(task, story.fit, story.test),
+        audit=None if story.audit is None else story.audit.to_json(),
         measurements={
             "seconds": watch.seconds,
             "batch_size": story.fit.batch_size,

@@ -92,7 +92,8 @@ def cross_validated_probabilities(
 def softmax(logits: Floats) -> Floats:
     """Probabilities over the last axis."""
     powers: Floats = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    scores: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return scores
 
 
 def _regress(inputs: Floats, targets: Labels, classes: int) -> tuple[Floats, Floats]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from edgewright import metrics
 from edgewright.examples.splits import QUARANTINE
 from edgewright.figures import line_figure
+from edgewright.finetune.audit import Audit
+from edgewright.finetune.audit_report import audit_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.train import Fit
 from edgewright.report import (
@@ -45,6 +47,7 @@ class Story:
     fit: Fit
     validation: Answers
     test: Answers
+    audit: Audit | None = None
 
 
 def render(story: Story, manifest_sha256: str) -> bytes:
@@ -57,6 +60,7 @@ def render(story: Story, manifest_sha256: str) -> bytes:
             _learning(story),
             *_confusion(story),
             *_worst_errors(story),
+            *audit_sections(story.audit),
             _splits(story),
         ],
         manifest_sha256=manifest_sha256,

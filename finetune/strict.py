@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgewright.errors import DataError
-from edgewright.finetune.findings import Found, cut
+from edgewright.finetune.findings import MAX_GROUP_SHARE, Found, cut, has_dominant_group
 from edgewright.finetune.table_audit import TableAudit
 
 MAX_IMBALANCE: Final = 20.0  # rows of the largest class for each of the smallest
-MAX_GROUP_SHARE: Final = 0.1  # of all rows, in one near-duplicate group
-MIN_GROUP_ROWS: Final = 10  # in a smaller group a large share says that the table is small
 NEEDS_EVERY_CLASS: Final = ("train", "validation", "certify")
 _SHOWN: Final = 3
 
@@ -27,7 +25,7 @@ class Rule:
 
 
 def violations(audit: TableAudit) -> dict[str, str]:
-    """Rule -> what violates it."""
+    """Rule -> what violates it, in words."""
     found = {rule.name: rule.check(audit) for rule in RULES}
     return {name: words for name, words in found.items() if words is not None}
 
@@ -46,11 +44,6 @@ def refuse_violations(audit: TableAudit) -> None:
             + "\n".join(lines)
             + "\ncorrect them, or run without --strict to train all the same"
         )
-
-
-def has_dominant_group(largest: int, rows: int) -> bool:
-    """Whether one near-duplicate group holds so many rows that figures speak of it alone."""
-    return largest >= MIN_GROUP_ROWS and largest > MAX_GROUP_SHARE * rows
 
 
 def _conflicting(audit: TableAudit) -> str | None:
