@@ -9,8 +9,8 @@ from edgewright.finetune.findings import SHOWN, Found
 from edgewright.finetune.strict import RULES, violations
 from edgewright.report import Block, DataTable, Paragraph, Section, TextRow, TextRows
 
-_ERRORS: Final = 20
-_GROUPS: Final = 5
+_ERRORS: Final = 12
+_GROUPS: Final = 4
 
 
 def audit_sections(audit: Audit | None) -> list[Section]:
@@ -23,7 +23,7 @@ def audit_sections(audit: Audit | None) -> list[Section]:
     blocks.append(_rules(audit))
     intro = (
         "What may be wrong with the examples. Nothing was removed for it but texts set aside for "
-        "two labels or two splits. Texts shown are of train, validation and test."
+        "two labels or two splits. Texts shown are of train, validation and test, or set aside."
     )
     return [Section("Data audit", blocks, intro)]
 

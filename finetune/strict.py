@@ -88,7 +88,9 @@ def _imbalance(audit: TableAudit) -> str | None:
         return None
     most, least = audit.commonest, audit.rarest
     rows = audit.class_rows
-    return f"{rows[most]} rows of {most} and {rows[least]} of {least}: {audit.imbalance:.1f} to 1"
+    return (
+        f"{rows[most]} rows of {most} and {rows[least]} of {least}; 1 in {MAX_IMBALANCE:g} is asked"
+    )
 
 
 def _group(audit: TableAudit) -> str | None:

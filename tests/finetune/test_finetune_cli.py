@@ -26,7 +26,7 @@ def test_the_checkpoint_holds_what_its_contract_says(finetune, tmp_path, model_f
     assert tree(folder) == {
         "model/config.json", "model/model.safetensors", "preprocessing/preprocess.json",
         "preprocessing/tokenizer.json", "examples.parquet", "splits.parquet", "metrics.json",
-        "run.yaml", "manifest.json", "measurements.json", "report.html", "seal.json",
+        "audit.json", "run.yaml", "manifest.json", "measurements.json", "report.html", "seal.json",
     }  # fmt: skip
     manifest = verify(folder).manifest
     assert manifest["task"] == "text-classification"
@@ -43,7 +43,7 @@ def test_the_checkpoint_holds_what_its_contract_says(finetune, tmp_path, model_f
     assert manifest["config"]["freeze"] == 2
     assert manifest["test"]["n"] == run.json["rows"]["test"]
     measured = json.loads((folder / "measurements.json").read_bytes())
-    assert measured["seconds"].keys() == {"prepare", "train", "evaluate"}
+    assert measured["seconds"].keys() == {"prepare", "audit", "train", "evaluate"}
     assert measured["host"]["cpu"]
 
 
