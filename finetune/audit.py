@@ -18,7 +18,7 @@ from edgewright.examples import Examples
 from edgewright.finetune.batches import Indices, TokenRows
 from edgewright.finetune.findings import SHOWN, cut
 from edgewright.finetune.label_errors import LabelErrors, find_label_errors
-from edgewright.finetune.outliers import NEIGHBOURS, Outliers, find_outliers
+from edgewright.finetune.outliers import NEIGHBOUR, Outliers, find_outliers
 from edgewright.finetune.probe import Features
 from edgewright.finetune.strict import violations
 from edgewright.finetune.table_audit import TableAudit
@@ -27,7 +27,6 @@ from edgewright.finetune.table_audit import TableAudit
 # about how many labels are wrong, if not which.
 MAX_ROWS: Final = 10_000
 _ERRORS_LISTED: Final = 50
-_OUTLIERS_LISTED: Final = 20
 _NEARLY: Final = 0.9  # of the limit
 
 
@@ -128,19 +127,17 @@ class FeatureAudit:
                 ],
             },
             "outliers": {
-                "count": len(outliers.rows),
+                "count": outliers.beyond,
                 "judged": outliers.judged,
                 "limit": None if outliers.limit is None else round(outliers.limit, 4),
-                "method": f"1 - cosine, mean of {NEIGHBOURS} nearest, above Q3 + 3 IQR",
+                "method": f"1 - cosine to neighbour {NEIGHBOUR}; counted above Q3 + 1.5 IQR",
                 "farthest": [
                     {
                         **self._row(row),
                         "label": names[int(self.rows.labels[row])],
                         "distance": round(distance, 4),
                     }
-                    for row, distance in list(zip(outliers.rows, outliers.distances, strict=True))[
-                        :_OUTLIERS_LISTED
-                    ]
+                    for row, distance in zip(outliers.rows, outliers.distances, strict=True)
                 ],
             },
         }
@@ -190,7 +187,7 @@ class Audit:
             "truncated": sum(self.lengths.truncated.values()),
             "nearly_truncated": sum(self.lengths.nearly.values()),
             "label_errors": features and len(features.label_errors.ranked),
-            "outliers": features and len(features.outliers.rows),
+            "outliers": features and features.outliers.beyond,
             "strict": sorted(violations(tables)),
         }
 

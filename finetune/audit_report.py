@@ -48,7 +48,7 @@ def _counts(audit: Audit) -> DataTable:
         errors, outliers = audit.features.label_errors, audit.features.outliers
         rows += [
             ("likely label errors", len(errors.ranked), _judged_words(audit.features)),
-            ("outliers", len(outliers.rows), f"of {outliers.judged} rows"),
+            ("outliers", outliers.beyond, f"of {outliers.judged} rows"),
         ]
     return DataTable(
         ["what", "how many", ""], [[what, str(many), words] for what, many, words in rows]
@@ -146,8 +146,8 @@ def _outliers(features: FeatureAudit, audit: Audit) -> list[Block]:
         for row, distance in list(zip(outliers.rows, outliers.distances, strict=True))[:_GROUPS]
     ]
     caption = (
-        f"Outliers, the farthest first ({len(shown)} of {len(outliers.rows)}): far from their "
-        "nearest neighbours in the encoder's space."
+        "The rows farthest from all others in the encoder's space, by 1 - cosine to the tenth "
+        f"nearest; {outliers.beyond} lie beyond the usual fence."
     )
     return [TextRows(shown, caption, limit=200)] if shown else []
 

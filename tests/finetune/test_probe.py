@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from edgewright.errors import DataError
@@ -76,13 +78,24 @@ def test_any_number_of_rows_and_classes_gives_probabilities(rows, classes):
     assert np.isfinite(scores).all()
 
 
-def test_a_small_class_is_dealt_over_as_many_folds_as_it_has_rows(digits):
-    features, labels = digits
-    keep = (labels != 7) | (np.cumsum(labels == 7) <= 5)
-    features, labels = features[keep], labels[keep]
-    probabilities = cross_validated_probabilities(features, labels, 10, seed=0)
-    # Four sevens are left wherever one is held out; without any, none could be told.
-    assert probabilities[labels == 7].argmax(axis=1).tolist().count(7) >= 4
+@given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.integers(2, 5), st.integers(0, 9))
+def test_each_class_is_dealt_over_the_folds_as_evenly_as_can_be(labels, folds, seed):
+    labels = np.array(labels)
+    fold_of = probe._deal(labels, min(folds, len(labels)), np.random.default_rng(seed))
+    for each in {*labels.tolist()}:
+        counts = np.bincount(fold_of[labels == each], minlength=min(folds, len(labels)))
+        assert counts.max() - counts.min() <= 1
+    assert set(fold_of.tolist()) == set(range(min(folds, len(labels))))
+
+
+def test_many_classes_of_few_rows_get_a_weaker_penalty_than_two_of_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(400, 64)).astype(np.float32)
+    strong = probe.choose_penalty(noise, rng.integers(0, 2, 400), 2, seed=0)
+    centres = 3 * rng.normal(size=(100, 64))
+    labels = np.arange(500) % 100
+    clear = (centres[labels] + rng.normal(size=(500, 64))).astype(np.float32)
+    assert strong < probe.choose_penalty(clear, labels, 100, seed=0)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(digits):
