@@ -33,6 +33,7 @@ _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint --model ./my-bert --freeze 4 --epochs 3",
     "edgewright finetune train.csv -o checkpoint --validation dev.csv --test test.csv",
     "edgewright finetune --from checkpoint --add feedback.parquet -o better",
+    "edgewright finetune reviews.csv -o checkpoint --strict",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
 

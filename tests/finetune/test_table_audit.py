@@ -1,14 +1,17 @@
 """What the audit finds in the tables, each case built by hand; and what it must not show."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny_models import make_rows, write_csv
 
 from edgewright.examples import example_id
+from edgewright.finetune import strict
+from edgewright.finetune.cli import finetune
 from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.data import read_dataset
-from edgewright.finetune.findings import has_dominant_group
+from edgewright.finetune.findings import MAX_GROUP_SHARE, has_dominant_group
 from edgewright.finetune.strict import RULES, violations
 from edgewright.finetune.table_audit import audit_tables, is_invisible
 
@@ -199,3 +202,13 @@ def test_each_rule_refuses_what_it_says(audit, rule):
         assert each in told[rule]
     sound, _ = audit(SOUND)
     assert rule not in violations(sound)
+
+
+def test_the_readme_and_the_help_state_the_rules():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for rule in RULES:
+        assert f"| `{rule.name}` | {rule.refuses} |" in readme
+    told = next(each.help for each in finetune.params if each.name == "strict")
+    assert f"more than {strict.MAX_IMBALANCE:g} rows" in told
+    assert MAX_GROUP_SHARE == 0.1
+    assert "over a tenth" in told
