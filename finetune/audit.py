@@ -113,6 +113,7 @@ class FeatureAudit:
                 "count": len(errors.ranked),
                 "judged": errors.judged,
                 "agreement": None if errors.agreement is None else round(errors.agreement, 4),
+                "is_skilled": errors.is_skilled,
                 "classes_too_small": [names[label] for label in errors.small_classes],
                 "method": errors.method(),
                 "ranked": [

@@ -89,6 +89,13 @@ def _label_errors(audit: Audit) -> list[Block]:
     names = audit.label_names
     if errors.agreement is None:
         return [Paragraph("Too few rows of each class to look for label errors.")]
+    if not errors.is_skilled:
+        return [
+            Paragraph(
+                f"The pre-trained encoder tells these classes too badly apart (a probe gives "
+                f"{errors.agreement:.1%} of the labels) to say which labels are wrong."
+            )
+        ]
     shown = [
         TextRow(
             rows.texts[each.row],

@@ -19,6 +19,9 @@ from edgewright.finetune.probe import (
 # A class of fewer rows than folds is missing, or nearly, from what some fold learns from.
 MIN_CLASS_ROWS: Final = FOLDS
 FEW_ROWS: Final = 500
+# Of the errors that always answering the commonest class makes, the share that a probe must avoid
+# before its disagreement says anything about a label.
+MIN_SKILL: Final = 0.25
 _REPEATS: Final = 5  # below FEW_ROWS, where one draw of the folds decides too much
 
 
@@ -38,12 +41,14 @@ class LabelErrors:
     """The rows flagged, the least believable label first.
 
     ``judged`` rows were asked about; those of ``small_classes`` were not. ``agreement`` is the
-    share of the judged rows whose label the probe gives too.
+    share of the judged rows whose label the probe gives too; where that shows too little skill to
+    judge anyone, ``is_skilled`` is false and nothing is flagged.
     """
 
     judged: int
     small_classes: tuple[int, ...]
     agreement: float | None
+    is_skilled: bool
     repeats: int
     ranked: tuple[LabelError, ...]
 
@@ -53,6 +58,7 @@ class LabelErrors:
             "probe": "logistic regression on mean-pooled features of the pre-trained encoder",
             "folds": FOLDS,
             "repeats": self.repeats,
+            "least_skill": MIN_SKILL,
             "largest_fit": FIT_ROWS,
             "flagged_by": "cleanlab prune_by_class",
             "ranked_by": "self_confidence",
@@ -83,11 +89,15 @@ def find_label_errors(
     present, targets = np.unique(labels[judged], return_inverse=True)
     repeats = _REPEATS if len(judged) < FEW_ROWS else 1
     if len(present) < 2:
-        return LabelErrors(0, small, None, repeats, ())
+        return LabelErrors(0, small, None, False, repeats, ())
     probabilities = cross_validated_probabilities(
         features[judged], targets, len(present), seed=seed, repeats=repeats
     )
     best = probabilities.argmax(axis=1)
+    agreement = float((best == targets).mean())
+    commonest = float(np.bincount(targets).max() / len(targets))
+    if 1 - agreement > (1 - MIN_SKILL) * (1 - commonest):
+        return LabelErrors(len(judged), small, agreement, False, repeats, ())
     ranked = tuple(
         LabelError(
             row=int(judged[place]),
@@ -99,7 +109,7 @@ def find_label_errors(
         for place in _flag(targets, probabilities)
         if best[place] != targets[place]
     )
-    return LabelErrors(len(judged), small, float((best == targets).mean()), repeats, ranked)
+    return LabelErrors(len(judged), small, agreement, True, repeats, ranked)
 
 
 def _flag(targets: Labels, probabilities: NDArray[np.float64]) -> list[int]:

@@ -51,13 +51,38 @@ def test_suspects_are_ordered_by_the_probability_of_their_label_and_never_agree_
     assert all(each.suggested != each.label == wrong[each.row] for each in ranked)
 
 
+@pytest.mark.parametrize("counts", [(100, 100, 100), (285, 15)])
+def test_features_that_tell_nothing_accuse_nobody(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    features = np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32)
+    found = find_label_errors(features, labels, len(counts), seed=0)
+    assert not found.is_skilled
+    assert found.ranked == ()
+    assert found.judged == 300
+
+
+def test_a_dominating_class_hides_no_error_and_its_rare_rows_are_not_all_suspects():
+    digits = load_digits()
+    truth = (digits.target == 3).astype(np.int64)
+    keep = (truth == 0) | (np.cumsum(truth) <= 60)
+    features, truth = digits.data[keep].astype(np.float32), truth[keep]
+    labels, wrong = truth.copy(), set(np.flatnonzero(truth)[:6].tolist())
+    labels[list(wrong)] = 0  # six threes among 1,614 others
+    found = find_label_errors(features, labels, 2, seed=0)
+    assert found.is_skilled
+    assert len(wrong.intersection(each.row for each in found.ranked)) >= 4
+    assert sum(each.label == 1 for each in found.ranked) < 15
+
+
 def test_classes_too_small_to_judge_are_named_not_flagged():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(104, 6)).astype(np.float32)
     labels = np.array([0] * 50 + [2] * 50 + [5] * 4)
+    features = np.random.default_rng(0).normal(size=(104, 6)).astype(np.float32)
+    features[:, 0] += 4 * labels
+    labels[[3, 60]] = [2, 0]
     found = find_label_errors(features, labels, 7, seed=0)
     assert found.small_classes == (5,)
     assert found.judged == 100
+    assert {each.row for each in found.ranked} >= {3, 60}
     assert all(each.row < 100 and each.suggested != 5 for each in found.ranked)
 
 
