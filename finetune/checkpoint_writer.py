@@ -11,6 +11,7 @@ from typing import Any, Final
 import yaml
 
 from edgewright.checkpoint import (
+    AUDIT_FILE,
     CHECKPOINT,
     CONFIG_FILE,
     MEASUREMENTS_FILE,
@@ -38,6 +39,7 @@ class CheckpointContents:
     made_from: Mapping[str, str]  # name -> SHA-256
     splits: Mapping[str, Any]  # the split report
     metrics: Mapping[str, Any]  # history, validation and test
+    audit: Mapping[str, Any] | None  # None where it was off
     measurements: Mapping[str, Any]  # seconds and the host
     report: Callable[[str], bytes]  # the manifest's SHA-256 -> HTML
 
@@ -58,6 +60,8 @@ def write_checkpoint(target: Path, contents: CheckpointContents, *, overwrite: b
         contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
         contents.examples.save(folder)
         (folder / METRICS_FILE).write_bytes(canonical_json(contents.metrics))
+        if contents.audit is not None:
+            (folder / AUDIT_FILE).write_bytes(canonical_json(contents.audit))
         (folder / CONFIG_FILE).write_text(_run_yaml(contents.config), encoding="utf-8")
         measured = {
             MEASUREMENTS_FILE: measured_json(contents.measurements),

@@ -10,6 +10,7 @@ import click
 
 from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
+    AUDITS,
     CACHES,
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
@@ -34,6 +35,7 @@ _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint --freeze auto",
     "edgewright finetune train.csv -o checkpoint --validation dev.csv --test test.csv",
     "edgewright finetune --from checkpoint --add feedback.parquet -o better",
+    "edgewright finetune reviews.csv -o checkpoint --strict",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
 
@@ -144,6 +146,20 @@ def _read_freeze(
 )
 @click.option("--seed", type=int, default=0, help="Of splits, head, batches and dropout.")
 @click.option("--threads", type=int, help="CPU threads. [default: the cores there are]")
+@click.option(
+    "--audit",
+    type=click.Choice(AUDITS),
+    default="full",
+    help="What to check the examples for; fast: without the encoder's pass for label errors.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse to train on texts with two labels or in two splits, or without anything to be "
+    "seen; on label twins; without a row of each class in train, validation and certify; on more "
+    "than 20 rows of one class to one of another; on near-duplicates of each other in over a tenth "
+    "of the rows.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoint that is there.")
 @config_option
 @output_options

@@ -23,6 +23,7 @@ PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16")
 DEVICES: Final = ("auto", "cpu", "cuda")
 CACHES: Final = ("auto", "on", "off")
 AUTO_FREEZE: Final = "auto"
+AUDITS: Final = ("full", "fast", "off")
 
 _OPTION_OF: Final = {"from_checkpoint": "from"}  # where the option's name is a Python keyword
 _RECORDED: Final = "the checkpoint of --from has recorded it"
@@ -70,6 +71,8 @@ class FinetuneConfig:
     device: str = "auto"
     seed: int = 0
     threads: int | None = None
+    audit: str = "full"
+    strict: bool = False  # refuse examples that break a rule of the audit
 
     def __post_init__(self) -> None:
         faults = [*self._source_faults(), *self._number_faults(), *self._choice_faults()]
@@ -157,11 +160,14 @@ class FinetuneConfig:
             "precision": PRECISIONS,
             "device": DEVICES,
             "cache": CACHES,
+            "audit": AUDITS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(allowed)
                 yield f"--{option_name(name)} is {getattr(self, name)}; it must be one of {listed}"
+        if self.strict and self.audit == "off":
+            yield "--strict goes by what the audit finds: leave --audit off out, or use fast"
         if self.splits is not None:
             try:
                 SplitShares.parse(self.splits)

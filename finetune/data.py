@@ -18,6 +18,7 @@ from edgewright.examples import (
     read_table,
 )
 from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
+from edgewright.finetune.findings import has_dominant_group
 from edgewright.manifest import canonical_json, sha256_bytes
 
 
@@ -28,6 +29,7 @@ class Dataset:
     examples: Examples
     report: Mapping[str, Any]  # SplitReport.to_json()
     added: Mapping[str, int] = field(default_factory=dict)  # split -> rows beyond the checkpoint's
+    sources: Sources | None = None  # the tables that this run has read
 
     @property
     def sha256(self) -> str:
@@ -59,14 +61,24 @@ class Dataset:
     def warnings(self) -> list[str]:
         """What can spoil the figures, in words."""
         twins = [
-            f"labels {', '.join(names)} differ in case or Unicode form alone; are they one class?"
+            f"labels {', '.join(names)} differ in case, spacing or Unicode form alone; "
+            "are they one class?"
             for names in self.report["label_twins"]
         ]
         absent = [
             f"the {split} split has no row of {', '.join(names)}"
             for split, names in self.report["absent_classes"].items()
         ]
-        return twins + absent
+        return twins + absent + self._dominant_group()
+
+    def _dominant_group(self) -> list[str]:
+        largest, rows = self.report["largest_group"], len(self.examples)
+        if not has_dominant_group(largest, rows):
+            return []
+        return [
+            f"one group of near-duplicates holds {largest} of {rows} rows, and all of it is in one "
+            "split: the figures of that split speak of little else"
+        ]
 
 
 def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Dataset:
@@ -77,22 +89,24 @@ def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Datas
     """
     if checkpoint is None:
         shares, seed = SplitShares.parse(config.splits or DEFAULT_SPLITS), config.seed
-        examples, report = build_examples(_sources(config), shares=shares, seed=seed)
-        return Dataset(examples, report.to_json())
+        sources = _sources(config)
+        examples, report = build_examples(sources, shares=shares, seed=seed)
+        return Dataset(examples, report.to_json(), sources=sources)
     recorded = checkpoint.artifact.manifest["splits"]
     if not config.sources:
         return Dataset(checkpoint.examples(), recorded)
     # The recorded shares and seed, so that a row goes where it would have gone at the start.
     previous = checkpoint.examples()
+    sources = _sources(config)
     examples, report = build_examples(
-        _sources(config),
+        sources,
         shares=SplitShares.parse(recorded["shares"]),
         seed=recorded["seed"],
         previous=previous,
         allow_new_labels=config.new_labels,
     )
     added = {name: len(examples.split(name)) - len(previous.split(name)) for name in SPLITS}
-    return Dataset(examples, report.to_json(), added)
+    return Dataset(examples, report.to_json(), added, sources)
 
 
 def _sources(config: FinetuneConfig) -> Sources:

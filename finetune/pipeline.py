@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.finetune import report
+from edgewright.finetune.audit import Audit
+from edgewright.finetune.audit_task import audit_task, start_from_probe, survey_task
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.depth import choose_depth
-from edgewright.finetune.device import autocast
 from edgewright.finetune.feed import Feed, open_feed
 from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
 from edgewright.finetune.freeze import thaw
-from edgewright.finetune.head import find_head, start_head, survey
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Epoch, Fit, Recipe, Watcher, fit
@@ -74,13 +74,18 @@ def run(
     with watch.phase("cache"):
         feed = open_feed(task, output)
     output.note(_feed_line(feed))
-    with watch.phase("head"):
-        start_from_probe(task, feed)
+    with watch.phase("survey"):
+        seen = survey_task(task, feed)
+    with watch.phase("audit"):
+        audit = audit_task(task, seen)
+    _tell_audit(audit, output)
+    start_from_probe(task, seen)
     with watch.phase("train"):
         outcome = train(task, feed, output)
     with watch.phase("evaluate"):
         validation, test = task.answers("validation"), task.answers("test")
     summary = summarise(task, outcome, test, watch.total)
+    summary["audit"] = None if audit is None else audit.summary()
     story = report.Story(
         data=task.config.sources,
         model=task.start.name,
@@ -91,28 +96,11 @@ def run(
         fit=outcome,
         validation=validation,
         test=test,
+        audit=audit,
+        depth=depth,
     )
     digest = write_checkpoint(target, _contents(task, story, feed, watch), overwrite=overwrite)
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
-
-
-def start_from_probe(task: Task, feed: Feed) -> None:
-    """Give a new head the weights of a linear probe on what it will read."""
-    if task.start.has_head or not task.config.head_first:
-        return
-    head = find_head(task.model, task.probe_inputs(1))
-    if head is None:
-        return
-    seen = survey(
-        feed.model,
-        feed.rows["train"],
-        task.device,
-        head=head,
-        last_block=None,
-        precision=lambda: autocast(task.device, task.recipe.precision),
-    )
-    if seen.head_inputs is not None:
-        start_head(head, seen.head_inputs, task.rows["train"].labels, task.config.seed)
 
 
 def train(task: Task, feed: Feed, output: Output) -> Fit:
@@ -166,6 +154,11 @@ def _tell_task(task: Task, output: Output) -> None:
     )
 
 
+def _tell_audit(audit: Audit | None, output: Output) -> None:
+    for note in () if audit is None else audit.notes:
+        output.note(note)
+
+
 def _tell_epoch(epoch: Epoch, recipe: Recipe, output: Output) -> None:
     line = f"epoch {epoch.number}/{recipe.epochs}  train loss {epoch.train_loss:.4f}"
     if epoch.validation is not None:
@@ -185,7 +178,8 @@ def _contents(task: Task, story: report.Story, feed: Feed, watch: Stopwatch) -> 
         config=task.config.to_mapping(),
         made_from={**task.start.made_from, "data": task.dataset.sha256},
         splits=task.dataset.report,
-        metrics=metrics_record(task, story.fit, story.test),
+        metrics=metrics_record(task, story.fit, story.test, story.depth),
+        audit=None if story.audit is None else story.audit.to_json(),
         measurements={
             "seconds": watch.seconds,
             "batch_size": story.fit.batch_size,

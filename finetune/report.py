@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from edgewright import metrics
 from edgewright.examples.splits import QUARANTINE
 from edgewright.figures import line_figure
+from edgewright.finetune.audit import Audit
+from edgewright.finetune.audit_report import audit_sections
+from edgewright.finetune.depth import DepthChoice
+from edgewright.finetune.depth_report import depth_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.train import Fit
 from edgewright.report import (
@@ -45,6 +49,8 @@ class Story:
     fit: Fit
     validation: Answers
     test: Answers
+    audit: Audit | None = None
+    depth: DepthChoice | None = None
 
 
 def render(story: Story, manifest_sha256: str) -> bytes:
@@ -55,8 +61,10 @@ def render(story: Story, manifest_sha256: str) -> bytes:
         headline=_headline(story),
         sections=[
             _learning(story),
+            *depth_sections(story.depth),
             *_confusion(story),
             *_worst_errors(story),
+            *audit_sections(story.audit),
             _splits(story),
         ],
         manifest_sha256=manifest_sha256,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from edgewright.finetune.depth import DepthChoice
 from edgewright.finetune.evaluate import Answers, score
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Fit
@@ -55,7 +56,9 @@ def summarise(task: Task, fit: Fit, test: Answers, seconds: float) -> dict[str, 
     }
 
 
-def metrics_record(task: Task, fit: Fit, test: Answers) -> dict[str, Any]:
+def metrics_record(
+    task: Task, fit: Fit, test: Answers, depth: DepthChoice | None = None
+) -> dict[str, Any]:
     """metrics.json: the history and the test figures; the same inputs give the same record."""
     return {
         "epochs": [asdict(epoch) for epoch in fit.epochs],
@@ -64,6 +67,7 @@ def metrics_record(task: Task, fit: Fit, test: Answers) -> dict[str, Any]:
         "stopped_early": fit.stopped_early,
         "truncated": task.truncated,
         "test": test_figures(task, test),
+        "depth": None if depth is None else asdict(depth),
     }
 
 

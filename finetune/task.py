@@ -17,6 +17,8 @@ from edgewright.finetune.device import resolve_device, resolve_precision
 from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart, freeze
 from edgewright.finetune.start import Start
+from edgewright.finetune.strict import refuse_violations
+from edgewright.finetune.table_audit import TableAudit, audit_tables
 from edgewright.finetune.train import Recipe, balanced_weights
 from edgewright.output import Output
 from edgewright.preprocess import TextPreprocessor
@@ -38,6 +40,7 @@ class Task:
     rows: dict[str, TokenRows]  # by name of ``READ_SPLITS``
     part: FrozenPart
     device: torch.device
+    tables: TableAudit | None = None  # None where no audit is wanted
 
     @classmethod
     def prepare(cls, config: FinetuneConfig, output: Output) -> Task:
@@ -53,6 +56,9 @@ class Task:
         torch.set_num_threads(threads)
         start = Start.of(config, quiet=output.silent)
         dataset = read_dataset(config, start.checkpoint)
+        tables = None if config.audit == "off" else audit_tables(dataset)
+        if config.strict and tables is not None:  # before anything heavy is loaded
+            refuse_violations(tables)
         examples = dataset.examples
         model = start.load(examples.label_names, seed=config.seed)
         preprocessor = start.preprocessor(model, config.max_length)
@@ -66,7 +72,8 @@ class Task:
             freeze=start.depth(config.freeze),
         )
         model = model.to(device)
-        task = cls(resolved, start, dataset, model, preprocessor, rows, FrozenPart(0, 0), device)
+        part = FrozenPart(0, 0)
+        task = cls(resolved, start, dataset, model, preprocessor, rows, part, device, tables)
         return task if resolved.freeze == AUTO_FREEZE else task.frozen(resolved.freeze)
 
     def frozen(self, depth: Any) -> Task:

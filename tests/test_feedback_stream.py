@@ -45,8 +45,10 @@ from edgewright.v1 import feedback_pb2
 class Failure(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
     """A call that failed, as gRPC tells it."""
 
-    def __init__(self, code: grpc.StatusCode, error: Exception | None = None) -> None:
-        self._code = code
+    def __init__(
+        self, code: grpc.StatusCode, error: Exception | None = None, details: str = "failed"
+    ) -> None:
+        self._code, self._details = code, details
         self._trailers = (
             () if error is None else ((STATUS_METADATA_KEY, to_status(error).SerializeToString()),)
         )
@@ -55,7 +57,7 @@ class Failure(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
         return self._code
 
     def details(self) -> str:
-        return "failed"
+        return self._details
 
     def trailing_metadata(self) -> Any:
         return self._trailers
@@ -193,6 +195,16 @@ def test_what_trying_again_will_not_mend_is_raised(code: Any, error: Exception) 
     with pytest.raises(type(error)):
         server.run(stream(server.clock))
     assert server.pauses == []
+
+
+def test_a_call_whose_end_was_not_seen_is_tried_again() -> None:
+    # grpc.aio says INTERNAL, in these words, when a write meets a call that is just ending.
+    sent = feedback(5)
+    server = Server(Clock(), sent)
+    server.faults = [Failure(grpc.StatusCode.INTERNAL, details="Internal error from Core")]
+    told = server.run(stream(server.clock))
+    assert [each.entry_id for each in told] == [each.entry_id for each in sent]
+    assert server.log.count("Open") == 2
 
 
 def test_a_store_that_is_away_for_a_moment_is_waited_for() -> None:

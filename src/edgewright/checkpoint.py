@@ -5,6 +5,7 @@ checkpoint/
   preprocessing/   preprocess.json, tokenizer.json  (edgewright.preprocess)
   examples.parquet splits.parquet                   (edgewright.examples)
   metrics.json     what each epoch and the test split gave
+  audit.json       what may be wrong with the examples; not with --audit off
   run.yaml         the resolved configuration
   manifest.json    measurements.json  report.html  seal.json
 """
@@ -25,6 +26,7 @@ CHECKPOINT: Final = ArtifactKind(
 MODEL_FOLDER: Final = "model"
 PREPROCESSING_FOLDER: Final = "preprocessing"
 METRICS_FILE: Final = "metrics.json"
+AUDIT_FILE: Final = "audit.json"
 CONFIG_FILE: Final = "run.yaml"
 MEASUREMENTS_FILE: Final = "measurements.json"
 REPORT_FILE: Final = "report.html"

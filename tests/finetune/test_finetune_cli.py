@@ -26,7 +26,7 @@ def test_the_checkpoint_holds_what_its_contract_says(finetune, tmp_path, model_f
     assert tree(folder) == {
         "model/config.json", "model/model.safetensors", "preprocessing/preprocess.json",
         "preprocessing/tokenizer.json", "examples.parquet", "splits.parquet", "metrics.json",
-        "run.yaml", "manifest.json", "measurements.json", "report.html", "seal.json",
+        "audit.json", "run.yaml", "manifest.json", "measurements.json", "report.html", "seal.json",
     }  # fmt: skip
     manifest = verify(folder).manifest
     assert manifest["task"] == "text-classification"
@@ -43,7 +43,14 @@ def test_the_checkpoint_holds_what_its_contract_says(finetune, tmp_path, model_f
     assert manifest["config"]["freeze"] == 2
     assert manifest["test"]["n"] == run.json["rows"]["test"]
     measured = json.loads((folder / "measurements.json").read_bytes())
-    assert measured["seconds"].keys() == {"prepare", "cache", "head", "train", "evaluate"}
+    assert measured["seconds"].keys() == {
+        "prepare",
+        "cache",
+        "survey",
+        "audit",
+        "train",
+        "evaluate",
+    }
     assert measured["host"]["cpu"]
 
 
@@ -194,7 +201,7 @@ def test_the_report_shows_curves_classes_and_errors_but_no_certify_text(finetune
     examples = made.examples()
     for split in ("validation", "test"):
         assert [text for text in examples.split(split).texts if text in page]
-    for split in ("train", "calibrate", "search", "certify"):
+    for split in ("calibrate", "search", "certify"):  # the audit shows rows of train
         assert not [text for text in examples.split(split).texts if text in page]
 
 

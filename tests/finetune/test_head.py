@@ -8,9 +8,9 @@ from tiny_models import tiny_classifier
 
 from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import predict_logits
-from edgewright.finetune.freeze import find_blocks
-from edgewright.finetune.head import find_head, start_head, survey
+from edgewright.finetune.head import find_head, start_head
 from edgewright.finetune.probe import fit_probe
+from edgewright.finetune.survey import survey
 
 CPU = torch.device("cpu")
 HEADS = {
@@ -27,9 +27,9 @@ def rows():
     return MadeUpRows(90)
 
 
-def look(model, rows, head=None, last_block=None):
+def look(model, rows, head=None, encoder=None):
     return survey(
-        model, rows, CPU, head=head, last_block=last_block, precision=lambda: autocast(CPU, "fp32")
+        model, rows, CPU, head=head, encoder=encoder, precision=lambda: autocast(CPU, "fp32")
     )
 
 
@@ -57,7 +57,7 @@ def test_what_the_head_reads_gives_the_logits(kind, rows):
 
 def test_pooled_features_are_the_mean_of_a_rows_tokens_without_padding(rows):
     model = tiny_classifier("bert")
-    pooled = look(model, rows, last_block=find_blocks(model)[-1]).pooled
+    pooled = look(model, rows, encoder=model.bert).pooled
     for index in (0, 17, 89):
         with torch.no_grad():
             states = model.bert(**rows.inputs([index])).last_hidden_state

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from edgewright.tables.columns import SPLITS
+
+_SPACING: Final = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class SplitReport:
         moved_to_train: rows moved there so that it has two classes.
         rows: rows by split, "quarantine" last, those of earlier checkpoints included.
         absent_classes: by split, the classes it has no row of; splits that have all are left out.
-        label_twins: labels that differ in case or Unicode form alone; each is a class of its own.
+        label_twins: labels that differ in case, spacing or Unicode form alone; each stays a class.
         shares: of the splits, as "56/8/4/4/20/8", after those given rows were left out.
         seed: of the hash that splits.
         notes: what was left out while reading.
@@ -69,8 +72,12 @@ def absent_classes(counts: Mapping[str, Mapping[str, int]]) -> dict[str, list[st
 
 
 def label_twins(label_names: Iterable[str]) -> list[list[str]]:
-    """Labels that differ in case or Unicode form alone, in groups."""
+    """Labels that differ in case, spacing or Unicode form alone, in groups.
+
+    Hyphens and underscores inside a label are spaces; in front of it a hyphen is a sign.
+    """
     twins: dict[str, list[str]] = {}
     for name in sorted(label_names):
-        twins.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+        spaced = _SPACING.sub(" ", unicodedata.normalize("NFKC", name).casefold())
+        twins.setdefault(spaced, []).append(name)
     return [names for names in twins.values() if len(names) > 1]

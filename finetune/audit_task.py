@@ -1,0 +1,110 @@
+"""What is learnt of a task's rows before training: the audit, and the head's start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from edgewright.finetune.audit import Audit, AuditedRows, FeatureAudit, Lengths
+from edgewright.finetune.batches import Indices, RowSubset
+from edgewright.finetune.device import autocast
+from edgewright.finetune.feed import Feed
+from edgewright.finetune.findings import SHOWN
+from edgewright.finetune.head import find_head, start_head
+from edgewright.finetune.probe import FIT_ROWS, Features
+from edgewright.finetune.survey import Survey, survey
+from edgewright.finetune.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Surveyed:
+    """One pass over the rows that the audit and the head's probe want.
+
+    Attributes:
+        audited: rows that ``audit_task`` judges by their features; None without ``--audit full``.
+        head: the layer to start from a probe; None where it has learnt its labels already, is
+            not wanted, or is of no form that a probe could start.
+        places: by split, the rows looked at, ascending.
+        seen: by split, what was seen of them.
+    """
+
+    audited: AuditedRows | None
+    head: nn.Linear | None
+    places: Mapping[str, Indices]
+    seen: Mapping[str, Survey]
+
+    def features(self, wanted: Mapping[str, Indices]) -> Features | None:
+        """The encoder's features of these rows of each split, split after split."""
+        parts = []
+        for name, chosen in wanted.items():
+            if len(chosen):
+                pooled = self.seen[name].pooled
+                if pooled is None:
+                    return None
+                parts.append(pooled[np.searchsorted(self.places[name], chosen)])
+        return np.concatenate(parts)
+
+
+def survey_task(task: Task, feed: Feed) -> Surveyed:
+    """Run the model as it is over the rows that the audit and a new head ask for."""
+    audited = None
+    wanted: dict[str, Indices] = {name: np.empty(0, np.int64) for name in SHOWN}
+    if task.tables is not None and task.config.audit == "full":
+        audited = AuditedRows.draw(task.examples, seed=task.config.seed)
+        wanted = audited.by_split(_sizes(task))
+    head = None
+    if task.config.head_first and not task.start.has_head:
+        head = find_head(task.model, task.probe_inputs(1))
+    if head is not None:
+        wanted["train"] = np.union1d(wanted["train"], _probed(task))
+    seen = {
+        name: survey(
+            feed.model,
+            RowSubset(feed.rows[name], chosen),
+            task.device,
+            head=head,
+            encoder=getattr(task.model, "base_model", None),
+            precision=lambda: autocast(task.device, task.recipe.precision),
+        )
+        for name, chosen in wanted.items()
+        if len(chosen)
+    }
+    return Surveyed(audited, head, wanted, seen)
+
+
+def audit_task(task: Task, surveyed: Surveyed) -> Audit | None:
+    """The audit of the task's examples; None where none is wanted."""
+    if task.tables is None:
+        return None
+    names = task.examples.label_names
+    lengths = Lengths.of(task.rows, task.preprocessor.max_length)
+    audited = surveyed.audited
+    features = None if audited is None else surveyed.features(audited.by_split(_sizes(task)))
+    if audited is None or features is None:
+        return Audit(task.config.audit, names, task.tables, lengths)
+    judged = FeatureAudit.of(audited, features, len(names), seed=task.config.seed)
+    return Audit(task.config.audit, names, task.tables, lengths, judged)
+
+
+def start_from_probe(task: Task, surveyed: Surveyed) -> None:
+    """Give a new head the weights of a linear probe on what it reads of the train rows."""
+    if surveyed.head is None:
+        return
+    features = surveyed.seen["train"].head_inputs
+    if features is not None:
+        labels = task.rows["train"].labels[surveyed.places["train"]]
+        start_head(surveyed.head, features, labels, task.config.seed)
+
+
+def _sizes(task: Task) -> dict[str, int]:
+    return {name: len(task.rows[name].labels) for name in SHOWN}
+
+
+def _probed(task: Task) -> Indices:
+    """Train rows for the head's probe: as many as it reads, drawn by seed."""
+    count = len(task.rows["train"].labels)
+    order = np.random.default_rng([task.config.seed, count]).permutation(count)
+    return np.sort(order[:FIT_ROWS])
