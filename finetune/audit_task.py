@@ -14,7 +14,7 @@ from edgewright.finetune.device import autocast
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.findings import SHOWN
 from edgewright.finetune.head import find_head, start_head
-from edgewright.finetune.probe import FIT_ROWS, Features
+from edgewright.finetune.linear_probe import FIT_ROWS, Features
 from edgewright.finetune.survey import Survey, survey
 from edgewright.finetune.task import Task
 

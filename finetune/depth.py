@@ -23,7 +23,7 @@ from edgewright.finetune.config import LR_FULL, LR_PARTLY_FROZEN
 from edgewright.finetune.evaluate import Logits, cross_entropy, predict_logits
 from edgewright.finetune.feed import open_caches
 from edgewright.finetune.freeze import find_blocks, find_part, hold, thaw
-from edgewright.finetune.probe import FIT_ROWS, fit_probe
+from edgewright.finetune.linear_probe import FIT_ROWS, fit_probe
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import fit
 from edgewright.output import Output

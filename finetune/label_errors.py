@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.finetune.probe import (
+from edgewright.finetune.linear_probe import (
     FIT_ROWS,
     FOLDS,
     Features,

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.finetune.probe import Features
+from edgewright.finetune.linear_probe import Features
 
 NEIGHBOUR: Final = 10
 LISTED: Final = 20

@@ -9,7 +9,7 @@ from tiny_models import tiny_classifier
 from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.head import find_head, start_head
-from edgewright.finetune.probe import fit_probe
+from edgewright.finetune.linear_probe import fit_probe
 from edgewright.finetune.survey import survey
 
 CPU = torch.device("cpu")
@@ -71,6 +71,6 @@ def test_a_head_starts_as_the_probe_of_what_it_reads(rows):
     before = float((predict_logits(model, rows, CPU).argmax(1) == rows.labels).mean())
     start_head(head, features, rows.labels, seed=0)
     logits = predict_logits(model, rows, CPU)
-    weight, bias = fit_probe(features, rows.labels, 3, seed=0)
+    weight, bias = fit_probe(features, rows.labels, 3, seed=0, inverse_penalty=0.1 / 90)
     np.testing.assert_allclose(logits, features @ weight.T + bias, atol=1e-4)
     assert float((logits.argmax(1) == rows.labels).mean()) > before

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from edgewright.errors import DataError
-from edgewright.finetune import probe
-from edgewright.finetune.probe import cross_validated_probabilities, fit_probe, softmax
+from edgewright.finetune import linear_probe as probe
+from edgewright.finetune.linear_probe import cross_validated_probabilities, fit_probe, softmax
 
 
 @pytest.fixture(scope="module")
