@@ -10,12 +10,14 @@ import click
 
 from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
+    CALIBRATIONS,
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
     DEFAULT_MAX_LENGTH,
     DEFAULT_MODEL,
     DEFAULT_SPLITS,
     DEVICES,
+    FORGETTINGS,
     LR_FULL,
     LR_PARTLY_FROZEN,
     METRICS,
@@ -32,6 +34,7 @@ _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint --model ./my-bert --freeze 4 --epochs 3",
     "edgewright finetune train.csv -o checkpoint --validation dev.csv --test test.csv",
     "edgewright finetune --from checkpoint --add feedback.parquet -o better",
+    "edgewright finetune --from checkpoint --add new.csv --old old.csv --interpolate 0.7 -o mixed",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
 
@@ -116,6 +119,25 @@ def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: st
 )
 @click.option(
     "--patience", type=int, default=2, help="Epochs without a better metric before training stops."
+)
+@click.option(
+    "--calibrate",
+    type=click.Choice(CALIBRATIONS),
+    default="temperature",
+    help="temperature: scores are made to say how often they are right, on validation.",
+)
+@click.option(
+    "--forgetting",
+    type=click.Choice(FORGETTINGS),
+    default="fast",
+    help="fast: what the model knew, before and after; full: and mixed with its old weights.",
+)
+@click.option("--old", metavar="FILE", help="Examples of the earlier task, with --from.")
+@click.option(
+    "--interpolate",
+    type=float,
+    metavar="SHARE",
+    help="Share of the new weights in what is written; the rest is the old ones.",
 )
 @click.option(
     "--precision",

@@ -5,13 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgewright.finetune import report
+from edgewright.finetune.batches import to_device
+from edgewright.finetune.calibration import (
+    Calibration,
+    calibrate,
+    calibration_figures,
+    calibration_record,
+)
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import FinetuneConfig
+from edgewright.finetune.evaluate import Answers
 from edgewright.finetune.freeze import thaw
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
@@ -63,8 +74,9 @@ def run(
     with watch.phase("train"):
         outcome = train(task, output)
     with watch.phase("evaluate"):
-        validation, test = task.answers("validation"), task.answers("test")
+        validation, test, calibration = evaluate(task)
     summary = summarise(task, outcome, test, watch.total)
+    summary |= calibration_figures(calibration, test)
     story = report.Story(
         data=task.config.sources,
         model=task.start.name,
@@ -75,6 +87,7 @@ def run(
         fit=outcome,
         validation=validation,
         test=test,
+        calibration=calibration,
     )
     digest = write_checkpoint(target, _contents(task, story, watch), overwrite=overwrite)
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
@@ -104,6 +117,18 @@ def train(task: Task, output: Output) -> Fit:
     if outcome.stopped_early:
         output.note(f"no better {recipe.metric} in {recipe.patience} epochs: stopped early")
     return outcome
+
+
+def evaluate(task: Task) -> tuple[Answers, Answers, Calibration]:
+    """What the model to be written answers on validation and test, and its temperature."""
+    validation = task.answers("validation")
+    if task.config.calibrate == "none":
+        calibration = Calibration(1.0, len(validation.labels), "--calibrate none")
+    else:
+        batch = task.rows["train"].inputs(np.arange(min(8, len(task.rows["train"].labels))))
+        calibration = calibrate(task.model, validation, to_device(batch, task.device))
+    divided = replace(validation, logits=validation.logits / np.float32(calibration.temperature))
+    return divided, task.answers("test"), calibration
 
 
 def _tell_task(task: Task, output: Output) -> None:
@@ -142,7 +167,8 @@ def _contents(task: Task, story: report.Story, watch: Stopwatch) -> CheckpointCo
         config=task.config.to_mapping(),
         made_from={**task.start.made_from, "data": task.dataset.sha256},
         splits=task.dataset.report,
-        metrics=metrics_record(task, story.fit, story.test),
+        metrics=metrics_record(task, story.fit, story.test)
+        | {"calibration": calibration_record(story.calibration, story.test)},
         measurements={
             "seconds": watch.seconds,
             "batch_size": story.fit.batch_size,

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from edgewright import metrics
 from edgewright.examples.splits import QUARANTINE
 from edgewright.figures import line_figure
+from edgewright.finetune.calibration import Calibration
+from edgewright.finetune.calibration_report import calibration_section
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.train import Fit
 from edgewright.report import (
@@ -45,6 +47,7 @@ class Story:
     fit: Fit
     validation: Answers
     test: Answers
+    calibration: Calibration
 
 
 def render(story: Story, manifest_sha256: str) -> bytes:
@@ -56,6 +59,7 @@ def render(story: Story, manifest_sha256: str) -> bytes:
         sections=[
             _learning(story),
             *_confusion(story),
+            calibration_section(story.calibration, story.test),
             *_worst_errors(story),
             _splits(story),
         ],

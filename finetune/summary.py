@@ -83,9 +83,19 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
         f"frozen          {summary['frozen']} of {summary['blocks']} blocks; "
         f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
+        _calibration_line(summary),
         f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens",
         f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
         f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
         f"checkpoint      {summary['checkpoint']}  (report.html tells more)",
         f"next            edgewright optimize {summary['checkpoint']} -o BUNDLE",
     ]
+
+
+def _calibration_line(summary: dict[str, Any]) -> str:
+    if summary["ece_after"] is None or summary["temperature"] == 1:
+        return f"calibration     temperature {summary['temperature']:.3f}"
+    return (
+        f"calibration     temperature {summary['temperature']:.3f}; expected calibration error "
+        f"{summary['ece_before']:.4f} before, {summary['ece_after']:.4f} after"
+    )
