@@ -105,7 +105,7 @@ def fold_temperature(model: nn.Module, temperature: float, batch: Mapping[str, A
         "" when the logits of ``batch`` came out divided; else why not, the model being as it was.
     """
     model.eval()
-    layer, before = _output_layer(model, batch)
+    layer, before = output_layer(model, batch)
     if layer is None:
         return "no linear layer of the model gives one output a class"
     tensors = [each for each in (layer.weight, layer.bias) if each is not None]
@@ -161,7 +161,7 @@ def reliability(labels: NDArray[np.int64], logits: Logits) -> list[Bin]:
     ]
 
 
-def _output_layer(
+def output_layer(
     model: nn.Module, batch: Mapping[str, Any]
 ) -> tuple[nn.Linear | None, torch.Tensor]:
     """The last linear layer to run that has one output a class, if any, and the batch's logits."""

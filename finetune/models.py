@@ -98,7 +98,7 @@ def load_classifier(
     config.label2id = {label: index for index, label in enumerate(label_names)}
     config.problem_type = "single_label_classification"
     try:
-        with torch.random.fork_rng(devices=[]), _quiet_transformers():
+        with torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.manual_seed(seed)
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 folder,
@@ -205,7 +205,7 @@ def _refuse_missing(model: Any, report: dict[str, Any], name: str) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Hold back the advice to train a head that is about to be trained."""
     from transformers.utils import logging as advice
 

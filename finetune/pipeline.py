@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgewright.examples import Columns
 from edgewright.finetune import report
 from edgewright.finetune.batches import to_device
 from edgewright.finetune.calibration import (
@@ -23,7 +24,9 @@ from edgewright.finetune.calibration import (
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.evaluate import Answers
+from edgewright.finetune.forgetting import Forgetting, settle_weights
 from edgewright.finetune.freeze import thaw
+from edgewright.finetune.old_set import OldSet, read_old_set
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Epoch, Fit, Recipe, Watcher, fit
@@ -70,13 +73,19 @@ def run(
     watch = Stopwatch(clock)
     with watch.phase("prepare"):
         task = Task.prepare(config, output)
+        old = read_old(task)
     _tell_task(task, output)
     with watch.phase("train"):
         outcome = train(task, output)
+    with watch.phase("forgetting"):
+        forgetting = settle_weights(task, old)
+    _tell_forgetting(forgetting, output)
     with watch.phase("evaluate"):
         validation, test, calibration = evaluate(task)
     summary = summarise(task, outcome, test, watch.total)
     summary |= calibration_figures(calibration, test)
+    summary["forgetting"] = None if forgetting is None else forgetting.summary()
+    summary["interpolate"] = task.config.interpolate
     story = report.Story(
         data=task.config.sources,
         model=task.start.name,
@@ -88,8 +97,9 @@ def run(
         validation=validation,
         test=test,
         calibration=calibration,
+        forgetting=forgetting,
     )
-    digest = write_checkpoint(target, _contents(task, story, watch), overwrite=overwrite)
+    digest = write_checkpoint(target, _contents(task, story, watch, old), overwrite=overwrite)
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
 
 
@@ -131,6 +141,25 @@ def evaluate(task: Task) -> tuple[Answers, Answers, Calibration]:
     return divided, task.answers("test"), calibration
 
 
+def read_old(task: Task) -> OldSet | None:
+    """The examples of --old, in the labels of the checkpoint of --from."""
+    checkpoint = task.start.checkpoint
+    if task.config.old is None or checkpoint is None:
+        return None
+    columns = Columns(task.config.text_column, task.config.label_column)
+    return read_old_set(task.config.old, columns, checkpoint.labels, task.examples)
+
+
+def _tell_forgetting(forgetting: Forgetting | None, output: Output) -> None:
+    if forgetting is not None:
+        told = forgetting.summary()
+        output.note(
+            f"{told['metric'].replace('_', ' ')} {told['before']:.3f} before, "
+            f"{told['after']:.3f} after, {told['written']:.3f} as written "
+            f"({forgetting.probe.reason})"
+        )
+
+
 def _tell_task(task: Task, output: Output) -> None:
     for note in task.dataset.notes:
         output.note(note)
@@ -159,16 +188,25 @@ def _tell_epoch(epoch: Epoch, recipe: Recipe, output: Output) -> None:
     output.note(line)
 
 
-def _contents(task: Task, story: report.Story, watch: Stopwatch) -> CheckpointContents:
+def _contents(
+    task: Task, story: report.Story, watch: Stopwatch, old: OldSet | None
+) -> CheckpointContents:
+    made_from = {**task.start.made_from, "data": task.dataset.sha256}
+    if old is not None:
+        made_from["old"] = old.sha256
     return CheckpointContents(
         model=task.model.cpu(),
         preprocessor=task.preprocessor,
         examples=task.examples,
         config=task.config.to_mapping(),
-        made_from={**task.start.made_from, "data": task.dataset.sha256},
+        made_from=made_from,
         splits=task.dataset.report,
         metrics=metrics_record(task, story.fit, story.test)
-        | {"calibration": calibration_record(story.calibration, story.test)},
+        | {
+            "calibration": calibration_record(story.calibration, story.test),
+            "forgetting": None if story.forgetting is None else story.forgetting.record(),
+            "interpolate": task.config.interpolate,
+        },
         measurements={
             "seconds": watch.seconds,
             "batch_size": story.fit.batch_size,

@@ -16,6 +16,8 @@ from edgewright.figures import line_figure
 from edgewright.finetune.calibration import Calibration
 from edgewright.finetune.calibration_report import calibration_section
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
+from edgewright.finetune.forgetting import Forgetting
+from edgewright.finetune.forgetting_report import forgetting_section
 from edgewright.finetune.train import Fit
 from edgewright.report import (
     Block,
@@ -48,6 +50,7 @@ class Story:
     validation: Answers
     test: Answers
     calibration: Calibration
+    forgetting: Forgetting | None
 
 
 def render(story: Story, manifest_sha256: str) -> bytes:
@@ -60,6 +63,7 @@ def render(story: Story, manifest_sha256: str) -> bytes:
             _learning(story),
             *_confusion(story),
             calibration_section(story.calibration, story.test),
+            *forgetting_section(story.forgetting, story.summary["interpolate"]),
             *_worst_errors(story),
             _splits(story),
         ],

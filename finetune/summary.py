@@ -84,6 +84,7 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         f"frozen          {summary['frozen']} of {summary['blocks']} blocks; "
         f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
         _calibration_line(summary),
+        *_forgetting_lines(summary),
         f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens",
         f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
         f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
@@ -99,3 +100,13 @@ def _calibration_line(summary: dict[str, Any]) -> str:
         f"calibration     temperature {summary['temperature']:.3f}; expected calibration error "
         f"{summary['ece_before']:.4f} before, {summary['ece_after']:.4f} after"
     )
+
+
+def _forgetting_lines(summary: dict[str, Any]) -> list[str]:
+    told, share = summary["forgetting"], summary["interpolate"]
+    mixed = "" if share is None else f"; {share:g} of the new weights written"
+    if told is None:
+        return [f"interpolated    {mixed[2:]}"] if mixed else []
+    named = told["metric"].replace("_", " ")
+    figures = f"{told['before']:.3f} before, {told['written']:.3f} after"
+    return [f"forgetting      {named} {figures} ({told['probe']}, {told['rows']} rows){mixed}"]
