@@ -176,7 +176,8 @@ def _may_hold_a_head(folder: Path, config: Any) -> bool:
     from safetensors import safe_open
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
-    prefix = f"{MODEL_FOR_MASKED_LM_MAPPING[type(config)].base_model_prefix}."
+    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    prefix = f"{kind.base_model_prefix}."
     names: set[str] = set()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as weights:
