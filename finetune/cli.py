@@ -43,6 +43,18 @@ def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: st
     return parse_freeze(value)
 
 
+def _one_label_column(
+    _context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]
+) -> str | None:
+    """The column; click by itself would take the last of several without a word."""
+    if len(names) > 1:
+        raise ConfigError(
+            f"--label-column is given {len(names)} times ({', '.join(names)}): multi-label "
+            "classification is not supported; name one column"
+        )
+    return names[0] if names else None
+
+
 @click.command(cls=Command, examples=_EXAMPLES)
 @click.argument("data", required=False)
 @click.option(
@@ -71,7 +83,12 @@ def _read_freeze(_context: click.Context, _parameter: click.Parameter, value: st
     help="Let further examples bring classes that the checkpoint of --from lacks.",
 )
 @click.option("--text-column", help="Column of the text, where its name does not say so.")
-@click.option("--label-column", help="Column of the label, where its name does not say so.")
+@click.option(
+    "--label-column",
+    multiple=True,
+    callback=_one_label_column,
+    help="Column of the label, where its name does not say so.",
+)
 @click.option("--split-column", help="Column with each row's split.")
 @click.option("--validation", metavar="FILE", help="Examples for the validation split.")
 @click.option("--test", metavar="FILE", help="Examples for the test split.")

@@ -62,6 +62,7 @@ def load_config(folder: Path, name: str) -> Any:
             f"--model {name}: {config.model_type} has an encoder and a decoder; choose an encoder, "
             "such as a BERT, RoBERTa, DistilBERT or ELECTRA"
         )
+    _refuse_other_problem(config, name)
     return config
 
 
@@ -117,6 +118,21 @@ def load_classifier(
         _restore_rows(model, folder, _mismatched(report))
     classifier: nn.Module = model.float()
     return classifier
+
+
+def _refuse_other_problem(config: Any, name: str) -> None:
+    """Refuse a head that was trained for something else than one class a row."""
+    problem = config.problem_type
+    if problem is None and config.num_labels == 1:
+        problem = "regression"  # as transformers reads a single output
+    if problem in (None, "single_label_classification"):
+        return
+    told = "multi-label classification" if problem.startswith("multi_label") else problem
+    raise ConfigError(
+        f"--model {name}: its {_CONFIG} says {told}, and only single-label classification is "
+        "supported; to use its encoder with a new head, take problem_type and id2label out of "
+        f"{_CONFIG}"
+    )
 
 
 def _looks_like_path(name: str) -> bool:
