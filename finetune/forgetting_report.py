@@ -30,7 +30,7 @@ def forgetting_section(forgetting: Forgetting | None, share: float | None) -> li
     else:
         told = "--forgetting full mixes old and new weights in eleven shares and plots the trade."
         blocks.append(Paragraph(told))
-    intro = f"Asked by {forgetting.probe.name}: {forgetting.probe.reason}."
+    intro = f"Asked by {forgetting.probe.name}. What and why: {forgetting.probe.reason}."
     return [Section("Forgetting", blocks, intro)]
 
 

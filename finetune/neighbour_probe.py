@@ -59,8 +59,8 @@ class NeighbourProbe:
         nearest = nearest_neighbours(embeddings, _k(len(sample.labels)))
         split = "validation" if enough else "train (validation is too small)"
         reason = (
-            f"{why}: the {nearest.shape[1]} nearest neighbours of each of {len(sample.labels)} "
-            f"rows of {split}, among those rows, by the mean of the last hidden states"
+            f"the {nearest.shape[1]} nearest neighbours of each of {len(sample.labels)} rows of "
+            f"{split}, among those rows, by the mean of the last hidden states; {why}"
         )
         before = _reading(nearest, nearest, embeddings, sample.labels)
         return cls(sample, reason, nearest, before, device)
