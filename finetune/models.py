@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ def load_classifier(
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
+    config = copy.deepcopy(config)  # the labels in it tell whether the head grows
     grows = _is_beginning(config, label_names)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {label: index for index, label in enumerate(label_names)}

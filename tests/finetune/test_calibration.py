@@ -76,6 +76,8 @@ def test_the_last_layer_of_every_family_takes_the_temperature(kind):
     model = tiny_classifier(kind)
     model.config.pad_token_id = 0
     with torch.no_grad():
+        for each in model.parameters():
+            each.add_(0.05)  # a bias that is not 0
         before = model(**TOKENS).logits
         assert fold_temperature(model, 1.7, TOKENS) == ""
         after = model(**TOKENS).logits

@@ -135,8 +135,13 @@ def test_an_old_set_is_answered_before_and_after_and_its_head_is_mixed(finetune,
     assert "paired, exact" in (tmp_path / "next" / "report.html").read_text()
 
 
-def test_an_old_set_goes_with_labels_that_are_new(finetune, checkpoint, tmp_path):
-    old = write_csv(tmp_path / "old.csv", make_rows(30, seed=5))
+def test_an_old_set_goes_with_labels_that_are_new(finetune, tmp_path):
+    checkpoint = tmp_path / "first"
+    learn = ("--lr", 2e-3, "--freeze", 0, "--epochs", 15, "--patience", 15)
+    data = write_csv(tmp_path / "rows.csv", make_rows(300))
+    assert finetune(*learn, data=data, out="first").code == 0
+    old_rows = make_rows(30, seed=5)
+    old = write_csv(tmp_path / "old.csv", old_rows)
     rain = [(f"rain and wind number {index} over the hills", "weather") for index in range(40)]
     more = write_csv(tmp_path / "more.csv", rain)
     run = finetune(
@@ -144,7 +149,15 @@ def test_an_old_set_goes_with_labels_that_are_new(finetune, checkpoint, tmp_path
         "--interpolate", 0.5, data=None, model=None, out="next",
     )  # fmt: skip
     assert run.code == 0, run.err
-    assert run.json["forgetting"]["rows"] == 30
+    made = Checkpoint.open(checkpoint)
+    model = AutoModelForSequenceClassification.from_pretrained(made.model_folder)
+    inputs = made.preprocessor()([text for text, _ in old_rows]).arrays
+    with torch.no_grad():
+        logits = model(**{name: torch.from_numpy(a) for name, a in inputs.items()}).logits
+    named = [made.labels[index] for index in logits.argmax(dim=1).tolist()]
+    right = sum(name == label for name, (_, label) in zip(named, old_rows, strict=True))
+    assert right >= 15  # chance is ten
+    assert run.json["forgetting"]["before"] == right / 30
     assert record(tmp_path / "next")["forgetting"]["head_stays_new"]
 
 
