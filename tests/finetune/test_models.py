@@ -197,3 +197,13 @@ def test_a_head_of_another_problem_is_refused_with_the_way_to_a_new_one(folder, 
         load_config(folder, "m")
     bert_config(problem_type="single_label_classification").save_pretrained(folder)
     assert load(folder).config.problem_type == "single_label_classification"
+
+
+def test_a_head_that_grew_can_be_loaded_again_with_the_rows_it_had(tmp_path):
+    three = tiny_classifier("bert")
+    three.config.id2label = dict(enumerate(LABELS))
+    three.save_pretrained(tmp_path)
+    config = load_config(tmp_path, "m")
+    for _ in range(2):
+        four = load_classifier(tmp_path, config, (*LABELS, "d"), seed=0, name="m")
+        assert torch.equal(four.classifier.weight[:3], three.classifier.weight)
