@@ -43,7 +43,7 @@ def test_the_checkpoint_holds_what_its_contract_says(finetune, tmp_path, model_f
     assert manifest["config"]["freeze"] == 2
     assert manifest["test"]["n"] == run.json["rows"]["test"]
     measured = json.loads((folder / "measurements.json").read_bytes())
-    assert measured["seconds"].keys() == {"prepare", "train", "evaluate"}
+    assert measured["seconds"].keys() == {"prepare", "train", "forgetting", "evaluate"}
     assert measured["host"]["cpu"]
 
 
