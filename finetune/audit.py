@@ -18,8 +18,8 @@ from edgewright.examples import Examples
 from edgewright.finetune.batches import Indices, TokenRows
 from edgewright.finetune.findings import SHOWN, cut
 from edgewright.finetune.label_errors import LabelErrors, find_label_errors
-from edgewright.finetune.outliers import NEIGHBOUR, Outliers, find_outliers
 from edgewright.finetune.linear_probe import Features
+from edgewright.finetune.outliers import NEIGHBOUR, Outliers, find_outliers
 from edgewright.finetune.strict import violations
 from edgewright.finetune.table_audit import TableAudit
 

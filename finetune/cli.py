@@ -12,12 +12,14 @@ from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
     AUDITS,
     CACHES,
+    CALIBRATIONS,
     CLASS_WEIGHTS,
     DEFAULT_FREEZE,
     DEFAULT_MAX_LENGTH,
     DEFAULT_MODEL,
     DEFAULT_SPLITS,
     DEVICES,
+    FORGETTINGS,
     LR_FULL,
     LR_PARTLY_FROZEN,
     METRICS,
@@ -36,6 +38,7 @@ _EXAMPLES = (
     "edgewright finetune train.csv -o checkpoint --validation dev.csv --test test.csv",
     "edgewright finetune --from checkpoint --add feedback.parquet -o better",
     "edgewright finetune reviews.csv -o checkpoint --strict",
+    "edgewright finetune --from checkpoint --add new.csv --old old.csv --interpolate 0.7 -o mixed",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
 
@@ -44,6 +47,18 @@ def _read_freeze(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> int | float | str | None:
     return None if value is None else parse_freeze(value)
+
+
+def _one_label_column(
+    _context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]
+) -> str | None:
+    """The column; click by itself would take the last of several without a word."""
+    if len(names) > 1:
+        raise ConfigError(
+            f"--label-column is given {len(names)} times ({', '.join(names)}): multi-label "
+            "classification is not supported; name one column"
+        )
+    return names[0] if names else None
 
 
 @click.command(cls=Command, examples=_EXAMPLES)
@@ -74,7 +89,12 @@ def _read_freeze(
     help="Let further examples bring classes that the checkpoint of --from lacks.",
 )
 @click.option("--text-column", help="Column of the text, where its name does not say so.")
-@click.option("--label-column", help="Column of the label, where its name does not say so.")
+@click.option(
+    "--label-column",
+    multiple=True,
+    callback=_one_label_column,
+    help="Column of the label, where its name does not say so.",
+)
 @click.option("--split-column", help="Column with each row's split.")
 @click.option("--validation", metavar="FILE", help="Examples for the validation split.")
 @click.option("--test", metavar="FILE", help="Examples for the test split.")
@@ -134,6 +154,25 @@ def _read_freeze(
 )
 @click.option(
     "--patience", type=int, default=2, help="Epochs without a better metric before training stops."
+)
+@click.option(
+    "--calibrate",
+    type=click.Choice(CALIBRATIONS),
+    default="temperature",
+    help="temperature: scores are made to say how often they are right, on validation.",
+)
+@click.option(
+    "--forgetting",
+    type=click.Choice(FORGETTINGS),
+    default="fast",
+    help="fast: what the model knew, before and after; full: and mixed with its old weights.",
+)
+@click.option("--old", metavar="FILE", help="Examples of the earlier task, with --from.")
+@click.option(
+    "--interpolate",
+    type=float,
+    metavar="SHARE",
+    help="Share of the new weights in what is written; the rest is the old ones.",
 )
 @click.option(
     "--precision",

@@ -24,6 +24,8 @@ DEVICES: Final = ("auto", "cpu", "cuda")
 CACHES: Final = ("auto", "on", "off")
 AUTO_FREEZE: Final = "auto"
 AUDITS: Final = ("full", "fast", "off")
+CALIBRATIONS: Final = ("temperature", "none")
+FORGETTINGS: Final = ("full", "fast", "off")
 
 _OPTION_OF: Final = {"from_checkpoint": "from"}  # where the option's name is a Python keyword
 _RECORDED: Final = "the checkpoint of --from has recorded it"
@@ -67,6 +69,10 @@ class FinetuneConfig:
     class_weights: str = "none"
     metric: str = "accuracy"
     patience: int = 2  # epochs without a better metric before training stops
+    calibrate: str = "temperature"
+    forgetting: str = "fast"
+    old: str | None = None  # examples of what ``from_checkpoint`` was trained for
+    interpolate: float | None = None  # share of the new weights in what is written
     precision: str = "auto"
     device: str = "auto"
     seed: int = 0
@@ -76,6 +82,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         faults = [*self._source_faults(), *self._number_faults(), *self._choice_faults()]
+        if self.old is not None and self.forgetting == "off":
+            faults.append("--old is read to measure forgetting, and --forgetting is off")
         if faults:
             raise ConfigError(faults)
 
@@ -129,6 +137,8 @@ class FinetuneConfig:
                 yield "DATA is missing: give a file of examples, or a checkpoint with --from"
             if self.new_labels:
                 yield "--new-labels goes with --from: without it every label is new"
+            if self.old is not None:
+                yield "--old goes with --from: without it there are no earlier labels to forget"
             return
         for name in ("model", "revision", "splits"):
             if getattr(self, name) is not None:
@@ -146,6 +156,10 @@ class FinetuneConfig:
             "weight_decay": (0 <= self.weight_decay < float("inf"), "0 or more"),
             "clip_norm": (0 <= self.clip_norm < float("inf"), "0 (no clipping) or more"),
             "patience": (self.patience >= 1, "1 or more"),
+            "interpolate": (
+                self.interpolate is None or 0 <= self.interpolate <= 1,
+                "from 0 (the old weights) to 1 (the new ones)",
+            ),
             "seed": (0 <= self.seed < 2**32, "from 0 to 4294967295"),
             "threads": (self.threads is None or self.threads >= 1, "1 or more"),
         }
@@ -161,6 +175,8 @@ class FinetuneConfig:
             "device": DEVICES,
             "cache": CACHES,
             "audit": AUDITS,
+            "calibrate": CALIBRATIONS,
+            "forgetting": FORGETTINGS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -87,12 +87,14 @@ def score(labels: NDArray[np.int64], logits: Logits) -> Scores | None:
     )
 
 
-def cross_entropy(labels: NDArray[np.int64], logits: Logits) -> NDArray[np.float64]:
+def cross_entropy(
+    labels: NDArray[np.int64], logits: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
     """-log of the probability of each row's label, in nats, shape (rows,)."""
     return -log_probabilities(logits)[np.arange(len(labels)), labels]
 
 
-def log_probabilities(logits: Logits) -> NDArray[np.float64]:
+def log_probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Log-softmax over the classes, shape (rows, classes)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def load_config(folder: Path, name: str) -> Any:
             f"--model {name}: {config.model_type} has an encoder and a decoder; choose an encoder, "
             "such as a BERT, RoBERTa, DistilBERT or ELECTRA"
         )
+    _refuse_other_problem(config, name)
     return config
 
 
@@ -93,12 +95,13 @@ def load_classifier(
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
+    config = copy.deepcopy(config)  # the labels in it tell whether the head grows
     grows = _is_beginning(config, label_names)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {label: index for index, label in enumerate(label_names)}
     config.problem_type = "single_label_classification"
     try:
-        with torch.random.fork_rng(devices=[]), _quiet_transformers():
+        with torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.manual_seed(seed)
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 folder,
@@ -117,6 +120,21 @@ def load_classifier(
         _restore_rows(model, folder, _mismatched(report))
     classifier: nn.Module = model.float()
     return classifier
+
+
+def _refuse_other_problem(config: Any, name: str) -> None:
+    """Refuse a head that was trained for something else than one class a row."""
+    problem = config.problem_type
+    if problem is None and config.num_labels == 1:
+        problem = "regression"  # as transformers reads a single output
+    if problem in (None, "single_label_classification"):
+        return
+    told = "multi-label classification" if problem.startswith("multi_label") else problem
+    raise ConfigError(
+        f"--model {name}: its {_CONFIG} says {told}, and only single-label classification is "
+        "supported; to use its encoder with a new head, take problem_type and id2label out of "
+        f"{_CONFIG}"
+    )
 
 
 def _looks_like_path(name: str) -> bool:
@@ -205,7 +223,7 @@ def _refuse_missing(model: Any, report: dict[str, Any], name: str) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Hold back the advice to train a head that is about to be trained."""
     from transformers.utils import logging as advice
 

@@ -5,23 +5,41 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgewright.examples import Columns
 from edgewright.finetune import report
-from edgewright.finetune.audit import Audit
 from edgewright.finetune.audit_task import audit_task, start_from_probe, survey_task
+from edgewright.finetune.calibration import (
+    Calibration,
+    calibrate,
+    calibration_figures,
+    calibration_record,
+)
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.depth import choose_depth
+from edgewright.finetune.evaluate import Answers
 from edgewright.finetune.feed import Feed, open_feed
 from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
+from edgewright.finetune.forgetting import settle_weights
 from edgewright.finetune.freeze import thaw
+from edgewright.finetune.notes import (
+    tell_audit,
+    tell_epoch,
+    tell_feed,
+    tell_forgetting,
+    tell_task,
+)
+from edgewright.finetune.old_set import OldSet, read_old_set
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
-from edgewright.finetune.train import Epoch, Fit, Recipe, Watcher, fit
+from edgewright.finetune.train import Fit, Watcher, fit
 from edgewright.output import Output
 from edgewright.proof.host import this_host
 
@@ -65,27 +83,34 @@ def run(
     watch = Stopwatch(clock)
     with watch.phase("prepare"):
         task = Task.prepare(config, output)
+        old = read_old(task)
     depth = None
     if task.config.freeze == AUTO_FREEZE:
         with watch.phase("depth"):
             depth = choose_depth(task, output)
         task = task.frozen(depth.blocks)
-    _tell_task(task, output)
+    tell_task(task, output)
     with watch.phase("cache"):
         feed = open_feed(task, output)
-    output.note(_feed_line(feed))
+    tell_feed(feed, output)
     with watch.phase("survey"):
         seen = survey_task(task, feed)
     with watch.phase("audit"):
         audit = audit_task(task, seen)
-    _tell_audit(audit, output)
+    tell_audit(audit, output)
     start_from_probe(task, seen)
     with watch.phase("train"):
         outcome = train(task, feed, output)
+    with watch.phase("forgetting"):
+        forgetting = settle_weights(task, old)
+    tell_forgetting(forgetting, output)
     with watch.phase("evaluate"):
-        validation, test = task.answers("validation"), task.answers("test")
+        validation, test, calibration = evaluate(task)
     summary = summarise(task, outcome, test, watch.total)
+    summary |= calibration_figures(calibration, test)
     summary["audit"] = None if audit is None else audit.summary()
+    summary["forgetting"] = None if forgetting is None else forgetting.summary()
+    summary["interpolate"] = task.config.interpolate
     story = report.Story(
         data=task.config.sources,
         model=task.start.name,
@@ -96,18 +121,19 @@ def run(
         fit=outcome,
         validation=validation,
         test=test,
+        calibration=calibration,
+        forgetting=forgetting,
         audit=audit,
         depth=depth,
     )
-    digest = write_checkpoint(target, _contents(task, story, feed, watch), overwrite=overwrite)
+    contents = _contents(task, story, feed, watch, old)
+    digest = write_checkpoint(target, contents, overwrite=overwrite)
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
 
 
 def train(task: Task, feed: Feed, output: Output) -> Fit:
     """Train the task's model, tell how it goes, and leave it an ordinary model at its best."""
     recipe = task.recipe
-    if not len(task.rows["validation"].labels):
-        output.warn("there are no validation rows: no early stopping, the last epoch is kept")
     steps = recipe.epochs * ceil(len(task.rows["train"].labels) / recipe.step_rows)
     if task.part.blocks < task.part.of:
         compute_first_token_only(task.model, task.probe_inputs(4))
@@ -123,7 +149,7 @@ def train(task: Task, feed: Feed, output: Output) -> Fit:
             recipe,
             task.device,
             validate=lambda: feed.score("validation", task.device),
-            watcher=Watcher(on_step, lambda epoch: _tell_epoch(epoch, recipe, output), output.warn),
+            watcher=Watcher(on_step, lambda epoch: tell_epoch(epoch, recipe, output), output.warn),
         )
     compute_every_token(task.model)
     thaw(task.part)
@@ -132,53 +158,46 @@ def train(task: Task, feed: Feed, output: Output) -> Fit:
     return outcome
 
 
-def _feed_line(feed: Feed) -> str:
-    how = "computed once and cached" if feed.use.used else "computed in every pass"
-    return f"the frozen part is {how}: {feed.use.reason}"
+def evaluate(task: Task) -> tuple[Answers, Answers, Calibration]:
+    """What the model to be written answers on validation and test, and its temperature."""
+    validation = task.answers("validation")
+    if task.config.calibrate == "none":
+        calibration = Calibration(1.0, len(validation.labels), "--calibrate none")
+    else:
+        calibration = calibrate(task.model, validation, task.probe_inputs(8))
+    divided = replace(validation, logits=validation.logits / np.float32(calibration.temperature))
+    return divided, task.answers("test"), calibration
 
 
-def _tell_task(task: Task, output: Output) -> None:
-    for note in task.dataset.notes:
-        output.note(note)
-    for warning in task.dataset.warnings:
-        output.warn(warning)
-    config, part = task.config, task.part
-    output.note(
-        f"{len(task.rows['train'].labels)} train rows, {len(task.examples.label_names)} labels; "
-        f"{part.blocks} of {part.of} blocks frozen, {task.trainable_parameters / 1e6:.1f}M of "
-        f"{task.parameters / 1e6:.1f}M parameters train; lr {config.lr:g}, {config.device} "
-        f"{config.precision}, {config.threads} threads"
-    )
-    output.note(
-        f"{task.truncated:.1%} of the texts are longer than {config.max_length} tokens and are cut"
-    )
+def read_old(task: Task) -> OldSet | None:
+    """The examples of --old, in the labels of the checkpoint of --from."""
+    checkpoint = task.start.checkpoint
+    if task.config.old is None or checkpoint is None:
+        return None
+    columns = Columns(task.config.text_column, task.config.label_column)
+    return read_old_set(task.config.old, columns, checkpoint.labels, task.examples)
 
 
-def _tell_audit(audit: Audit | None, output: Output) -> None:
-    for note in () if audit is None else audit.notes:
-        output.note(note)
-
-
-def _tell_epoch(epoch: Epoch, recipe: Recipe, output: Output) -> None:
-    line = f"epoch {epoch.number}/{recipe.epochs}  train loss {epoch.train_loss:.4f}"
-    if epoch.validation is not None:
-        scores = epoch.validation
-        line += (
-            f"  validation loss {scores.loss:.4f}  accuracy {scores.accuracy:.4f}  "
-            f"macro-F1 {scores.macro_f1:.4f}"
-        )
-    output.note(line)
-
-
-def _contents(task: Task, story: report.Story, feed: Feed, watch: Stopwatch) -> CheckpointContents:
+def _contents(
+    task: Task, story: report.Story, feed: Feed, watch: Stopwatch, old: OldSet | None
+) -> CheckpointContents:
+    made_from = {**task.start.made_from, "data": task.dataset.sha256}
+    if old is not None:
+        made_from["old"] = old.sha256
     return CheckpointContents(
         model=task.model.cpu(),
         preprocessor=task.preprocessor,
         examples=task.examples,
         config=task.config.to_mapping(),
-        made_from={**task.start.made_from, "data": task.dataset.sha256},
+        made_from=made_from,
         splits=task.dataset.report,
-        metrics=metrics_record(task, story.fit, story.test, story.depth),
+        metrics=metrics_record(task, story.fit, story.test)
+        | {
+            "depth": None if story.depth is None else asdict(story.depth),
+            "calibration": calibration_record(story.calibration, story.test),
+            "forgetting": None if story.forgetting is None else story.forgetting.record(),
+            "interpolate": task.config.interpolate,
+        },
         audit=None if story.audit is None else story.audit.to_json(),
         measurements={
             "seconds": watch.seconds,

@@ -15,9 +15,13 @@ from edgewright.examples.splits import QUARANTINE
 from edgewright.figures import line_figure
 from edgewright.finetune.audit import Audit
 from edgewright.finetune.audit_report import audit_sections
+from edgewright.finetune.calibration import Calibration
+from edgewright.finetune.calibration_report import calibration_section
 from edgewright.finetune.depth import DepthChoice
 from edgewright.finetune.depth_report import depth_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
+from edgewright.finetune.forgetting import Forgetting
+from edgewright.finetune.forgetting_report import forgetting_section
 from edgewright.finetune.train import Fit
 from edgewright.report import (
     Block,
@@ -49,8 +53,10 @@ class Story:
     fit: Fit
     validation: Answers
     test: Answers
-    audit: Audit | None = None
-    depth: DepthChoice | None = None
+    calibration: Calibration
+    forgetting: Forgetting | None
+    audit: Audit | None
+    depth: DepthChoice | None
 
 
 def render(story: Story, manifest_sha256: str) -> bytes:
@@ -63,6 +69,8 @@ def render(story: Story, manifest_sha256: str) -> bytes:
             _learning(story),
             *depth_sections(story.depth),
             *_confusion(story),
+            calibration_section(story.calibration, story.test),
+            *forgetting_section(story.forgetting, story.summary["interpolate"]),
             *_worst_errors(story),
             *audit_sections(story.audit),
             _splits(story),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from edgewright.finetune.depth import DepthChoice
 from edgewright.finetune.evaluate import Answers, score
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Fit
@@ -56,9 +55,7 @@ def summarise(task: Task, fit: Fit, test: Answers, seconds: float) -> dict[str, 
     }
 
 
-def metrics_record(
-    task: Task, fit: Fit, test: Answers, depth: DepthChoice | None = None
-) -> dict[str, Any]:
+def metrics_record(task: Task, fit: Fit, test: Answers) -> dict[str, Any]:
     """metrics.json: the history and the test figures; the same inputs give the same record."""
     return {
         "epochs": [asdict(epoch) for epoch in fit.epochs],
@@ -67,7 +64,6 @@ def metrics_record(
         "stopped_early": fit.stopped_early,
         "truncated": task.truncated,
         "test": test_figures(task, test),
-        "depth": None if depth is None else asdict(depth),
     }
 
 
@@ -87,9 +83,30 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
         f"frozen          {summary['frozen']} of {summary['blocks']} blocks; "
         f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
+        _calibration_line(summary),
+        *_forgetting_lines(summary),
         f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens",
         f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
         f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
         f"checkpoint      {summary['checkpoint']}  (report.html tells more)",
         f"next            edgewright optimize {summary['checkpoint']} -o BUNDLE",
     ]
+
+
+def _calibration_line(summary: dict[str, Any]) -> str:
+    if summary["ece_after"] is None or summary["temperature"] == 1:
+        return f"calibration     temperature {summary['temperature']:.3f}"
+    return (
+        f"calibration     temperature {summary['temperature']:.3f}; expected calibration error "
+        f"{summary['ece_before']:.4f} before, {summary['ece_after']:.4f} after"
+    )
+
+
+def _forgetting_lines(summary: dict[str, Any]) -> list[str]:
+    told, share = summary["forgetting"], summary["interpolate"]
+    mixed = "" if share is None else f"; {share:g} of the new weights written"
+    if told is None:
+        return [f"interpolated    {mixed[2:]}"] if mixed else []
+    named = told["metric"].replace("_", " ")
+    figures = f"{told['before']:.3f} before, {told['written']:.3f} after"
+    return [f"forgetting      {named} {figures} ({told['probe']}, {told['rows']} rows){mixed}"]

@@ -18,8 +18,8 @@ from torch import nn
 
 from edgewright.finetune.batches import Indices, Rows, evaluation_batches, to_device
 from edgewright.finetune.freeze import tensors_of
-from edgewright.finetune.memory import in_pieces
 from edgewright.finetune.linear_probe import Features
+from edgewright.finetune.memory import in_pieces
 
 _BATCH_ROWS: Final = 32
 

@@ -49,6 +49,7 @@ def test_the_checkpoint_holds_what_its_contract_says(finetune, tmp_path, model_f
         "survey",
         "audit",
         "train",
+        "forgetting",
         "evaluate",
     }
     assert measured["host"]["cpu"]

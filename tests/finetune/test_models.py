@@ -179,3 +179,31 @@ def test_positions_after_the_padding_are_left_out(kind, positions):
         model(
             input_ids=torch.cat([ids, ids], 1), attention_mask=torch.ones(1, 2 * positions).long()
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"problem_type": "multi_label_classification"}, "multi-label classification"),
+        ({"problem_type": "regression"}, "regression"),
+        ({"num_labels": 1}, "regression"),
+    ],
+)
+def test_a_head_of_another_problem_is_refused_with_the_way_to_a_new_one(folder, changes, told):
+    bert_config(**changes).save_pretrained(folder)
+    with pytest.raises(
+        ConfigError, match=f"config.json says {told}, .*new head, take problem_type"
+    ):
+        load_config(folder, "m")
+    bert_config(problem_type="single_label_classification").save_pretrained(folder)
+    assert load(folder).config.problem_type == "single_label_classification"
+
+
+def test_a_head_that_grew_can_be_loaded_again_with_the_rows_it_had(tmp_path):
+    three = tiny_classifier("bert")
+    three.config.id2label = dict(enumerate(LABELS))
+    three.save_pretrained(tmp_path)
+    config = load_config(tmp_path, "m")
+    for _ in range(2):
+        four = load_classifier(tmp_path, config, (*LABELS, "d"), seed=0, name="m")
+        assert torch.equal(four.classifier.weight[:3], three.classifier.weight)

@@ -47,6 +47,14 @@ BAD_DATA = {
         lambda tmp: touch(tmp / "r.jsonl", SOUND_LINE + b'{"text": 3, "label": "y"}\n'),
         ["r.jsonl", "row 2", "expected a string"],
     ),
+    "several labels a row": (
+        lambda tmp: touch(tmp / "r.jsonl", SOUND_LINE + b'{"text": "b", "label": ["x", "y"]}\n'),
+        ["r.jsonl", "row 2", "multi-label classification is not supported"],
+    ),
+    "measures for labels": (
+        lambda tmp: csv_of(tmp, [(text, f"{i / 7:.3f}") for i, (text, _) in enumerate(GOOD)]),
+        ["row 2", "regression is not supported"],
+    ),
     "broken jsonl": (
         lambda tmp: touch(tmp / "r.jsonl", SOUND_LINE + b'{"text": \n'), ["r.jsonl", "line 2"],
     ),
@@ -75,6 +83,10 @@ BAD_OPTIONS = {
     "several faults": ({}, ["--lr", 0, "--patience", 0], 2, ["--lr is 0.0", "--patience is 0"]),
     "shares": ({}, ["--splits", "50/8/4/4/20/8"], 2, ["50/8/4/4/20/8", "sum to 100"]),
     "too many blocks": ({}, ["--freeze", 9], 2, ["--freeze 9", "4 blocks"]),
+    "two label columns": (
+        {}, ["--label-column", "toxic", "--label-column", "rude"], 2,
+        ["--label-column is given 2 times (toxic, rude)", "multi-label"],
+    ),
     "no depth": ({}, ["--freeze", "half"], 2, ["--freeze is 'half'"]),
     "not a number": ({}, ["--epochs", "three"], 2, ["--epochs", "three"]),
     "unknown option": ({}, ["--epoch", 1], 2, ["--epoch"]),

@@ -217,6 +217,79 @@ class TestLabels:
         path = write_parquet(tmp_path / "a.parquet", {"text": ["x"], "label": [["a"]]})
         assert "multi-label classification is not supported" in refusal(path)
 
+    def test_a_list_in_one_row_is_refused_by_its_place(self, tmp_path: Path) -> None:
+        rows = [{"text": "x", "label": "a"}, {"text": "y", "label": ["b"]}]
+        told = refusal(write_jsonl(tmp_path / "a.jsonl", rows))
+        assert "column 'label': row 2 (line 2) is a list: multi-label" in told
+        array = write(tmp_path / "a.json", json.dumps(rows))
+        assert "row 2 is a list: multi-label" in refusal(array)
+
+    @pytest.mark.parametrize(
+        "kind",
+        [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 1),
+         pa.list_view(pa.string())],
+    )  # fmt: skip
+    def test_every_list_type_of_arrow_is_multi_label(self, tmp_path: Path, kind: Any) -> None:
+        table = {"text": pa.array(["x"]), "label": pa.array([["a"]], kind)}
+        schema = pa.schema([pa.field("text", pa.string()), pa.field("label", kind)])
+        from edgewright.tables.arrow import _check_types
+        from edgewright.tables.columns import FoundColumns
+
+        with pytest.raises(DataError, match="multi-label classification is not supported"):
+            _check_types(schema, FoundColumns("text", "label", None), "a")
+        if not pa.types.is_list_view(kind):  # which parquet cannot hold
+            path = write_parquet(tmp_path / "a.parquet", table)
+            assert "multi-label classification is not supported" in refusal(path)
+
+    def test_a_dataset_of_many_labels_a_row_is_refused(self, tmp_path: Path) -> None:
+        names = datasets.Sequence(datasets.ClassLabel(names=["a", "b"]))
+        features = datasets.Features({"text": datasets.Value("string"), "labels": names})
+        made = datasets.Dataset.from_dict({"text": ["x"], "labels": [[0, 1]]}, features=features)
+        made.save_to_disk(str(tmp_path / "set"))
+        assert "multi-label classification is not supported" in refusal(tmp_path / "set")
+
+    @pytest.mark.parametrize("label", ["['a', 'b']", '["a"]', "[]", "[1, 2]"])
+    def test_a_list_written_out_in_a_csv_cell_is_one_too(self, tmp_path: Path, label: str) -> None:
+        path = write(tmp_path / "a.tsv", f"text\tlabel\nx\ta\ny\t{label}\n")
+        assert f"row 2 (line 3) is the list {label}: multi-label" in refusal(path)
+
+    def test_separators_and_brackets_within_a_name_are_part_of_it(self, tmp_path: Path) -> None:
+        names = ["a;b", "a|b", "[spam]", "[", "a & b"]
+        rows = [{"text": name, "label": name} for name in names]
+        assert read_table(write_jsonl(tmp_path / "a.jsonl", rows)).labels == names
+
+    def test_several_label_columns_are_refused_as_multi_label(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.csv", "text,toxic,rude\nx,1,0\ny,0,1\n")
+        told = refusal(path, Columns(label="toxic,rude"))
+        assert "several label columns" in told
+        assert "multi-label classification is not supported, name one column" in told
+        assert "no column 'toxic,no'" in refusal(path, Columns(label="toxic,no"))
+
+    def test_numbers_with_fractions_are_called_regression(self, tmp_path: Path) -> None:
+        rows = [{"text": "x", "label": 0.5}]
+        assert "regression is not supported" in refusal(write_jsonl(tmp_path / "a.jsonl", rows))
+        for number in ("1.5", ".5", "-2e-1"):
+            path = write(tmp_path / "a.csv", f"text,label\nx,1\ny,{number}\n")
+            assert "regression is not supported" in refusal(path)
+
+    def test_floats_that_are_whole_by_chance_are_called_regression(self, tmp_path: Path) -> None:
+        prices = [float(100 + 7 * row) for row in range(40)]
+        texts = [f"house {row}" for row in range(40)]
+        path = write_parquet(tmp_path / "a.parquet", {"text": texts, "label": prices})
+        assert "40 different numbers in 40 rows" in refusal(path)
+        lines = "".join(f"{text},{price}\n" for text, price in zip(texts, prices, strict=True))
+        assert "regression is not supported" in refusal(
+            write(tmp_path / "a.csv", f"text,label\n{lines}")
+        )
+
+    def test_many_integers_and_few_floats_are_classes(self, tmp_path: Path) -> None:
+        texts = [f"house {row}" for row in range(40)]
+        many = write_parquet(tmp_path / "a.parquet", {"text": texts, "label": list(range(40))})
+        assert len(set(read_table(many).labels)) == 40
+        few = [float(row % 3) for row in range(40)]
+        path = write_parquet(tmp_path / "b.parquet", {"text": texts, "label": few})
+        assert set(read_table(path).labels) == {"0", "1", "2"}
+
     def test_a_missing_label_is_refused_by_row(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.csv", "text,label\nx,a\ny, \nz,\n")
         told = refusal(path)

@@ -6,6 +6,7 @@ is skipped in silence. A text of white space alone counts as empty.
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -34,7 +35,10 @@ _SPLIT_ALIASES: Final = {
     "val": "validation",
     "dev": "validation",
 }
-_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_MANY_LABELS: Final = 20  # distinct ones, in a column of floats: rather measured than classes
+_NO_REGRESSION: Final = "regression is not supported, only classes"
+_NO_MULTI_LABEL: Final = "multi-label classification is not supported, give one label"
 _Value = TypeVar("_Value")
 
 
@@ -143,6 +147,7 @@ def _checked(cells: Cells, source: str) -> Table:
         )
     if not cells.typed:
         _refuse_fractions(cells, labels, source)
+    _refuse_measures(cells, labels, source)
     return Table(
         texts, labels, splits, source, cells.columns.text, cells.columns.label, cells.place,
         cells.notes,
@@ -191,17 +196,29 @@ def _as_label(value: object) -> str:
         if math.isnan(value):
             raise ValueError("has no label")
         if not value.is_integer():
-            raise ValueError(f"is the fraction {value:g}, expected the name or number of a class")
+            raise ValueError(f"is the fraction {value:g}: {_NO_REGRESSION}; name them")
         value = int(value)
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
-        raise ValueError("is a list: multi-label classification is not supported, give one label")
+        raise ValueError(f"is a list: {_NO_MULTI_LABEL}")
     if value is not None and not isinstance(value, str):
         raise ValueError(f"is {json_kind(value)}, expected a string or an integer")
     if value is None or not value.strip():
         raise ValueError("has no label")
+    if _is_written_list(value.strip()):
+        raise ValueError(f"is the list {value.strip()[:40]}: {_NO_MULTI_LABEL}")
     return _encodable(value.strip())
+
+
+def _is_written_list(label: str) -> bool:
+    """Whether a cell without types holds a list as JSON or Python write it, such as ['a', 'b']."""
+    if not (label.startswith("[") and label.endswith("]")):
+        return False
+    try:
+        return isinstance(ast.literal_eval(label), list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
 
 
 def _as_split(value: object) -> str | None:
@@ -230,5 +247,23 @@ def _refuse_fractions(cells: Cells, labels: Sequence[str], source: str) -> None:
         if not float(label).is_integer():
             raise DataError(
                 f"{source}: {cells.place(index)}, column '{cells.columns.label}': labels are "
-                f"fractions such as {label[:20]}, expected classes. If they are classes, name them"
+                f"fractions such as {label[:20]}, expected classes: {_NO_REGRESSION}. If they are "
+                "classes, name them"
             )
+
+
+def _refuse_measures(cells: Cells, labels: Sequence[str], source: str) -> None:
+    """Refuse a column of floats that are whole by chance, such as prices: most rows differ."""
+    distinct = len(set(labels))
+    if distinct <= _MANY_LABELS or distinct <= len(labels) / 2:
+        return
+    if cells.typed:
+        floats = all(isinstance(label, float) for label in cells.labels)
+    else:
+        floats = all(_NUMBER.fullmatch(label) and not label.isdecimal() for label in labels)
+    if floats:
+        raise DataError(
+            f"{source}: column '{cells.columns.label}': {distinct} different numbers in "
+            f"{len(labels)} rows, such as {labels[0][:20]}: {_NO_REGRESSION}. If they are classes, "
+            "write them as integers or names"
+        )

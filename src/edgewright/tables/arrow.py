@@ -154,7 +154,7 @@ def _check_types(schema: Any, found: FoundColumns, source: str) -> None:
     if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
         faults.append(f"text column '{found.text}' is of type {kind}, expected strings")
     kind = schema.field(found.label).type
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if _is_list(kind):
         faults.append(
             f"label column '{found.label}' holds lists; multi-label classification is not "
             "supported, give one label a row"
@@ -165,6 +165,20 @@ def _check_types(schema: Any, found: FoundColumns, source: str) -> None:
         )
     if faults:
         raise DataError(f"{source}: {'; '.join(faults)}")
+
+
+def _is_list(kind: Any) -> bool:
+    """``kind``: a pyarrow.DataType."""
+    import pyarrow.types as types
+
+    tests = (
+        types.is_list,
+        types.is_large_list,
+        types.is_fixed_size_list,
+        types.is_list_view,
+        types.is_large_list_view,
+    )
+    return any(test(kind) for test in tests)
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str] | None:

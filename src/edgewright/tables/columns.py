@@ -125,6 +125,11 @@ def _find(
             faults.append(
                 f"text pairs ({option} {given}) are not supported; join them in one column"
             )
+        elif role == "label" and all(part.strip() in names for part in given.split(",")):
+            faults.append(
+                f"several label columns ({option} {given}): multi-label classification is not "
+                "supported, name one column"
+            )
         else:
             faults.append(f"no column '{given}' ({option})")
         return ""

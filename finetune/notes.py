@@ -1,0 +1,65 @@
+"""What a run says while it goes on, for the person who watches."""
+
+from __future__ import annotations
+
+from edgewright.finetune.audit import Audit
+from edgewright.finetune.feed import Feed
+from edgewright.finetune.forgetting import Forgetting
+from edgewright.finetune.task import Task
+from edgewright.finetune.train import Epoch, Recipe
+from edgewright.output import Output
+
+
+def tell_task(task: Task, output: Output) -> None:
+    """The data and what trains."""
+    for note in task.dataset.notes:
+        output.note(note)
+    for warning in task.dataset.warnings:
+        output.warn(warning)
+    config, part = task.config, task.part
+    output.note(
+        f"{len(task.rows['train'].labels)} train rows, {len(task.examples.label_names)} labels; "
+        f"{part.blocks} of {part.of} blocks frozen, {task.trainable_parameters / 1e6:.1f}M of "
+        f"{task.parameters / 1e6:.1f}M parameters train; lr {config.lr:g}, {config.device} "
+        f"{config.precision}, {config.threads} threads"
+    )
+    output.note(
+        f"{task.truncated:.1%} of the texts are longer than {config.max_length} tokens and are cut"
+    )
+    if not len(task.rows["validation"].labels):
+        output.warn("there are no validation rows: no early stopping, the last epoch is kept")
+
+
+def tell_feed(feed: Feed, output: Output) -> None:
+    """Whether the frozen part is cached, and why."""
+    how = "computed once and cached" if feed.use.used else "computed in every pass"
+    output.note(f"the frozen part is {how}: {feed.use.reason}")
+
+
+def tell_audit(audit: Audit | None, output: Output) -> None:
+    """What the audit found."""
+    for note in () if audit is None else audit.notes:
+        output.note(note)
+
+
+def tell_epoch(epoch: Epoch, recipe: Recipe, output: Output) -> None:
+    """Losses and scores of one epoch."""
+    line = f"epoch {epoch.number}/{recipe.epochs}  train loss {epoch.train_loss:.4f}"
+    if epoch.validation is not None:
+        scores = epoch.validation
+        line += (
+            f"  validation loss {scores.loss:.4f}  accuracy {scores.accuracy:.4f}  "
+            f"macro-F1 {scores.macro_f1:.4f}"
+        )
+    output.note(line)
+
+
+def tell_forgetting(forgetting: Forgetting | None, output: Output) -> None:
+    """What the model still knows of what it knew."""
+    if forgetting is None:
+        return
+    told = forgetting.summary()
+    output.note(
+        f"{told['metric'].replace('_', ' ')} {told['before']:.3f} before, {told['after']:.3f} "
+        f"after, {told['written']:.3f} as written ({forgetting.probe.reason})"
+    )
