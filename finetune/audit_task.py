@@ -48,13 +48,13 @@ class Surveyed:
         return np.concatenate(parts)
 
 
-def survey_task(task: Task, feed: Feed) -> Surveyed:
-    """Run the model as it is over the rows that the audit and a new head ask for."""
-    audited = None
+def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
+    """Run the model as it is over the rows that a new head and, if wanted, the audit ask for."""
+    drawn = None
     wanted: dict[str, Indices] = {name: np.empty(0, np.int64) for name in SHOWN}
-    if task.tables is not None and task.config.audit == "full":
-        audited = AuditedRows.draw(task.examples, seed=task.config.seed)
-        wanted = audited.by_split(_sizes(task))
+    if audited and task.tables is not None and task.config.audit == "full":
+        drawn = AuditedRows.draw(task.examples, seed=task.config.seed)
+        wanted = drawn.by_split(_sizes(task))
     head = None
     if task.config.head_first and not task.start.has_head:
         head = find_head(task.model, task.probe_inputs(1))
@@ -72,7 +72,7 @@ def survey_task(task: Task, feed: Feed) -> Surveyed:
         for name, chosen in wanted.items()
         if len(chosen)
     }
-    return Surveyed(audited, head, wanted, seen)
+    return Surveyed(drawn, head, wanted, seen)
 
 
 def audit_task(task: Task, surveyed: Surveyed) -> Audit | None:

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from edgewright.finetune.activation_cache import ActivationCache
+from edgewright.finetune.audit_task import start_from_probe, survey_task
 from edgewright.finetune.batches import Indices, Rows, RowSubset, TokenRows
 from edgewright.finetune.config import LR_FULL, LR_PARTLY_FROZEN
 from edgewright.finetune.evaluate import Logits, cross_entropy, predict_logits
-from edgewright.finetune.feed import open_caches
+from edgewright.finetune.feed import Feed, open_caches
 from edgewright.finetune.freeze import find_blocks, find_part, hold, thaw
 from edgewright.finetune.linear_probe import FIT_ROWS, fit_probe
 from edgewright.finetune.task import Task
@@ -67,7 +68,9 @@ class DepthChoice:
 
 
 def choose_depth(task: Task, output: Output) -> DepthChoice:
-    """Try the depths of ``SHARES`` and choose one; the model is left as it was.
+    """Try the depths of ``SHARES`` and choose one.
+
+    The model is left as it was, but for a new head, which is started from a linear probe.
 
     Raises:
         ConfigError: the model's blocks are not recognised.
@@ -125,6 +128,8 @@ class _Race:
         if isinstance(caches, str):
             output.note(f"every depth computes its frozen part anew: {caches}")
             caches = []
+        feed = Feed.cached(task, caches[-1]) if caches else Feed.live(task, "")
+        start_from_probe(task, survey_task(task, feed, audited=False))
         rows = task.rows["train"].joined(task.rows["validation"])
         return cls(task, rows, {cache.cut.blocks: cache for cache in caches})
 

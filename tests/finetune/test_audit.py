@@ -184,7 +184,7 @@ def test_more_rows_than_it_may_encode_are_drawn_by_seed_and_the_record_says_so()
 def test_the_audit_happens_before_training(finetune, monkeypatch):
     order = []
     audit, train = pipeline.audit_task, pipeline.train
-    monkeypatch.setattr(pipeline, "audit_task", lambda t: order.append("audit") or audit(t))
-    monkeypatch.setattr(pipeline, "train", lambda t, o: order.append("train") or train(t, o))
+    monkeypatch.setattr(pipeline, "audit_task", lambda *a: order.append("audit") or audit(*a))
+    monkeypatch.setattr(pipeline, "train", lambda *a: order.append("train") or train(*a))
     assert finetune().code == 0
     assert order == ["audit", "train"]
