@@ -23,6 +23,7 @@ from edgewright.finetune.calibration import (
     calibration_figures,
     calibration_record,
 )
+from edgewright.finetune.changes import answers_before, changes, changes_record
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.depth import DepthChoice, choose_depth
@@ -121,6 +122,7 @@ def _run(
             depth = choose_depth(task, output)
         task = task.frozen(depth.blocks)
     tell_task(task, output)
+    before = answers_before(task)
     with watch.phase("cache"):
         feed = open_feed(task, output, _decided_cache(decided))
     tell_feed(feed, output)
@@ -144,6 +146,8 @@ def _run(
     summary["audit"] = None if audit is None else audit.summary()
     summary["forgetting"] = None if forgetting is None else forgetting.summary()
     summary["interpolate"] = task.config.interpolate
+    changed = changes(task, before, test)
+    summary["changes"] = changes_record(changed)
     story = report.Story(
         data=task.config.sources,
         model=task.start.name,
@@ -158,6 +162,7 @@ def _run(
         forgetting=forgetting,
         audit=audit,
         depth=depth,
+        changes=changed,
     )
     contents = _contents(task, story, feed, watch, old)
     digest = write_checkpoint(target, contents, overwrite=overwrite)
@@ -262,6 +267,7 @@ def _contents(
             "calibration": calibration_record(story.calibration, story.test),
             "forgetting": None if story.forgetting is None else story.forgetting.record(),
             "interpolate": task.config.interpolate,
+            "changes": changes_record(story.changes),
         },
         audit=None if story.audit is None else story.audit.to_json(),
         measurements={

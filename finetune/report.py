@@ -17,6 +17,7 @@ from edgewright.finetune.audit import Audit
 from edgewright.finetune.audit_report import audit_sections
 from edgewright.finetune.calibration import Calibration
 from edgewright.finetune.calibration_report import calibration_section
+from edgewright.finetune.changes import Change, changes_sections
 from edgewright.finetune.depth import DepthChoice
 from edgewright.finetune.depth_report import depth_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
@@ -57,6 +58,7 @@ class Story:
     forgetting: Forgetting | None
     audit: Audit | None
     depth: DepthChoice | None
+    changes: Sequence[Change]
 
 
 def render(story: Story, manifest_sha256: str) -> bytes:
@@ -66,6 +68,7 @@ def render(story: Story, manifest_sha256: str) -> bytes:
         subtitle=f"Fine-tuning of {story.model}",
         headline=_headline(story),
         sections=[
+            *changes_sections(story.changes),
             _learning(story),
             *depth_sections(story.depth),
             *_confusion(story),

@@ -144,3 +144,45 @@ def test_new_labels_need_a_checkpoint_to_be_new_to(finetune):
     run = finetune("--new-labels")
     assert run.code == 2
     assert "--new-labels goes with --from" in run.err
+
+
+def test_the_frozen_part_and_its_cache_are_those_of_the_checkpoint(finetune, tmp_path):
+    cache = ("--cache", "on", "--cache-dir", tmp_path / "cache", "--freeze", 3)
+    assert finetune(*cache, "--epochs", 2).code == 0
+    more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
+    went_on = ("--from", tmp_path / "out", "--add", more, *cache[:4], "--json")
+    run = finetune(*went_on, data=None, model=None, out="next")
+    assert run.code == 0, run.err
+    first, second = (
+        json.loads((tmp_path / name / "measurements.json").read_bytes())["activation_cache"]
+        for name in ("out", "next")
+    )
+    assert run.json["frozen"] == 3
+    assert second["found"] == first["filled"]
+    assert 0 < second["filled"] <= 60
+
+
+def test_the_report_says_what_changed_on_old_test_rows_and_on_new(finetune, tmp_path):
+    # Each topic under another label than before, which is what feedback would teach.
+    moved = {"sports": "tech", "tech": "food", "food": "sports"}
+    rows = [(text, moved[label]) for text, label in make_rows(400, seed=4)]
+    assert finetune("--epochs", 3, "--lr", 1e-3).code == 0
+    more = write_csv(tmp_path / "more.csv", rows)
+    run = finetune(
+        "--from", tmp_path / "out", "--add", more, "--json", "--epochs", 3, "--lr", 1e-3,
+        data=None, model=None, out="next",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    old, new = run.json["changes"]["old"], run.json["changes"]["new"]
+    assert old["n"] + new["n"] == run.json["rows"]["test"]
+    for change in (old, new):
+        gained = change["won"] - change["lost"]
+        assert change["right_after"] - change["right_before"] == gained
+    assert new["accuracy_after"] > new["accuracy_before"]
+    assert old["accuracy_after"] < old["accuracy_before"]
+    assert "What changed" in (tmp_path / "next" / "report.html").read_text()
+
+
+def test_a_run_from_a_pre_trained_model_has_nothing_to_compare(finetune, tmp_path):
+    assert finetune("--json").json["changes"] == {}
+    assert "What changed" not in (tmp_path / "out" / "report.html").read_text()
