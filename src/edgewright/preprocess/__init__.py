@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgewright.errors import ArtifactNotFoundError
+from edgewright.kinds import IMAGE, TEXT, Kind
+from edgewright.preprocess.encoding import Encoding
 from edgewright.preprocess.images import (
     DecodedRow,
     ImagePreprocessor,
@@ -23,7 +25,6 @@ from edgewright.preprocess.images import (
     ImageSettings,
     LazyRow,
 )
-from edgewright.preprocess.kinds import IMAGE, TEXT, Encoding, Kind
 from edgewright.preprocess.settings_file import SETTINGS_FILE, read_record
 from edgewright.preprocess.text import (
     FORMAT_VERSION,
@@ -37,9 +38,7 @@ from edgewright.preprocess.text import (
 
 __all__ = [
     "FORMAT_VERSION",
-    "IMAGE",
     "SETTINGS_FILE",
-    "TEXT",
     "TEXT_INPUTS",
     "TOKENIZER_FILE",
     "DecodedRow",
@@ -47,7 +46,6 @@ __all__ = [
     "ImagePreprocessor",
     "ImageRow",
     "ImageSettings",
-    "Kind",
     "LazyRow",
     "Preprocessor",
     "TextPreprocessor",

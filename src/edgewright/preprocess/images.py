@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgewright.errors import ConfigError, InputError, IntegrityError
+from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess.decode import MAX_PIXELS, Pixels, decode
-from edgewright.preprocess.kinds import IMAGE, Encoding, Kind
+from edgewright.preprocess.encoding import Encoding
 from edgewright.preprocess.settings_file import SETTINGS_FILE, read_settings, write_settings
 
 PIXEL_VALUES: Final = "pixel_values"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgewright.errors import ArtifactNotFoundError, IntegrityError
-from edgewright.preprocess.kinds import Kind
+from edgewright.kinds import Kind
 
 SETTINGS_FILE: Final = "preprocess.json"
 FORMAT_VERSION: Final = 1

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edgewright.errors import BackendUnavailableError, ConfigError, InputError, IntegrityError
-from edgewright.preprocess.kinds import TEXT, Encoding, Kind
+from edgewright.kinds import TEXT, Kind
+from edgewright.preprocess.encoding import Encoding
 from edgewright.preprocess.settings_file import (
     FORMAT_VERSION,
     SETTINGS_FILE,

@@ -1,26 +1,12 @@
-"""What examples may be: texts or images."""
+"""A batch of examples as the arrays that a model takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of example; ``name`` is in preprocess.json, ``task`` in every manifest."""
-
-    name: str
-    task: str
-    many: str  # for messages
-
-
-TEXT: Final = Kind("text", "text-classification", "texts")
-IMAGE: Final = Kind("image", "image-classification", "images")
-BY_TASK: Final = {kind.task: kind for kind in (TEXT, IMAGE)}
 
 
 @dataclass(frozen=True, eq=False)
