@@ -40,6 +40,7 @@ from edgewright.finetune.old_set import OldSet, read_old_set
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Fit, Watcher, fit
+from edgewright.kinds import TEXT
 from edgewright.output import Output
 from edgewright.proof.host import this_host
 
@@ -135,7 +136,7 @@ def train(task: Task, feed: Feed, output: Output) -> Fit:
     """Train the task's model, tell how it goes, and leave it an ordinary model at its best."""
     recipe = task.recipe
     steps = recipe.epochs * ceil(len(task.rows["train"].labels) / recipe.step_rows)
-    if task.part.blocks < task.part.of:
+    if task.part.blocks < task.part.of and task.examples.kind is TEXT:
         compute_first_token_only(task.model, task.probe_inputs(4))
     with output.progress() as bar:
         shown = bar.add_task("training", total=steps, status="")

@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgewright.errors import ConfigError
-from edgewright.finetune.batches import Indices, Rows, micro_batches, to_device, training_steps
+from edgewright.finetune.batches import (
+    ChangingRows,
+    Indices,
+    Rows,
+    micro_batches,
+    to_device,
+    training_steps,
+)
 from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import Scores
+from edgewright.finetune.freeze import is_frozen
 from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 from edgewright.finetune.schedule import adamw, warmup_cosine
 
@@ -163,6 +171,8 @@ class _Training:
         self.batch_size = recipe.batch_size
         self.optimizer = adamw(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        # A batch normalisation needs two values by channel, and one picture may give a single one.
+        self.least_rows = 2 if normalises_batches(model) else 1
         self.steps_per_epoch = math.ceil(len(rows.labels) / recipe.step_rows)
         weights = recipe.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
@@ -172,8 +182,16 @@ class _Training:
         recipe = self.recipe
         torch.manual_seed(_epoch_seed(recipe.seed, number))
         self.model.train()
+        if isinstance(self.rows, ChangingRows):
+            self.rows = self.rows.for_epoch(number)
         losses = []
-        steps = training_steps(self.rows.lengths, recipe.step_rows, seed=recipe.seed, epoch=number)
+        steps = training_steps(
+            self.rows.lengths,
+            recipe.step_rows,
+            seed=recipe.seed,
+            epoch=number,
+            least=self.least_rows,
+        )
         lr = 0.0
         for index, step in enumerate(steps, (number - 1) * self.steps_per_epoch):
             total = recipe.epochs * self.steps_per_epoch
@@ -198,7 +216,7 @@ class _Training:
         weight = float(self._weight_of(labels.to(self.device)))
         total = 0.0
         try:
-            for batch in micro_batches(step, self.batch_size):
+            for batch in micro_batches(step, self.batch_size, self.least_rows):
                 loss = self._loss(batch) / weight
                 torch.autograd.backward(self.scaler.scale(loss))
                 total += loss.item()
@@ -261,6 +279,12 @@ def _checked(scores: Scores | None, epoch: int) -> Scores | None:
             "try a lower --lr"
         )
     return scores
+
+
+def normalises_batches(model: nn.Module) -> bool:
+    """Whether a batch normalisation trains, so that the rows of a step depend on each other."""
+    kinds = nn.modules.batchnorm._BatchNorm  # the common base has no public name
+    return any(isinstance(each, kinds) and not is_frozen(each) for each in model.modules())
 
 
 def _moving(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

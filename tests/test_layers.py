@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "tables",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client",
-        "backends bundle checkpoint repository",
+        "backends bundle checkpoint factories repository",
         "proof latency",
         "finetune optimize serve",
         "artifact_commands predict_command cli",

@@ -25,12 +25,11 @@ from edgewright.preprocess import (
     load_preprocessor,
 )
 from edgewright.preprocess.processors import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     image_preprocessor,
     plain_preprocessor,
 )
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FAMILIES: dict[str, Callable[[], Any]] = {
     "resnet": lambda: transformers.ConvNextImageProcessor(
         size={"shortest_edge": 64}, crop_pct=0.875

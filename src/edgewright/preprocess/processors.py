@@ -17,10 +17,6 @@ from edgewright.preprocess.images import (
     ImageSettings,
 )
 
-# Both ImageNet's, as most weights of convolutional networks want them.
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-IMAGENET_KEPT: Final = 0.875  # of the shorter side, by the usual cut of 224 from 256
 _WARPED_FROM: Final = 384  # ConvNeXt cuts nothing from this size on
 _PROBE_SIZES: Final = ((64, 64), (37, 90), (211, 48), (300, 401), (8, 8))  # height, width
 
