@@ -34,8 +34,8 @@ BLOCKS: Final = "blocks"  # the attribute that holds them, where no other is nam
 _SPELLED: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _DECLARE: Final = (
     f"give the module an attribute {BLOCKS!r}, a ModuleList or Sequential in the order in which "
-    "its blocks run, or name such attributes with --blocks, as in --blocks layer1,layer2; --freeze 0 "
-    "trains all of it"
+    "its blocks run, or name such attributes with --blocks, as in --blocks layer1,layer2; "
+    "--freeze 0 trains all of it"
 )
 
 

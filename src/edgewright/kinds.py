@@ -17,4 +17,3 @@ class Kind:
 
 TEXT: Final = Kind("text", "text-classification", "texts")
 IMAGE: Final = Kind("image", "image-classification", "images")
-BY_TASK: Final = {kind.task: kind for kind in (TEXT, IMAGE)}

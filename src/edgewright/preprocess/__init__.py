@@ -48,6 +48,7 @@ __all__ = [
     "ImageSettings",
     "LazyRow",
     "Preprocessor",
+    "Row",
     "TextPreprocessor",
     "TextSettings",
     "TokenRow",
@@ -56,11 +57,21 @@ __all__ = [
 ]
 
 
-class Preprocessor(Protocol):
-    """What texts and images have in common; a row is one example, encoded but not in a batch.
+class Row(Protocol):
+    """One example, encoded but not in a batch."""
 
-    ``len(row)`` is what a workload calls the length: tokens of a text, rows of pixels of an image.
-    """
+    @property
+    def truncated(self) -> bool:
+        """Whether something of it was left out for want of room."""
+        ...
+
+    def __len__(self) -> int:
+        """What a workload calls the length: tokens of a text, rows of pixels of an image."""
+        ...
+
+
+class Preprocessor(Protocol):
+    """What texts and images have in common."""
 
     @property
     def kind(self) -> Kind:
