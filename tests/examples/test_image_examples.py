@@ -104,11 +104,12 @@ def test_flat_pictures_are_alike_only_when_they_are_equal(tmp_path: Path) -> Non
 
 
 def test_no_pair_is_missed(folder: Path) -> None:
-    """Against every pair compared, among digits and their noisy twins."""
+    """Against every pair compared, among digits, noisy twins and twins two levels brighter."""
     rng = np.random.default_rng(0)
     reduced = signatures([ImageFile(p, p.name) for p in sorted(folder.rglob("*.png"))])
     noisy = np.clip(reduced.astype(int) + rng.integers(-4, 5, reduced.shape), 0, 255)
-    rows = np.concatenate([reduced, noisy.astype(np.uint8)])
+    brighter = np.minimum(reduced[:60].astype(int) + 2, 255)
+    rows = np.concatenate([reduced, noisy.astype(np.uint8), brighter.astype(np.uint8)])
     colours = rows.reshape(len(rows), -1, 3).astype(float)
     contrast = np.abs(colours - colours.mean(axis=1, keepdims=True)).mean(axis=(1, 2))
     expected = [
