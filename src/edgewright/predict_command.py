@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgewright.errors import ConfigError, DataError, InputError
+from edgewright.errors import ConfigError, InputError
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
+from edgewright.tables.image_folder import ImageFile
 from edgewright.texts import Text, read_texts, split_lines
 
 if TYPE_CHECKING:  # gRPC is imported when there is something to send
@@ -96,32 +96,13 @@ def predict(
     )
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """An image to classify."""
-
-    path: Path
-
-    @property
-    def place(self) -> str:
-        """The path, as it was given."""
-        return str(self.path)
-
-    def read(self) -> bytes:
-        """The whole file; DataError when it cannot be read."""
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
-
-
 def _images(images: Sequence[Path], texts: Sequence[str], file: Path | None) -> list[ImageFile]:
     if texts or file is not None:
         raise ConfigError("--image is given along with texts; classify one kind at a time")
     missing = [f"--image {path}: no such file" for path in images if not path.is_file()]
     if missing:
         raise ConfigError(missing)
-    return [ImageFile(path) for path in images]
+    return [ImageFile(path, str(path)) for path in images]
 
 
 def _inputs(texts: Sequence[str], file: Path | None, column: str | None) -> list[Text]:
@@ -174,7 +155,9 @@ def _placed(error: InputError, chunk: Sequence[Text] | Sequence[ImageFile]) -> I
     index = re.fullmatch(r"(?:texts|images)\[(\d+)\]", error.field)
     if index is None or int(index[1]) >= len(chunk):
         return error
-    return InputError(f"{chunk[int(index[1])].place}: {error}", field=error.field)
+    at_fault = chunk[int(index[1])]
+    place = at_fault.place if isinstance(at_fault, Text) else at_fault.name
+    return InputError(f"{place}: {error}", field=error.field)
 
 
 def _to_json(answer: Classification) -> dict[str, Any]:
@@ -193,7 +176,7 @@ def _table(
     """One line an input: its best classes with their scores, and how a text begins."""
     longest = (len(each.label) for answer in answers for each in answer.scores[:shown])
     width = max(longest, default=0)
-    names = [each.content if isinstance(each, Text) else each.place for each in inputs]
+    names = [each.content if isinstance(each, Text) else each.name for each in inputs]
     for name, answer in zip(names, answers, strict=True):
         classes = (f"{each.label:<{width}} {each.score:6.4f}" for each in answer.scores[:shown])
         yield f"{'  '.join(classes)}  {_excerpt(name)}"
