@@ -182,6 +182,7 @@ class FinetuneConfig:
                 "--freeze auto": self.freeze == AUTO_FREEZE,
                 "--strict": self.strict,
                 "--old": self.old is not None,
+                "--interpolate": self.interpolate is not None,
                 "--cache on": self.cache == "on",
             }
         else:

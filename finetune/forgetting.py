@@ -93,7 +93,8 @@ def settle_weights(task: Task, old: OldSet | None) -> Forgetting | None:
     share = 1.0 if task.config.interpolate is None else task.config.interpolate
     if task.config.forgetting == "off" and share == 1:
         return None
-    before = task.start.load(task.examples, seed=task.config.seed)
+    examples = task.examples
+    before = task.start.load(examples.label_names, seed=task.config.seed, kind=examples.kind)
     movement = Movement.between(before, task.model, _fresh(task))
     del before
     if task.config.forgetting == "off":

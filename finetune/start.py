@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from torch import nn
 
 from edgewright.checkpoint import PREPROCESSING_FOLDER, Checkpoint
 from edgewright.errors import ConfigError
-from edgewright.examples import Examples
 from edgewright.factories import FACTORY_FILE, Factory, FactoryClassifier, state_sha256
 from edgewright.finetune.config import DEFAULT_FREEZE, DEFAULT_MODEL, FinetuneConfig
 from edgewright.finetune.models import (
@@ -22,7 +21,7 @@ from edgewright.finetune.models import (
     refuse_other_kind,
     weights_sha256,
 )
-from edgewright.kinds import IMAGE, Kind
+from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.preprocess import (
     TOKENIZER_FILE,
     ImagePreprocessor,
@@ -83,25 +82,24 @@ class Start:
         """Whether the model comes with a head that has learnt these labels."""
         return self.checkpoint is not None
 
-    def load(self, examples: Examples, *, seed: int) -> nn.Module:
+    def load(self, label_names: Sequence[str], *, seed: int, kind: Kind = TEXT) -> nn.Module:
         """The model with one logit per label; a new head is drawn by ``seed``.
 
         Raises:
-            ConfigError: it cannot be loaded, or does not classify examples of this kind.
+            ConfigError: it cannot be loaded, or does not classify examples of ``kind``.
         """
-        labels, kind = examples.label_names, examples.kind
         if self.model_config is not None:
             refuse_other_kind(self.model_config, kind, self.name)
             return load_classifier(
-                self.folder, self.model_config, labels, seed=seed, name=self.name, kind=kind
+                self.folder, self.model_config, label_names, seed=seed, name=self.name, kind=kind
             )
         if kind is not IMAGE:
             raise ConfigError(
                 f"--model {self.name}: a factory's model reads images, and the examples are texts"
             )
         if self.factory is not None:
-            return FactoryClassifier.make(self.factory, labels, seed=seed)
-        return FactoryClassifier.load(self.folder, labels, seed=seed)
+            return FactoryClassifier.make(self.factory, label_names, seed=seed)
+        return FactoryClassifier.load(self.folder, label_names, seed=seed)
 
     def identified(self, model: nn.Module) -> Start:
         """The same start, with the hash of the weights that a factory drew or read."""

@@ -63,7 +63,7 @@ class Task:
         tables = None if config.audit == "off" else audit_tables(dataset)
         if config.strict and tables is not None:  # before anything heavy is loaded
             refuse_violations(tables)
-        model = start.load(examples, seed=config.seed)
+        model = start.load(examples.label_names, seed=config.seed, kind=kind)
         start = start.identified(model)
         preprocessor = start.preprocessor(model, config, kind)
         rows = {name: _rows(preprocessor, examples, name, config) for name in READ_SPLITS}

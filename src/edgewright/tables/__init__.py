@@ -225,7 +225,7 @@ def _image_reader(folder: Path) -> Callable[[object], Image]:
     return as_image
 
 
-def only_texts(contents: Sequence[str] | Sequence[Image], kind: Kind, source: str) -> list[str]:
+def only_texts(contents: Sequence[str | Image], kind: Kind, source: str) -> list[str]:
     """``contents``, where they are texts; DataError says that they are not."""
     texts = [each for each in contents if isinstance(each, str)]
     if kind is not TEXT or len(texts) < len(contents):
