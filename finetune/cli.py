@@ -30,6 +30,7 @@ from edgewright.finetune.config import (
     parse_freeze,
 )
 from edgewright.finetune.image_options import AUGMENTS, IMAGENET_CROP
+from edgewright.finetune.unfinished import read_decisions
 from edgewright.manifest import refuse_existing
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
@@ -43,6 +44,7 @@ _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint --strict",
     "edgewright finetune --from checkpoint --add new.csv --old old.csv --interpolate 0.7 -o mixed",
     "edgewright finetune pictures/ -o checkpoint --model ./my-resnet --augment light",
+    "edgewright finetune -o checkpoint --resume",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
 
@@ -227,16 +229,21 @@ def _one_label_column(
     "of the rows.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoint that is there.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a run of this checkpoint that was killed; begin where there is none.",
+)
 @config_option
 @output_options
-def finetune(target: Path, overwrite: bool, output: Output, **options: Any) -> None:
+def finetune(target: Path, overwrite: bool, resume: bool, output: Output, **options: Any) -> None:
     """Fine-tune a pre-trained encoder on the labelled texts or images in DATA.
 
     DATA is a csv, tsv, jsonl or parquet file, a folder of images with a sub-folder for each class,
     a folder of Hugging Face datasets, or a hub id. The checkpoint holds the weights, the
     preprocessing, every example with its split, the metrics and a report.
     """
-    config = FinetuneConfig(**options)
+    config = (_begun(target, options) if resume else None) or FinetuneConfig(**options)
     refuse_existing(target, overwrite=overwrite)
     _refuse_unwritable(target)
     try:  # here, for they import torch: help and refusals need not wait for it
@@ -246,8 +253,16 @@ def finetune(target: Path, overwrite: bool, output: Output, **options: Any) -> N
         raise BackendUnavailableError(
             f"finetune needs {error.name}; pip install 'edgewright[train]'"
         ) from error
-    summary = run(config, target, overwrite=overwrite, output=output)
+    summary = run(config, target, overwrite=overwrite, resume=resume, output=output)
     output.result(summary, result_lines(summary))
+
+
+def _begun(target: Path, options: dict[str, Any]) -> FinetuneConfig | None:
+    """The options of the run that --resume goes on with, where no source of data is given now."""
+    decisions = read_decisions(target)
+    if decisions is None or options["data"] or options["from_checkpoint"]:
+        return None
+    return FinetuneConfig.from_mapping(decisions.asked)
 
 
 def _refuse_unwritable(target: Path) -> None:

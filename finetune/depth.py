@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -65,6 +65,15 @@ class DepthChoice:
     of: int
     candidates: tuple[Candidate, ...]
     folds: int  # 1: judged on the validation split
+
+    @classmethod
+    def from_mapping(cls, record: Mapping[str, Any]) -> DepthChoice:
+        """The inverse of ``dataclasses.asdict``."""
+        candidates = tuple(
+            Candidate(**{**each, "tries": tuple(Try(**one) for one in each["tries"])})
+            for each in record["candidates"]
+        )
+        return cls(**{**record, "candidates": candidates})
 
 
 def choose_depth(task: Task, output: Output) -> DepthChoice:

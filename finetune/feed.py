@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from edgewright.errors import ConfigError
 from edgewright.finetune.activation_cache import ActivationCache, CachePlan, CacheUse, fill_cache
 from edgewright.finetune.batches import Rows
 from edgewright.finetune.cut import Cut, UncacheableError
@@ -46,19 +47,34 @@ class Feed:
         return score(rows.labels, predict_logits(self.model, rows, device))
 
 
-def open_feed(task: Task, output: Output) -> Feed:
+def open_feed(task: Task, output: Output, decided: CacheUse | None = None) -> Feed:
     """From a cache of the task's frozen part where it is asked for, possible and pays; else live.
 
-    What was decided, and why, is in the feed's ``use``.
+    What was decided, and why, is in the feed's ``use``; ``decided`` is that of a run gone on with.
+
+    Raises:
+        ConfigError: that run was cached, and the cache cannot be had any more.
     """
     if not task.part.blocks:
         return Feed.live(task, "no block is frozen")
-    caches = open_caches(task, [task.part], output)
-    return Feed.live(task, caches) if isinstance(caches, str) else Feed.cached(task, caches[0])
+    if decided is not None and not decided.used:
+        return Feed.live(task, decided.reason)
+    caches = open_caches(task, [task.part], output, decided)
+    if not isinstance(caches, str):
+        return Feed.cached(task, caches[0])
+    if decided is not None:
+        raise ConfigError(
+            f"--resume: the run read its frozen part from a cache, which cannot be had now "
+            f"({caches}); mend that, or begin anew with --overwrite"
+        )
+    return Feed.live(task, caches)
 
 
 def open_caches(
-    task: Task, parts: Sequence[FrozenPart], output: Output
+    task: Task,
+    parts: Sequence[FrozenPart],
+    output: Output,
+    decided: CacheUse | None = None,
 ) -> list[ActivationCache] | str:
     """A filled cache after each part, or why there is none."""
     config = task.config
@@ -74,7 +90,8 @@ def open_caches(
         task.device,
         task.recipe.precision,
         task.recipe.epochs,
-        must=config.cache == "on",
+        must=config.cache == "on" or decided is not None,
+        dtype=None if decided is None else decided.dtype,
     )
     rows = [task.token_rows[name] for name in READ_SPLITS]
     with output.progress() as bar:

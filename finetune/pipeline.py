@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from edgewright.errors import ConfigError, DataError
 from edgewright.examples import Columns
 from edgewright.finetune import report
+from edgewright.finetune.activation_cache import CacheUse
 from edgewright.finetune.audit_task import audit_task, start_from_probe, survey_task
 from edgewright.finetune.calibration import (
     Calibration,
@@ -23,7 +25,7 @@ from edgewright.finetune.calibration import (
 )
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
-from edgewright.finetune.depth import choose_depth
+from edgewright.finetune.depth import DepthChoice, choose_depth
 from edgewright.finetune.evaluate import Answers
 from edgewright.finetune.feed import Feed, open_feed
 from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
@@ -40,6 +42,13 @@ from edgewright.finetune.old_set import OldSet, read_old_set
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Fit, Watcher, fit
+from edgewright.finetune.training_state import Saver
+from edgewright.finetune.unfinished import (
+    Decisions,
+    Unfinished,
+    open_unfinished,
+    refuse_other,
+)
 from edgewright.kinds import TEXT
 from edgewright.output import Output
 from edgewright.proof.host import this_host
@@ -71,9 +80,12 @@ def run(
     *,
     overwrite: bool,
     output: Output,
+    resume: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Fine-tune as ``config`` says and write the checkpoint at ``target``.
+
+    With ``resume`` a run that was killed goes on where it was; without one it begins.
 
     Returns:
         The summary that ``--json`` prints.
@@ -81,18 +93,37 @@ def run(
     Raises:
         ConfigError, DataError, ArtifactError, BackendUnavailableError: nothing is written then.
     """
-    watch = Stopwatch(clock)
+    with open_unfinished(target, resume=resume, overwrite=overwrite) as unfinished:
+        try:
+            summary = _run(config, target, unfinished, overwrite, output, Stopwatch(clock))
+        except (ConfigError, DataError):
+            if unfinished.decisions is None:  # begun just now, and to no good end
+                unfinished.finish()
+            raise
+        unfinished.finish()
+    return summary
+
+
+def _run(
+    config: FinetuneConfig,
+    target: Path,
+    unfinished: Unfinished,
+    overwrite: bool,
+    output: Output,
+    watch: Stopwatch,
+) -> dict[str, Any]:
+    decided = unfinished.decisions
     with watch.phase("prepare"):
-        task = Task.prepare(config, output)
+        task = _prepare(config, decided, output)
         old = read_old(task)
-    depth = None
+    depth = _decided_depth(decided)
     if task.config.freeze == AUTO_FREEZE:
         with watch.phase("depth"):
             depth = choose_depth(task, output)
         task = task.frozen(depth.blocks)
     tell_task(task, output)
     with watch.phase("cache"):
-        feed = open_feed(task, output)
+        feed = open_feed(task, output, _decided_cache(decided))
     tell_feed(feed, output)
     with watch.phase("survey"):
         seen = survey_task(task, feed)
@@ -100,8 +131,10 @@ def run(
         audit = audit_task(task, seen)
     tell_audit(audit, output)
     start_from_probe(task, seen)
+    if decided is None:
+        unfinished.record(_decisions(config, task, feed, depth))
     with watch.phase("train"):
-        outcome = train(task, feed, output)
+        outcome = train(task, feed, output, Saver(unfinished.folder, output.warn))
     with watch.phase("forgetting"):
         forgetting = settle_weights(task, old)
     tell_forgetting(forgetting, output)
@@ -132,7 +165,38 @@ def run(
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
 
 
-def train(task: Task, feed: Feed, output: Output) -> Fit:
+def _prepare(config: FinetuneConfig, decided: Decisions | None, output: Output) -> Task:
+    """The task of the options, or of a run that is gone on with."""
+    if decided is None:
+        return Task.prepare(config, output)
+    task = Task.prepare(FinetuneConfig.from_mapping(decided.resolved), output)
+    refuse_other(decided, config, task.dataset.sha256, this_host().cpu)
+    return task
+
+
+def _decided_depth(decided: Decisions | None) -> DepthChoice | None:
+    record = None if decided is None else decided.depth
+    return None if record is None else DepthChoice.from_mapping(record)
+
+
+def _decided_cache(decided: Decisions | None) -> CacheUse | None:
+    return None if decided is None else CacheUse(**decided.cache)
+
+
+def _decisions(
+    config: FinetuneConfig, task: Task, feed: Feed, depth: DepthChoice | None
+) -> Decisions:
+    return Decisions(
+        asked=config.to_mapping(),
+        resolved=task.config.to_mapping(),
+        data=task.dataset.sha256,
+        cpu=this_host().cpu,
+        cache=asdict(feed.use),
+        depth=None if depth is None else asdict(depth),
+    )
+
+
+def train(task: Task, feed: Feed, output: Output, saver: Saver) -> Fit:
     """Train the task's model, tell how it goes, and leave it an ordinary model at its best."""
     recipe = task.recipe
     steps = recipe.epochs * ceil(len(task.rows["train"].labels) / recipe.step_rows)
@@ -151,6 +215,7 @@ def train(task: Task, feed: Feed, output: Output) -> Fit:
             task.device,
             validate=lambda: feed.score("validation", task.device),
             watcher=Watcher(on_step, lambda epoch: tell_epoch(epoch, recipe, output), output.warn),
+            saver=saver,
         )
     compute_every_token(task.model)
     thaw(task.part)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from edgewright.finetune.evaluate import Scores
 from edgewright.finetune.freeze import is_frozen
 from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 from edgewright.finetune.schedule import adamw, warmup_cosine
+from edgewright.finetune.training_state import Progress, Saver, TrainingState
+
+_MOMENTS: Final = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,12 @@ def fit(
     *,
     validate: Callable[[], Scores | None],
     watcher: Watcher | None = None,
+    saver: Saver | None = None,
 ) -> Fit:
     """Train ``model`` in place on ``device`` and leave it with the weights of its best epoch.
+
+    With a ``saver`` that holds a state the training goes on from there, and on the same CPU with
+    the same number of threads ends in the bits in which it would have ended unbroken.
 
     Args:
         model: takes the inputs of ``rows`` by name and answers with ``.logits``.
@@ -113,26 +120,25 @@ def fit(
         validate: scores of the model as it is; None where there are no rows to score, then no
             epoch is better than another and the last one is kept.
         watcher: is told of steps, epochs and warnings.
+        saver: keeps the state between steps.
 
     Raises:
         ConfigError: the loss or the gradient is not finite, or one row does not fit in memory.
     """
-    watcher = watcher or Watcher()
+    watcher, saver = watcher or Watcher(), saver or Saver.none()
     training = _Training(model, rows, recipe, device, watcher)
-    epochs: list[Epoch] = []
-    best = _Best(recipe.metric)
     with _dropout_seed_restored(device):
-        for number in range(1, recipe.epochs + 1):
-            train_loss, lr = training.run_epoch(number)
+        training.resume(saver.load())
+        while not training.is_finished:
+            number = training.epoch
+            train_loss, lr = training.run_epoch(saver)
             epoch = Epoch(number, lr, train_loss, _checked(validate(), number))
-            epochs.append(epoch)
+            training.end_epoch(epoch)
             watcher.on_epoch(epoch)
-            best.offer(epoch, model)
-            if number - best.epoch.number >= recipe.patience:
-                break
-    best.restore(model)
-    stopped = len(epochs) < recipe.epochs
-    return Fit(tuple(epochs), best.epoch, training.batch_size, stopped)
+            saver.save(training.state)
+    training.best.restore(model)
+    epochs, best = tuple(training.epochs), training.best.epoch
+    return Fit(epochs, best, training.batch_size, len(epochs) < recipe.epochs)
 
 
 @dataclass
@@ -149,15 +155,11 @@ class _Best:
         if comparable and epoch.value(self.metric) <= self.epoch.value(self.metric):
             return
         self.epoch = epoch
-        self.weights = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in _moving(model)
-        }
+        self.weights = _copies(model)
 
     def restore(self, model: nn.Module) -> None:
         """Put the kept weights back."""
-        with torch.no_grad():
-            for name, tensor in _moving(model):
-                tensor.copy_(self.weights[name])
+        _put(model, self.weights)
 
 
 class _Training:
@@ -169,6 +171,9 @@ class _Training:
         self.model, self.rows, self.recipe = model, rows, recipe
         self.device, self.watcher = device, watcher
         self.batch_size = recipe.batch_size
+        self.epoch, self.losses = 1, list[float]()
+        self.epochs: list[Epoch] = []
+        self.best = _Best(recipe.metric)
         self.optimizer = adamw(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         # A batch normalisation needs two values by channel, and one picture may give a single one.
@@ -177,14 +182,26 @@ class _Training:
         weights = recipe.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
 
-    def run_epoch(self, number: int) -> tuple[float, float]:
-        """Train on every row once; the mean loss of the steps and the last learning rate."""
-        recipe = self.recipe
-        torch.manual_seed(_epoch_seed(recipe.seed, number))
+    @property
+    def is_finished(self) -> bool:
+        """Whether every epoch is run, or none was better for as many as the patience."""
+        done = self.epoch - 1
+        return done >= self.recipe.epochs or (
+            done > 0 and done - self.best.epoch.number >= self.recipe.patience
+        )
+
+    def run_epoch(self, saver: Saver) -> tuple[float, float]:
+        """Train on every row once, or on those that are left of an epoch begun before.
+
+        Returns:
+            The mean loss of its steps and the last learning rate.
+        """
+        recipe, number = self.recipe, self.epoch
+        if not self.losses:
+            torch.manual_seed(_epoch_seed(recipe.seed, number))
         self.model.train()
         if isinstance(self.rows, ChangingRows):
             self.rows = self.rows.for_epoch(number)
-        losses = []
         steps = training_steps(
             self.rows.lengths,
             recipe.step_rows,
@@ -192,13 +209,82 @@ class _Training:
             epoch=number,
             least=self.least_rows,
         )
+        total = recipe.epochs * self.steps_per_epoch
         lr = 0.0
-        for index, step in enumerate(steps, (number - 1) * self.steps_per_epoch):
-            total = recipe.epochs * self.steps_per_epoch
-            lr = recipe.lr * warmup_cosine(index, total, recipe.warmup)
-            losses.append(self._step(step, lr))
-            self.watcher.on_step(number, losses[-1])
-        return float(np.mean(losses)), lr
+        for index in range(len(self.losses), len(steps)):
+            done = (number - 1) * self.steps_per_epoch + index
+            lr = recipe.lr * warmup_cosine(done, total, recipe.warmup)
+            self.losses.append(self._step(steps[index], lr))
+            self.watcher.on_step(number, self.losses[-1])
+            if index + 1 < len(steps):
+                saver.save_now_and_then(self.state)
+        return float(np.mean(self.losses)), lr
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        """Count it, and keep its weights where it is the best."""
+        self.epochs.append(epoch)
+        self.best.offer(epoch, self.model)
+        self.epoch, self.losses = epoch.number + 1, []
+
+    def state(self) -> TrainingState:
+        """All that the next step depends on."""
+        moments = [self.optimizer.state.get(each, {}) for each in self._parameters]
+        tensors = {f"model/{name}": tensor for name, tensor in _moving(self.model)}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.weights.items()}
+        tensors |= {
+            f"moment/{index}/{name}": moment[name]
+            for index, moment in enumerate(moments)
+            for name in _MOMENTS
+            if moment
+        }
+        tensors["random/cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        progress = Progress(
+            self.epoch,
+            len(self.losses),
+            self.losses,
+            self.batch_size,
+            [asdict(each) for each in self.epochs],
+            self.best.epoch.number if self.epochs else 0,
+            [float(moment["step"]) if moment else 0.0 for moment in moments],
+            self.scaler.state_dict(),
+        )
+        return TrainingState(progress, tensors)
+
+    def resume(self, state: TrainingState | None) -> None:
+        """Go on from ``state``; None begins."""
+        if state is None:
+            return
+        progress = state.progress
+        self.epoch, self.losses = progress.epoch, list(progress.losses)
+        self.batch_size = progress.batch_size
+        self.epochs = [_read_epoch(each) for each in progress.epochs]
+        if progress.best:
+            self.best.epoch = self.epochs[progress.best - 1]
+            self.best.weights = state.part("best")
+        _put(self.model, state.part("model"))
+        self._resume_optimizer(state)
+        if progress.scaler:
+            self.scaler.load_state_dict(dict(progress.scaler))
+        torch.set_rng_state(state.tensors["random/cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state.tensors["random/cuda"], self.device)
+
+    def _resume_optimizer(self, state: TrainingState) -> None:
+        for index, (parameter, step) in enumerate(
+            zip(self._parameters, state.progress.optimizer_steps, strict=True)
+        ):
+            moments = state.part(f"moment/{index}")
+            if moments:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(step, dtype=torch.float32),
+                    **{name: each.to(parameter.device) for name, each in moments.items()},
+                }
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return [each for group in self.optimizer.param_groups for each in group["params"]]
 
     def _step(self, step: Indices, lr: float) -> float:
         """One optimiser step over the rows ``step``; its loss."""
@@ -245,9 +331,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.scaler.unscale_(self.optimizer)
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         limit = self.recipe.clip_norm or math.inf
-        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, limit))
         # With a scaler an overflow is expected: the step is skipped and the scale lowered.
         if not self.scaler.is_enabled() and not math.isfinite(norm):
             raise ConfigError(self._diverged(f"the gradient's norm became {norm}"))
@@ -291,6 +376,21 @@ def _moving(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """What training changes: parameters that train, and buffers."""
     yield from ((name, each) for name, each in model.named_parameters() if each.requires_grad)
     yield from model.named_buffers()
+
+
+def _copies(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _moving(model)}
+
+
+def _put(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in _moving(model):
+            tensor.copy_(weights[name])
+
+
+def _read_epoch(record: Mapping[str, Any]) -> Epoch:
+    scores = record["validation"]
+    return Epoch(**{**record, "validation": None if scores is None else Scores(**scores)})
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -1,0 +1,260 @@
+"""A run that is killed at any moment and gone on with ends in the bytes of an unbroken one."""
+
+import functools
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgewright import cli
+from edgewright.finetune import pipeline, train
+from edgewright.finetune.training_state import Progress, Saver, TrainingState
+
+OPTIONS = ["--epochs", "4", "--threads", "1", "--max-length", "32", "--lr", "1e-3", "--quiet"]
+OPTIONS += ["--patience", "2", "--forgetting", "off", "--audit", "off"]
+
+
+@pytest.fixture
+def start(model_folder, data_file, tmp_path, monkeypatch):
+    """Starts the command in a process of its own, which saves after every step; returns its id."""
+    monkeypatch.setattr(pipeline, "Saver", functools.partial(Saver, every_s=0.0))
+
+    def fork(out: str, *options: str, before=lambda: None) -> int:
+        child = os.fork()
+        if child:
+            return child
+        try:
+            os.close(1)
+            before()
+            source = [str(data_file), "--model", str(model_folder)]
+            cache = ["--cache-dir", str(tmp_path / f"cache-{out}")]
+            command = ["finetune", *source, *OPTIONS, *cache, "-o", str(tmp_path / out), *options]
+            os._exit(cli.run(command))
+        finally:
+            os._exit(99)
+
+    return fork
+
+
+@pytest.fixture
+def unbroken(start, tmp_path, whole):
+    """What an unbroken run with these options gives; run once for every test that asks."""
+
+    def run(*options: str) -> dict[str, str]:
+        if options not in whole:
+            assert wait(start("whole", *options)) == 0
+            whole[options] = told(tmp_path / "whole")
+        return whole[options]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return {}
+
+
+def wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def told(folder: Path) -> dict[str, str]:
+    """What the bytes of a checkpoint depend on, the folder of its cache left out."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    return {
+        name: entry["sha256"] for name, entry in manifest["files"].items() if name != "run.yaml"
+    }
+
+
+def kill_at(module, name: str, call: int):
+    """Makes the process kill itself at one call of a function."""
+
+    def arrange() -> None:
+        original, calls = getattr(module, name), [0]
+
+        def counted(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        setattr(module, name, counted)
+
+    return arrange
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(start, tmp_path, cache):
+    options = ["--cache", cache]
+    began = time.monotonic()
+    assert wait(start("whole", *options)) == 0
+    seconds = time.monotonic() - began
+    moments = random.Random(cache)
+    kills = 0
+    for _ in range(12):
+        child = start("killed", "--resume", *options)
+        time.sleep(moments.uniform(0.1, 0.8) * seconds)
+        os.kill(child, signal.SIGKILL)
+        ended = wait(child)
+        if ended == 0:
+            break
+        kills += 1
+    else:
+        assert wait(start("killed", "--resume", *options)) == 0
+    assert kills > 0
+    assert told(tmp_path / "killed") == told(tmp_path / "whole")
+    assert not (tmp_path / "killed.unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (train._Training, "_step", 1),
+        (train._Training, "_step", 3),  # in the first epoch
+        (train._Training, "_step", 8),  # in the second
+        (train._Training, "end_epoch", 2),
+        (TrainingState, "save", 4),
+        (pipeline, "settle_weights", 1),
+        (pipeline, "write_checkpoint", 1),
+        (pipeline, "open_feed", 1),
+    ],
+)
+def test_whatever_it_was_doing(start, unbroken, tmp_path, module, name, call):
+    assert wait(start("killed", before=kill_at(module, name, call))) == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    assert wait(start("killed", "--resume")) == 0
+    assert told(tmp_path / "killed") == unbroken()
+
+
+def test_a_file_that_was_half_written_is_not_read(start, unbroken, tmp_path):
+    assert wait(start("killed", before=kill_at(os, "fsync", 12))) == -signal.SIGKILL
+    assert wait(start("killed", "--resume")) == 0
+    assert told(tmp_path / "killed") == unbroken()
+
+
+def test_patience_survives(start, tmp_path):
+    """A rate that learns nothing stops early, at the same epoch."""
+    options = ["--lr", "1e-9", "--no-head-first", "--epochs", "9"]
+    assert wait(start("whole", *options)) == 0
+    epochs = json.loads((tmp_path / "whole" / "metrics.json").read_bytes())["epochs"]
+    assert len(epochs) == 3
+    stop = kill_at(train._Training, "_step", 8)
+    assert wait(start("killed", *options, before=stop)) == -signal.SIGKILL
+    assert wait(start("killed", "--resume", *options)) == 0
+    assert json.loads((tmp_path / "killed" / "metrics.json").read_bytes())["epochs"] == epochs
+
+
+def test_what_was_decided_is_not_decided_again(start, tmp_path, monkeypatch):
+    """The depth and the cache of the first start are those of the second."""
+    stop = kill_at(pipeline, "settle_weights", 1)
+    options = ["--freeze", "auto", "--cache", "on"]
+    assert wait(start("killed", *options, before=stop)) == -signal.SIGKILL
+    decided = json.loads((tmp_path / "killed.unfinished" / "decided.json").read_bytes())["decided"]
+
+    def fail(*_):
+        raise AssertionError("chosen again")
+
+    monkeypatch.setattr(pipeline, "choose_depth", fail)
+    assert wait(start("killed", "--resume", *options)) == 0
+    metrics = json.loads((tmp_path / "killed" / "metrics.json").read_bytes())
+    assert metrics["depth"] == decided["depth"]
+    assert metrics["depth"]["blocks"] == decided["resolved"]["freeze"]
+
+
+def test_resume_needs_no_other_option(start, edgewright, tmp_path):
+    stop = kill_at(train._Training, "_step", 3)
+    assert wait(start("killed", before=stop)) == -signal.SIGKILL
+    run = edgewright("finetune", "-o", tmp_path / "killed", "--resume", "--json")
+    assert run.code == 0, run.err
+    assert run.json["epochs_run"] == 4
+
+
+def test_a_run_that_did_not_end_is_not_overwritten_unasked(start, edgewright, finetune, tmp_path):
+    stop = kill_at(train._Training, "_step", 3)
+    assert wait(start("out", before=stop)) == -signal.SIGKILL
+    refused = finetune()
+    assert refused.code == 2
+    assert "go on with --resume, or begin anew with --overwrite" in refused.err
+    assert finetune("--overwrite").code == 0
+
+
+def test_other_options_are_refused_by_name(start, finetune, tmp_path):
+    stop = kill_at(train._Training, "_step", 3)
+    assert wait(start("out", before=stop)) == -signal.SIGKILL
+    refused = finetune("--resume", "--lr", 0.5)
+    assert refused.code == 2
+    assert "--lr was 0.001 when the run was begun, and --lr was 0.5 now" in refused.err
+    assert (tmp_path / "out.unfinished" / "decided.json").exists()
+
+
+def test_other_examples_are_refused(start, data_file, edgewright, tmp_path):
+    stop = kill_at(train._Training, "_step", 3)
+    assert wait(start("killed", before=stop)) == -signal.SIGKILL
+    text = data_file.read_bytes()
+    try:
+        data_file.write_bytes(text + b"a line that was not there before,sports\n")
+        run = edgewright("finetune", "-o", tmp_path / "killed", "--resume")
+    finally:
+        data_file.write_bytes(text)
+    assert run.code == 2
+    assert "the examples are not those that the run was begun with" in run.err
+
+
+def test_resume_without_a_run_begins_one(finetune):
+    assert finetune("--resume").code == 0
+
+
+def test_a_second_run_on_the_same_checkpoint_is_refused(start, finetune, tmp_path):
+    child = start("out", before=lambda: setattr(pipeline, "train", lambda *_: time.sleep(60)))
+    try:
+        decided = tmp_path / "out.unfinished" / "decided.json"
+        for _ in range(300):
+            if decided.exists():
+                break
+            time.sleep(0.1)
+        refused = finetune("--resume")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        wait(child)
+    assert refused.code == 2
+    assert "another run is at work" in refused.err
+
+
+@pytest.mark.parametrize("pattern", ["decided.json", "training-*.safetensors"])
+def test_a_damaged_state_is_named(start, edgewright, tmp_path, pattern):
+    stop = kill_at(train._Training, "_step", 3)
+    assert wait(start("killed", before=stop)) == -signal.SIGKILL
+    (file,) = (tmp_path / "killed.unfinished").glob(pattern)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    run = edgewright("finetune", "-o", tmp_path / "killed", "--resume")
+    assert run.code == 4
+    assert file.name in run.err
+    assert "begin anew with --overwrite" in run.err
+
+
+def test_a_run_that_cannot_end_well_leaves_nothing_to_go_on_with(finetune, tmp_path):
+    assert finetune("--lr", 1e9, "--no-head-first", "--clip-norm", 0, "--epochs", 6).code == 2
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_a_full_disk_is_told_and_the_training_goes_on(tmp_path):
+    warnings = []
+    saver = Saver(tmp_path / "not there", warnings.append)
+    saver.save(lambda: TrainingState(Progress(), {"model/x": torch.zeros(2)}))
+    assert "cannot save the training" in warnings[0]
+
+
+def test_the_state_of_before_stays_until_the_next_is_whole(tmp_path, monkeypatch):
+    TrainingState(Progress(epoch=1), {"model/x": torch.zeros(2)}).save(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        TrainingState(Progress(epoch=2), {"model/x": torch.ones(2)}).save(tmp_path)
+    assert TrainingState.load(tmp_path).progress.epoch == 1
+    assert len(list(tmp_path.iterdir())) == 1
