@@ -80,7 +80,7 @@ def audit_task(task: Task, surveyed: Surveyed) -> Audit | None:
     if task.tables is None:
         return None
     names = task.examples.label_names
-    lengths = Lengths.of(task.rows, task.preprocessor.max_length)
+    lengths = Lengths.of(task.token_rows, task.text_preprocessor.max_length)
     audited = surveyed.audited
     features = None if audited is None else surveyed.features(audited.by_split(_sizes(task)))
     if audited is None or features is None:

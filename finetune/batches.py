@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,15 @@ class Rows(Protocol):
 
     def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
         """Model inputs of these rows, on the CPU, each tensor with the rows first."""
+        ...
+
+
+@runtime_checkable
+class ChangingRows(Rows, Protocol):
+    """Rows that training sees differently in every epoch."""
+
+    def for_epoch(self, epoch: int) -> Rows:
+        """The rows as they are in this epoch, from 1."""
         ...
 
 
@@ -102,7 +111,7 @@ class RowSubset:
 
 
 def training_steps(
-    lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int
+    lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int, least: int = 1
 ) -> list[Indices]:
     """Every row once, in random steps of ``size`` rows of like length; the last may be smaller.
 
@@ -115,6 +124,7 @@ def training_steps(
         size: rows of a step.
         seed: of the run.
         epoch: from 1.
+        least: rows of a step; what would be left over joins the step before.
 
     Returns:
         Arrays of indices; a step's rows go from short to long.
@@ -122,8 +132,8 @@ def training_steps(
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     steps: list[Indices] = []
-    for pool in _chunks(order, size * _POOL_STEPS):
-        steps += _chunks(pool[np.argsort(lengths[pool], kind="stable")], size)
+    for pool in _chunks(order, size * _POOL_STEPS, least):
+        steps += _chunks(pool[np.argsort(lengths[pool], kind="stable")], size, least)
     return [steps[index] for index in rng.permutation(len(steps))]
 
 
@@ -132,9 +142,9 @@ def evaluation_batches(lengths: NDArray[np.int64], size: int) -> list[Indices]:
     return _chunks(np.argsort(lengths, kind="stable"), size)
 
 
-def micro_batches(step: Indices, size: int) -> list[Indices]:
-    """A step's rows in runs of at most ``size``, in the order given."""
-    return _chunks(step, size)
+def micro_batches(step: Indices, size: int, least: int = 1) -> list[Indices]:
+    """A step's rows in runs of ``size``, in the order given; fewer than ``least`` join another."""
+    return _chunks(step, size, least)
 
 
 def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, Any]:
@@ -147,5 +157,8 @@ def _key(row: TokenRow) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _chunks(indices: Indices, size: int) -> list[Indices]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
+def _chunks(indices: Indices, size: int, least: int = 1) -> list[Indices]:
+    starts = list(range(0, len(indices), size))
+    if len(starts) > 1 and len(indices) - starts[-1] < least:
+        starts.pop()
+    return np.split(indices, starts[1:]) if starts else []

@@ -21,19 +21,23 @@ from edgewright.checkpoint import (
     REPORT_FILE,
 )
 from edgewright.examples import Examples
+from edgewright.kinds import IMAGE, TEXT
 from edgewright.manifest import canonical_json, measured_json, new_folder, seal
-from edgewright.preprocess import TextPreprocessor
+from edgewright.preprocess import Preprocessor
 
-# What can change the weights or the tokens that the same inputs give.
-_PACKAGES: Final = ("edgewright", "numpy", "tokenizers", "torch", "transformers")
+# What can change the weights, tokens or pixels that the same inputs give.
+_PACKAGES: Final = {
+    TEXT: ("edgewright", "numpy", "tokenizers", "torch", "transformers"),
+    IMAGE: ("edgewright", "numpy", "pillow", "torch", "transformers"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class CheckpointContents:
     """Everything a checkpoint holds; only ``measurements`` and ``report`` may vary between runs."""
 
-    model: Any  # a transformers model in fp32
-    preprocessor: TextPreprocessor
+    model: Any  # a transformers model or a FactoryClassifier, in fp32
+    preprocessor: Preprocessor
     examples: Examples
     config: Mapping[str, Any]  # the resolved options
     made_from: Mapping[str, str]  # name -> SHA-256
@@ -72,11 +76,11 @@ def write_checkpoint(target: Path, contents: CheckpointContents, *, overwrite: b
 
 def _body(contents: CheckpointContents) -> dict[str, Any]:
     return {
-        "task": "text-classification",
+        "task": contents.examples.kind.task,
         "labels": list(contents.examples.label_names),
         "config": dict(contents.config),
         "seed": contents.config["seed"],
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES[contents.examples.kind]},
         "made_from": dict(contents.made_from),
         "splits": dict(contents.splits),
         "test": contents.metrics["test"],

@@ -21,12 +21,15 @@ from edgewright.finetune.config import (
     DEVICES,
     FORGETTINGS,
     LR_FULL,
+    LR_IMAGES_FULL,
+    LR_IMAGES_PARTLY_FROZEN,
     LR_PARTLY_FROZEN,
     METRICS,
     PRECISIONS,
     FinetuneConfig,
     parse_freeze,
 )
+from edgewright.finetune.image_options import AUGMENTS, IMAGENET_CROP
 from edgewright.finetune.unfinished import read_decisions
 from edgewright.manifest import refuse_existing
 from edgewright.options import Command, config_option, output_options
@@ -40,6 +43,7 @@ _EXAMPLES = (
     "edgewright finetune --from checkpoint --add feedback.parquet -o better",
     "edgewright finetune reviews.csv -o checkpoint --strict",
     "edgewright finetune --from checkpoint --add new.csv --old old.csv --interpolate 0.7 -o mixed",
+    "edgewright finetune pictures/ -o checkpoint --model ./my-resnet --augment light",
     "edgewright finetune -o checkpoint --resume",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
@@ -74,7 +78,9 @@ def _one_label_column(
     help="Checkpoint folder to write.",
 )
 @click.option(
-    "--model", help=f"Hub id or local folder of a pre-trained encoder. [default: {DEFAULT_MODEL}]"
+    "--model",
+    help="Hub id or local folder of a pre-trained encoder of texts or images, or for images a "
+    f"function of yours that makes one, as package.module:factory. [texts: {DEFAULT_MODEL}]",
 )
 @click.option("--revision", help="Branch, tag or commit of a --model on the hub.")
 @click.option("--data-revision", help="Branch, tag or commit of DATA on the hub.")
@@ -91,6 +97,7 @@ def _one_label_column(
     help="Let further examples bring classes that the checkpoint of --from lacks.",
 )
 @click.option("--text-column", help="Column of the text, where its name does not say so.")
+@click.option("--image-column", help="Column with paths of image files, relative to the table.")
 @click.option(
     "--label-column",
     multiple=True,
@@ -127,11 +134,31 @@ def _one_label_column(
     help="Compute the frozen blocks once a row and keep the result on disk; auto: where it pays.",
 )
 @click.option("--cache-dir", metavar="FOLDER", help="Of --cache. [default: ~/.cache/edgewright]")
+@click.option(
+    "--blocks",
+    metavar="PATHS",
+    help="Lists of blocks in a factory's model, in order, as layer1,layer2. [default: blocks]",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(AUGMENTS),
+    default="none",
+    help="Images in training: flip mirrors half of them, crop shows a part, light does both.",
+)
+@click.option("--image-size", help="Pixels that a factory's model takes: 224, or 224x192 (high).")
+@click.option("--image-mean", metavar="R,G,B", help="Likewise, of values 0 to 1. [ImageNet's]")
+@click.option("--image-std", metavar="R,G,B", help="Likewise. [ImageNet's]")
+@click.option(
+    "--image-crop",
+    type=float,
+    help=f"Likewise: share of the shorter side kept; 1 squeezes. [default: {IMAGENET_CROP:g}]",
+)
 @click.option("--epochs", type=int, default=5, help="Passes over the train split, at most.")
 @click.option(
     "--lr",
     type=float,
-    help=f"Highest learning rate. [default: {LR_PARTLY_FROZEN:g} partly frozen, {LR_FULL:g} full]",
+    help=f"Highest learning rate. [texts: {LR_PARTLY_FROZEN:g} partly frozen, {LR_FULL:g} full; "
+    f"images: {LR_IMAGES_PARTLY_FROZEN:g}, {LR_IMAGES_FULL:g}]",
 )
 @click.option(
     "--batch-size", type=int, default=16, help="Rows of one pass; halved when memory is short."
@@ -210,11 +237,11 @@ def _one_label_column(
 @config_option
 @output_options
 def finetune(target: Path, overwrite: bool, resume: bool, output: Output, **options: Any) -> None:
-    """Fine-tune a pre-trained encoder on the labelled texts in DATA.
+    """Fine-tune a pre-trained encoder on the labelled texts or images in DATA.
 
-    DATA is a csv, tsv, jsonl or parquet file, a folder of Hugging Face datasets, or a hub id. The
-    checkpoint holds the weights, the preprocessing, every example with its split, the metrics and
-    a report.
+    DATA is a csv, tsv, jsonl or parquet file, a folder of images with a sub-folder for each class,
+    a folder of Hugging Face datasets, or a hub id. The checkpoint holds the weights, the
+    preprocessing, every example with its split, the metrics and a report.
     """
     config = (_begun(target, options) if resume else None) or FinetuneConfig(**options)
     refuse_existing(target, overwrite=overwrite)

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from edgewright.errors import ConfigError
 from edgewright.examples import SplitShares
+from edgewright.finetune.image_options import IMAGE_DEFAULTS, ImageOptions
+from edgewright.kinds import IMAGE, TEXT, Kind
 
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SPLITS: Final = "56/8/4/4/20/8"
@@ -16,6 +18,9 @@ DEFAULT_MAX_LENGTH: Final = 128  # tokens, special ones included
 DEFAULT_FREEZE: Final = 0.5
 LR_PARTLY_FROZEN: Final = 1e-4
 LR_FULL: Final = 2e-5
+# Convolutions bear, and want, larger steps than encoders of texts.
+LR_IMAGES_PARTLY_FROZEN: Final = 1e-3
+LR_IMAGES_FULL: Final = 2e-4
 
 CLASS_WEIGHTS: Final = ("none", "balanced")
 METRICS: Final = ("accuracy", "macro_f1", "loss")
@@ -51,6 +56,7 @@ class FinetuneConfig:
     text_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    image_column: str | None = None
     validation: str | None = None
     test: str | None = None
     splits: str | None = None
@@ -79,9 +85,16 @@ class FinetuneConfig:
     threads: int | None = None
     audit: str = "full"
     strict: bool = False  # refuse examples that break a rule of the audit
+    augment: str = IMAGE_DEFAULTS.augment
+    blocks: str | None = None  # dotted paths, with commas, of a factory's lists of blocks
+    image_size: str | None = None
+    image_mean: str | None = None
+    image_std: str | None = None
+    image_crop: float | None = None
 
     def __post_init__(self) -> None:
         faults = [*self._source_faults(), *self._number_faults(), *self._choice_faults()]
+        faults += self.images.faults()
         if self.old is not None and self.forgetting == "off":
             faults.append("--old is read to measure forgetting, and --forgetting is off")
         if faults:
@@ -93,11 +106,29 @@ class FinetuneConfig:
         given = (self.data, *self.add, self.validation, self.test)
         return tuple(source for source in given if source is not None)
 
-    def with_defaults(self) -> FinetuneConfig:
+    @property
+    def images(self) -> ImageOptions:
+        """The options that are for images alone."""
+        return ImageOptions(
+            self.augment, self.image_size, self.image_mean, self.image_std, self.image_crop
+        )
+
+    def with_defaults(self, kind: Kind = TEXT) -> FinetuneConfig:
         """The same run with the defaults of a new or a continued model filled in.
 
         ``max_length`` and ``splits`` stay None where the checkpoint of ``--from`` decides.
+
+        Raises:
+            ConfigError: an option does not go with examples of this kind.
         """
+        self._refuse_options_of_another(kind)
+        if kind is IMAGE:  # what looks at texts, or was not yet tried on images, stays away
+            started = replace(
+                self, audit="off", forgetting="off", cache="off", head_first=False, calibrate="none"
+            )
+            if self.from_checkpoint is not None:
+                return started
+            return replace(started, splits=self.splits or DEFAULT_SPLITS)
         if self.from_checkpoint is not None:
             return self
         return replace(
@@ -140,9 +171,29 @@ class FinetuneConfig:
             if self.old is not None:
                 yield "--old goes with --from: without it there are no earlier labels to forget"
             return
-        for name in ("model", "revision", "splits"):
+        for name in ("model", "revision", "splits", "blocks"):
             if getattr(self, name) is not None:
                 yield f"--{name} does not go with --from: {_RECORDED}"
+
+    def _refuse_options_of_another(self, kind: Kind) -> None:
+        if kind is IMAGE:
+            given = {
+                "--max-length": self.max_length is not None,
+                "--freeze auto": self.freeze == AUTO_FREEZE,
+                "--strict": self.strict,
+                "--old": self.old is not None,
+                "--interpolate": self.interpolate is not None,
+                "--cache on": self.cache == "on",
+            }
+        else:
+            given = self.images.given() | {"--blocks": self.blocks is not None}
+        faults = [
+            f"{option} does not go with {kind.many}, which the examples are"
+            for option, is_given in given.items()
+            if is_given
+        ]
+        if faults:
+            raise ConfigError(faults)
 
     def _number_faults(self) -> Iterator[str]:
         rules: dict[str, tuple[bool, str]] = {
@@ -189,6 +240,13 @@ class FinetuneConfig:
                 SplitShares.parse(self.splits)
             except ConfigError as error:
                 yield from error.faults
+
+
+def default_lr(kind: Kind, *, partly_frozen: bool) -> float:
+    """The highest learning rate where none is given."""
+    if kind is IMAGE:
+        return LR_IMAGES_PARTLY_FROZEN if partly_frozen else LR_IMAGES_FULL
+    return LR_PARTLY_FROZEN if partly_frozen else LR_FULL
 
 
 def option_name(field: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgewright.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """Identifies the texts (by id) and their labels, in order."""
+        """Identifies the texts or images (by id) and their labels, in order."""
         names = self.examples.label_names
         labels = [names[label] for label in self.examples.labels.tolist()]
         return sha256_bytes(canonical_json([self.examples.ids, labels]))
@@ -41,13 +41,13 @@ class Dataset:
     @property
     def notes(self) -> list[str]:
         """What was dropped, set aside or merged, in words."""
-        report = self.report
+        report, kind = self.report, self.examples.kind
         counted = {
-            "exact_duplicates": "rows repeat a text; each text is kept once",
-            "contradicting": "texts are known under another label, which stands",
-            "conflicting": "texts come with more than one label: set aside",
-            "bridging": "texts resemble texts of two splits: set aside",
-            "leaked": "texts resemble one given for validation or test: set aside",
+            "exact_duplicates": f"rows repeat one {kind.name}; each {kind.name} is kept once",
+            "contradicting": f"{kind.many} are known under another label, which stands",
+            "conflicting": f"{kind.many} come with more than one label: set aside",
+            "bridging": f"{kind.many} resemble {kind.many} of two splits: set aside",
+            "leaked": f"{kind.many} resemble one given for validation or test: set aside",
             "near_duplicate_pairs": "pairs of near-duplicates; both of a pair are in one split",
         }
         notes = [f"{report[name]:6} {words}" for name, words in counted.items() if report[name]]
@@ -110,9 +110,11 @@ def read_dataset(config: FinetuneConfig, checkpoint: Checkpoint | None) -> Datas
 
 
 def _sources(config: FinetuneConfig) -> Sources:
-    columns = Columns(config.text_column, config.label_column, config.split_column)
+    columns = Columns(
+        config.text_column, config.label_column, config.split_column, config.image_column
+    )
     # Only DATA is split by a column; the other files go whole to one split, or by hash.
-    unsplit = Columns(config.text_column, config.label_column)
+    unsplit = replace(columns, split=None)
 
     def read(source: str | None) -> Table | None:
         return None if source is None else read_table(source, unsplit)

@@ -139,7 +139,7 @@ class _Race:
             caches = []
         feed = Feed.cached(task, caches[-1]) if caches else Feed.live(task, "")
         start_from_probe(task, survey_task(task, feed, audited=False))
-        rows = task.rows["train"].joined(task.rows["validation"])
+        rows = task.token_rows["train"].joined(task.token_rows["validation"])
         return cls(task, rows, {cache.cut.blocks: cache for cache in caches})
 
     def run(self, depth: int, rows: int) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from edgewright import metrics
 from edgewright.errors import ConfigError
+from edgewright.examples import Image
 from edgewright.finetune.batches import Rows, evaluation_batches, to_device
 from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 
@@ -37,7 +38,7 @@ class Answers:
     """A model's answers on one split; ``labels`` (rows,), ``logits`` (rows, classes)."""
 
     split: str
-    texts: Sequence[str]
+    contents: Sequence[str] | Sequence[Image]
     labels: NDArray[np.int64]
     logits: Logits
 

@@ -38,7 +38,7 @@ class Feed:
     @classmethod
     def cached(cls, task: Task, cache: ActivationCache) -> Feed:
         """The rest of the model, and rows with what crosses the cut."""
-        rows = {name: cache.rows(rows) for name, rows in task.rows.items()}
+        rows = {name: cache.rows(rows) for name, rows in task.token_rows.items()}
         return cls(cache.model(), rows, cache.use)
 
     def score(self, split: str, device: torch.device) -> Scores | None:
@@ -93,7 +93,7 @@ def open_caches(
         must=config.cache == "on" or decided is not None,
         dtype=None if decided is None else decided.dtype,
     )
-    rows = [task.rows[name] for name in READ_SPLITS]
+    rows = [task.token_rows[name] for name in READ_SPLITS]
     with output.progress() as bar:
         total = sum(len(each.labels) for each in rows)
         shown = bar.add_task("frozen blocks", total=total, status="")

@@ -93,8 +93,8 @@ def settle_weights(task: Task, old: OldSet | None) -> Forgetting | None:
     share = 1.0 if task.config.interpolate is None else task.config.interpolate
     if task.config.forgetting == "off" and share == 1:
         return None
-    names = task.examples.label_names
-    before = task.start.load(names, seed=task.config.seed)
+    examples = task.examples
+    before = task.start.load(examples.label_names, seed=task.config.seed, kind=examples.kind)
     movement = Movement.between(before, task.model, _fresh(task))
     del before
     if task.config.forgetting == "off":
@@ -122,7 +122,7 @@ def choose_probe(task: Task, old: OldSet | None) -> Probe:
     """The probe nearest to what the model was made for; ``task.model`` holds its old weights."""
     validation, seed = task.rows["validation"], task.config.seed
     if old is not None:
-        rows = TokenRows.of(task.preprocessor, old.texts, old.labels)
+        rows = TokenRows.of(task.text_preprocessor, old.texts, old.labels)
         return OldSetProbe.of(task.model, old, rows, task.device)
     masked = MaskedProbe.of(task.start.folder, validation, task.device, seed=seed)
     if masked is not None:

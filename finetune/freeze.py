@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from edgewright.errors import ConfigError
+from edgewright.finetune.blocks import image_blocks, reads_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +76,14 @@ def thaw(part: FrozenPart) -> None:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a transformers model, in the order in which they run.
+    """The blocks of a model, in the order in which they run.
 
     Raises:
         ConfigError: there is no single list of ``num_hidden_layers`` blocks of one class, or they
-            share weights (as ALBERT's do).
+            share weights (as ALBERT's do). For image models as ``blocks.image_blocks``.
     """
+    if reads_images(model):
+        return _separate(image_blocks(model), model)
     count = _count_blocks(model)
     lists = [
         module
@@ -135,8 +138,30 @@ def _own_class(module: nn.Module) -> type[nn.Module]:
     return type(module).__bases__[1] if isinstance(module, _Frozen) else type(module)
 
 
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module is held, or its parameters do not train."""
+    parameters = list(module.parameters(recurse=False))
+    held = isinstance(module, _Frozen)
+    return held or bool(parameters and not any(each.requires_grad for each in parameters))
+
+
 def _count_blocks(model: nn.Module) -> int:
-    return int(getattr(model.config, "num_hidden_layers", 0))
+    """How many there are; 0 where they are not known, for then nothing can be frozen."""
+    if not reads_images(model):
+        return int(getattr(model.config, "num_hidden_layers", 0))
+    try:
+        return len(image_blocks(model))
+    except ConfigError:
+        return 0
+
+
+def _separate(blocks: list[nn.Module], model: nn.Module) -> list[nn.Module]:
+    if _share_weights(blocks):
+        raise ConfigError(
+            f"{type(model).__name__}: cannot freeze a part of it, for its blocks share weights; "
+            "pass --freeze 0 to train all of it"
+        )
+    return blocks
 
 
 def _share_weights(blocks: Sequence[nn.Module]) -> bool:
@@ -149,13 +174,19 @@ def _part_before(
 ) -> tuple[list[nn.Module], list[nn.Parameter]]:
     """The outermost modules called until ``last`` has answered, and what trains of their answer."""
     called: list[nn.Module] = []
+    later: set[nn.Module] = set()
     answers: list[torch.Tensor] = []
+    answered = False
 
     def on_call(module: nn.Module, _args: object) -> None:
-        if not answers:
+        if answered:
+            later.add(module)
+        else:
             called.append(module)
 
     def on_answer(_module: nn.Module, _args: object, answer: object) -> None:
+        nonlocal answered
+        answered = True
         answers.extend(tensor for tensor in tensors_of(answer) if tensor.requires_grad)
 
     hooks = [module.register_forward_pre_hook(on_call) for module in model.modules()]
@@ -167,8 +198,21 @@ def _part_before(
         for hook in hooks:
             hook.remove()
     around = {module for module in called if module is not last and last in set(module.modules())}
-    modules = _outermost([module for module in called if module not in around])
+    # One activation may serve the whole network: held, it would cut off the gradient behind.
+    shared = later.intersection(called) - around
+    _refuse_shared_state(shared, model)
+    modules = _outermost([each for each in called if each not in around and each not in shared])
     return modules, _training(model, modules, answers)
+
+
+def _refuse_shared_state(shared: set[nn.Module], model: nn.Module) -> None:
+    """Modules that run on both sides of the cut may hold nothing that moves."""
+    stateful = [each for each in model.modules() if each in shared and each.state_dict()]
+    if stateful:
+        raise ConfigError(
+            f"{type(model).__name__}: a {type(stateful[0]).__name__} runs both before and after "
+            "the last frozen block, so it cannot be frozen; choose another --freeze"
+        )
 
 
 def _training(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edgewright.errors import ConfigError
+from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.manifest import SEAL_FILE, sha256_bytes, sha256_file
 
 _CONFIG: Final = "config.json"
@@ -20,6 +21,10 @@ _WEIGHTS: Final = "model.safetensors"
 _WEIGHTS_INDEX: Final = "model.safetensors.index.json"
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a model folder needs of a hub repository: its top level, and there no pickle.
+_AUTO: Final = {
+    TEXT: "AutoModelForSequenceClassification",
+    IMAGE: "AutoModelForImageClassification",
+}
 _FETCHED: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
@@ -67,6 +72,25 @@ def load_config(folder: Path, name: str) -> Any:
     return config
 
 
+def refuse_other_kind(config: Any, kind: Kind, name: str) -> None:
+    """ConfigError where the architecture does not classify examples of this kind."""
+    from transformers.models.auto import modeling_auto
+
+    known = {
+        TEXT: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        IMAGE: modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    }
+    if type(config) not in known[kind]:
+        advice = {
+            TEXT: "a BERT, RoBERTa, DistilBERT or ELECTRA",
+            IMAGE: "a ResNet, ViT, ConvNeXt, MobileNetV2 or EfficientNet",
+        }
+        raise ConfigError(
+            f"--model {name}: the examples are {kind.many}, which {config.model_type} does not "
+            f"classify; choose an encoder of {kind.many}, such as {advice[kind]}"
+        )
+
+
 def max_positions(model: nn.Module) -> int | None:
     """Rows of the position table that text can use; None where nothing limits the length.
 
@@ -82,7 +106,13 @@ def max_positions(model: nn.Module) -> int | None:
 
 
 def load_classifier(
-    folder: Path, config: Any, label_names: Sequence[str], *, seed: int, name: str
+    folder: Path,
+    config: Any,
+    label_names: Sequence[str],
+    *,
+    seed: int,
+    name: str,
+    kind: Kind = TEXT,
 ) -> nn.Module:
     """The model in ``folder`` as fp32 with one logit per label; a head it lacks is drawn by seed.
 
@@ -92,8 +122,8 @@ def load_classifier(
     Raises:
         ConfigError: the weights cannot be read, or parts of the encoder itself are missing.
     """
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(config)  # the labels in it tell whether the head grows
     grows = _is_beginning(config, label_names)
@@ -103,7 +133,7 @@ def load_classifier(
     try:
         with torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.manual_seed(seed)
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = getattr(transformers, _AUTO[kind]).from_pretrained(
                 folder,
                 config=config,
                 use_safetensors=True,
@@ -113,7 +143,7 @@ def load_classifier(
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(
-            f"--model {name}: cannot load it as a text classifier: {error}"
+            f"--model {name}: cannot load it as a classifier of {kind.many}: {error}"
         ) from error
     _refuse_missing(model, report, name)
     if grows:

@@ -23,9 +23,11 @@ def tell_task(task: Task, output: Output) -> None:
         f"{task.parameters / 1e6:.1f}M parameters train; lr {config.lr:g}, {config.device} "
         f"{config.precision}, {config.threads} threads"
     )
-    output.note(
-        f"{task.truncated:.1%} of the texts are longer than {config.max_length} tokens and are cut"
-    )
+    if config.max_length is not None:
+        output.note(
+            f"{task.truncated:.1%} of the texts are longer than {config.max_length} tokens and "
+            "are cut"
+        )
     if not len(task.rows["validation"].labels):
         output.warn("there are no validation rows: no early stopping, the last epoch is kept")
 

@@ -18,6 +18,7 @@ from edgewright.finetune.batches import Rows
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.probe import Reading
 from edgewright.manifest import canonical_json, sha256_bytes
+from edgewright.tables import only_texts
 
 # Held out for decisions that come later: whoever chooses a mixture by them has used them up.
 _HELD_OUT: Final = ("calibrate", "search", "certify", "test")
@@ -75,7 +76,7 @@ def read_old_set(
     return OldSet(
         source,
         list(kept),
-        [row.text for row in kept.values()],
+        only_texts([row.content for row in kept.values()], table.kind, source),
         np.array([index_of[row.label] for row in kept.values()], np.int64),
         len(label_names),
         splits["train"],

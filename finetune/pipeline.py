@@ -50,6 +50,7 @@ from edgewright.finetune.unfinished import (
     open_unfinished,
     refuse_other,
 )
+from edgewright.kinds import TEXT
 from edgewright.output import Output
 from edgewright.proof.host import this_host
 
@@ -204,7 +205,7 @@ def train(task: Task, feed: Feed, output: Output, saver: Saver) -> Fit:
     """Train the task's model, tell how it goes, and leave it an ordinary model at its best."""
     recipe = task.recipe
     steps = recipe.epochs * ceil(len(task.rows["train"].labels) / recipe.step_rows)
-    if task.part.blocks < task.part.of:
+    if task.part.blocks < task.part.of and task.examples.kind is TEXT:
         compute_first_token_only(task.model, task.probe_inputs(4))
     with output.progress() as bar:
         shown = bar.add_task("training", total=steps, status="")

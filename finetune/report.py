@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright import metrics
+from edgewright.examples import Image
 from edgewright.examples.splits import QUARANTINE
 from edgewright.figures import line_figure
 from edgewright.finetune.audit import Audit
@@ -24,6 +25,7 @@ from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabiliti
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.forgetting_report import forgetting_section
 from edgewright.finetune.train import Fit
+from edgewright.preprocess.thumbnails import thumbnail_uri
 from edgewright.report import (
     Block,
     ConfusionMatrix,
@@ -89,7 +91,7 @@ def _headline(story: Story) -> Headline:
         ("best epoch", f"{summary['best_epoch']} of {summary['epochs_run']} run"),
         ("frozen", f"{summary['frozen']} of {summary['blocks']} blocks"),
         ("trained", f"{trained:.0%} of {summary['parameters'] / 1e6:.1f}M parameters"),
-        ("truncated texts", f"{summary['truncated']:.1%}"),
+        *_truncation(summary),
         ("device", f"{summary['device']}, {summary['precision']}"),
         ("seconds", f"{summary['seconds']:.0f}"),
     ]
@@ -104,6 +106,12 @@ def _headline(story: Story) -> Headline:
         f"(Clopper-Pearson); macro-F1 {summary['macro_f1']:.3f}.",
         facts,
     )
+
+
+def _truncation(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    if summary["max_length"] is None:
+        return []
+    return [("truncated texts", f"{summary['truncated']:.1%}")]
 
 
 def _learning(story: Story) -> Section:
@@ -194,8 +202,8 @@ def _errors(answers: Answers, story: Story) -> list[tuple[float, TextRow]]:
     return [
         (
             float(losses[row]),
-            TextRow(
-                answers.texts[row],
+            _example(
+                answers.contents[row],
                 [
                     ("label", story.label_names[int(answers.labels[row])]),
                     ("predicted", f"{named[row]} ({scores[row]:.2f})"),
@@ -205,6 +213,12 @@ def _errors(answers: Answers, story: Story) -> list[tuple[float, TextRow]]:
         )
         for row in np.flatnonzero(predicted != answers.labels).tolist()
     ]
+
+
+def _example(content: str | Image, cells: Sequence[tuple[str, str]]) -> TextRow:
+    if isinstance(content, str):
+        return TextRow(content, cells)
+    return TextRow(content.name, cells, thumbnail_uri(content.read(), content.name))
 
 
 def _splits(story: Story) -> Section:

@@ -34,6 +34,7 @@ def summarise(task: Task, fit: Fit, test: Answers, seconds: float) -> dict[str, 
     """The object of ``--json``, but for where the checkpoint lies."""
     tested = test_figures(task, test)
     return {
+        "task": task.examples.kind.task,
         "test_accuracy": tested["accuracy"],
         "test_accuracy_interval": tested["accuracy_interval"],
         "macro_f1": tested["macro_f1"],
@@ -78,6 +79,9 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
             f"test accuracy   {summary['test_accuracy']:.4f}, with 95% confidence {low:.4f} to "
             f"{high:.4f}, on {rows['test']} rows; macro-F1 {summary['macro_f1']:.4f}"
         )
+    truncated = (
+        f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens"
+    )
     return [
         tested,
         f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
@@ -85,7 +89,7 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
         _calibration_line(summary),
         *_forgetting_lines(summary),
-        f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens",
+        *([truncated] if summary["max_length"] is not None else []),
         f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
         f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
         f"checkpoint      {summary['checkpoint']}  (report.html tells more)",

@@ -9,19 +9,23 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from edgewright.errors import ConfigError, DataError
 from edgewright.examples import Examples
+from edgewright.finetune.augment import Augmentation
 from edgewright.finetune.batches import TokenRows, to_device
-from edgewright.finetune.config import AUTO_FREEZE, LR_FULL, LR_PARTLY_FROZEN, FinetuneConfig
+from edgewright.finetune.config import AUTO_FREEZE, LR_PARTLY_FROZEN, FinetuneConfig, default_lr
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
 from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart, freeze
+from edgewright.finetune.image_rows import ImageRows
 from edgewright.finetune.start import Start
 from edgewright.finetune.strict import refuse_violations
 from edgewright.finetune.table_audit import TableAudit, audit_tables
-from edgewright.finetune.train import Recipe, balanced_weights
+from edgewright.finetune.train import Recipe, balanced_weights, normalises_batches
+from edgewright.kinds import IMAGE
 from edgewright.output import Output
-from edgewright.preprocess import TextPreprocessor
+from edgewright.preprocess import ImagePreprocessor, Preprocessor, TextPreprocessor
 from edgewright.proof.host import available_cores
 
 # The splits that fine-tuning reads; calibrate, search and certify are left to optimize.
@@ -35,9 +39,9 @@ class Task:
     config: FinetuneConfig  # resolved, but for ``freeze`` "auto" and the rate that depends on it
     start: Start
     dataset: Dataset
-    model: Any  # a transformers model, on ``device``
-    preprocessor: TextPreprocessor
-    rows: dict[str, TokenRows]  # by name of ``READ_SPLITS``
+    model: Any  # a transformers model or a FactoryClassifier, on ``device``
+    preprocessor: Preprocessor
+    rows: dict[str, TokenRows | ImageRows]  # by name of ``READ_SPLITS``
     part: FrozenPart
     device: torch.device
     tables: TableAudit | None = None  # None where no audit is wanted
@@ -49,26 +53,28 @@ class Task:
         Raises:
             ConfigError, DataError, ArtifactError, BackendUnavailableError: one of them is unusable.
         """
-        config = config.with_defaults()
         device = resolve_device(config.device)
         precision = resolve_precision(config.precision, device)
         threads = config.threads or available_cores()
         torch.set_num_threads(threads)
-        start = Start.of(config, quiet=output.silent)
-        dataset = read_dataset(config, start.checkpoint)
+        start, dataset = _open(config, output)
+        examples, kind = dataset.examples, dataset.examples.kind
+        config = config.with_defaults(kind)
         tables = None if config.audit == "off" else audit_tables(dataset)
         if config.strict and tables is not None:  # before anything heavy is loaded
             refuse_violations(tables)
-        examples = dataset.examples
-        model = start.load(examples.label_names, seed=config.seed)
-        preprocessor = start.preprocessor(model, config.max_length)
-        rows = {name: _tokenise(preprocessor, examples.split(name)) for name in READ_SPLITS}
+        model = start.load(examples.label_names, seed=config.seed, kind=kind)
+        start = start.identified(model)
+        preprocessor = start.preprocessor(model, config, kind)
+        rows = {name: _rows(preprocessor, examples, name, config) for name in READ_SPLITS}
+        if kind is IMAGE:
+            _refuse_other_logits(model, rows["train"].inputs(np.arange(1)), examples, start.name)
         resolved = replace(
             config,
             device=device.type,
             precision=precision,
             threads=threads,
-            max_length=preprocessor.max_length,
+            max_length=_max_length(preprocessor),
             freeze=start.depth(config.freeze),
         )
         model = model.to(device)
@@ -79,7 +85,8 @@ class Task:
     def frozen(self, depth: Any) -> Task:
         """The same task with the model's first blocks held; raises as ``freeze.freeze`` does."""
         part = freeze(self.model, depth, self.probe_inputs(1))
-        lr = self.config.lr or (LR_PARTLY_FROZEN if part.blocks else LR_FULL)
+        _refuse_single_rows(self.model, self.config)
+        lr = self.config.lr or default_lr(self.examples.kind, partly_frozen=part.blocks > 0)
         return replace(self, config=replace(self.config, freeze=part.blocks, lr=lr), part=part)
 
     @cached_property
@@ -111,13 +118,28 @@ class Task:
         return to_device(rows.inputs(order[places]), self.device)
 
     @property
+    def token_rows(self) -> dict[str, TokenRows]:
+        """The rows, where the examples are texts; DataError where they are images."""
+        rows = {name: each for name, each in self.rows.items() if isinstance(each, TokenRows)}
+        if len(rows) < len(self.rows):
+            raise DataError("the examples are images, and this works on texts alone")
+        return rows
+
+    @property
+    def text_preprocessor(self) -> TextPreprocessor:
+        """The preprocessing, where the examples are texts; DataError where they are images."""
+        if not isinstance(self.preprocessor, TextPreprocessor):
+            raise DataError("the examples are images, and this works on texts alone")
+        return self.preprocessor
+
+    @property
     def examples(self) -> Examples:
         """Every example, in its split."""
         return self.dataset.examples
 
     @property
     def truncated(self) -> float:
-        """Share of the texts read that lost tokens to the length limit."""
+        """Share of the texts read that lost tokens to the length limit; 0 for images."""
         texts = sum(len(rows.labels) for rows in self.rows.values())
         return sum(rows.truncated for rows in self.rows.values()) / texts
 
@@ -142,8 +164,64 @@ class Task:
         """What the model as it is now answers on one of ``READ_SPLITS``."""
         rows = self.rows[split]
         logits = predict_logits(self.model, rows, self.device)
-        return Answers(split, self.examples.split(split).texts, rows.labels, logits)
+        return Answers(split, self.examples.split(split).contents, rows.labels, logits)
 
 
-def _tokenise(preprocessor: TextPreprocessor, examples: Examples) -> TokenRows:
-    return TokenRows.of(preprocessor, examples.texts, examples.labels)
+def _open(config: FinetuneConfig, output: Output) -> tuple[Start, Dataset]:
+    """What to start from, and the examples; a text model is the default, images have none."""
+    if config.model is None and config.from_checkpoint is None:
+        dataset = read_dataset(config, None)
+        if dataset.examples.kind is IMAGE:
+            raise ConfigError(
+                "--model is missing: for images give the hub id or folder of a ResNet, ViT, "
+                "ConvNeXt, MobileNetV2 or EfficientNet, or your own package.module:factory"
+            )
+        return Start.of(config, quiet=output.silent), dataset
+    start = Start.of(config, quiet=output.silent)
+    return start, read_dataset(config, start.checkpoint)
+
+
+def _rows(
+    preprocessor: Preprocessor, examples: Examples, split: str, config: FinetuneConfig
+) -> TokenRows | ImageRows:
+    part = examples.split(split)
+    if isinstance(preprocessor, TextPreprocessor):
+        return TokenRows.of(preprocessor, part.texts, part.labels)
+    if not isinstance(preprocessor, ImagePreprocessor):
+        raise TypeError(f"rows of {type(preprocessor).__name__} are not known")
+    changes = split == "train" and config.augment != "none"
+    augmentation = Augmentation(config.augment, config.seed) if changes else None
+    return ImageRows(preprocessor, part.images, part.labels, augmentation)
+
+
+def _max_length(preprocessor: Preprocessor) -> int | None:
+    return preprocessor.max_length if isinstance(preprocessor, TextPreprocessor) else None
+
+
+def _refuse_other_logits(
+    model: Any, inputs: dict[str, torch.Tensor], examples: Examples, name: str
+) -> None:
+    """A user's own model may give anything; find out before training."""
+    expected = (1, len(examples.label_names))
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = tuple(model(**inputs).logits.shape)
+    except Exception as error:  # the user's own code
+        shape = "x".join(map(str, inputs["pixel_values"].shape))
+        raise ConfigError(
+            f"--model {name}: fails on a picture of shape {shape}: {type(error).__name__}: {error}"
+        ) from error
+    if found != expected:
+        raise ConfigError(
+            f"--model {name}: gives logits of shape {found} for one picture and "
+            f"{expected[1]} classes; {expected} is expected"
+        )
+
+
+def _refuse_single_rows(model: Any, config: FinetuneConfig) -> None:
+    if config.batch_size == 1 and normalises_batches(model):
+        raise ConfigError(
+            "--batch-size 1: this model normalises over its batch, so a pass needs two pictures "
+            "or more; give --batch-size 2 at least, or --freeze all of its blocks"
+        )

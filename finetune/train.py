@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgewright.errors import ConfigError
-from edgewright.finetune.batches import Indices, Rows, micro_batches, to_device, training_steps
+from edgewright.finetune.batches import (
+    ChangingRows,
+    Indices,
+    Rows,
+    micro_batches,
+    to_device,
+    training_steps,
+)
 from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import Scores
+from edgewright.finetune.freeze import is_frozen
 from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 from edgewright.finetune.schedule import adamw, warmup_cosine
 from edgewright.finetune.training_state import Progress, Saver, TrainingState
@@ -168,6 +176,8 @@ class _Training:
         self.best = _Best(recipe.metric)
         self.optimizer = adamw(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        # A batch normalisation needs two values by channel, and one picture may give a single one.
+        self.least_rows = 2 if normalises_batches(model) else 1
         self.steps_per_epoch = math.ceil(len(rows.labels) / recipe.step_rows)
         weights = recipe.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
@@ -190,7 +200,15 @@ class _Training:
         if not self.losses:
             torch.manual_seed(_epoch_seed(recipe.seed, number))
         self.model.train()
-        steps = training_steps(self.rows.lengths, recipe.step_rows, seed=recipe.seed, epoch=number)
+        if isinstance(self.rows, ChangingRows):
+            self.rows = self.rows.for_epoch(number)
+        steps = training_steps(
+            self.rows.lengths,
+            recipe.step_rows,
+            seed=recipe.seed,
+            epoch=number,
+            least=self.least_rows,
+        )
         total = recipe.epochs * self.steps_per_epoch
         lr = 0.0
         for index in range(len(self.losses), len(steps)):
@@ -284,7 +302,7 @@ class _Training:
         weight = float(self._weight_of(labels.to(self.device)))
         total = 0.0
         try:
-            for batch in micro_batches(step, self.batch_size):
+            for batch in micro_batches(step, self.batch_size, self.least_rows):
                 loss = self._loss(batch) / weight
                 torch.autograd.backward(self.scaler.scale(loss))
                 total += loss.item()
@@ -346,6 +364,12 @@ def _checked(scores: Scores | None, epoch: int) -> Scores | None:
             "try a lower --lr"
         )
     return scores
+
+
+def normalises_batches(model: nn.Module) -> bool:
+    """Whether a batch normalisation trains, so that the rows of a step depend on each other."""
+    kinds = nn.modules.batchnorm._BatchNorm  # the common base has no public name
+    return any(isinstance(each, kinds) and not is_frozen(each) for each in model.modules())
 
 
 def _moving(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

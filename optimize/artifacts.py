@@ -25,13 +25,12 @@ from edgewright.errors import ConfigError
 from edgewright.manifest import canonical_json, measured_json, new_folder, refuse_existing, seal
 from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.optimize.report import optimize_report
-from edgewright.preprocess import TextPreprocessor
+from edgewright.preprocess import Preprocessor
 from edgewright.proof.goldens import Goldens
 
-TASK: Final = "text-classification"
 _PACKAGES: Final = (
-    "edgewright", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optimum", "scipy",
-    "tokenizers", "torch", "transformers",
+    "edgewright", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optimum", "pillow",
+    "scipy", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 
 
@@ -41,7 +40,7 @@ class Contents:
 
     files: Mapping[str, Path]  # candidate name -> its ONNX file; several may share one
     session_options: Mapping[str, Mapping[str, str]]  # candidate name -> options
-    preprocessor: TextPreprocessor
+    preprocessor: Preprocessor
     goldens: Goldens
     drift: Mapping[str, Any]
 
@@ -122,7 +121,7 @@ def _variant(outcome: Outcome, contents: Contents, name: str) -> Variant:
 def _body(outcome: Outcome) -> dict[str, Any]:
     config = outcome.config
     return {
-        "task": TASK,
+        "task": outcome.search.kind.task,
         "labels": list(outcome.search.label_names),
         "made_from": {"checkpoint": outcome.checkpoint_sha256},
         "budget": config.max_drop,

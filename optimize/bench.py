@@ -19,9 +19,9 @@ from edgewright.latency import Timing, compare, inputs_from_rows
 from edgewright.manifest import sha256_file
 from edgewright.metrics import Labels
 from edgewright.optimize.export import Reference, predict_logits
-from edgewright.optimize.inputs import Inputs
+from edgewright.optimize.inputs import Inputs, rows_of
 from edgewright.optimize.variants import Candidate
-from edgewright.preprocess import TokenRow
+from edgewright.preprocess import Row
 from edgewright.proof.certificate import PairedCounts, Subject
 from edgewright.proof.goldens import Goldens, choose_rows, make_goldens
 from edgewright.proof.host import available_cores, instruction_set
@@ -78,7 +78,7 @@ class Bench:
 
     def count_on_certify(self, names: Iterable[str]) -> dict[str, PairedCounts]:
         """Run candidates over the certify rows. The only thing that reads them."""
-        rows = self.inputs.preprocessor.encode(self.inputs.certify.texts)
+        rows = rows_of(self.inputs.preprocessor, self.inputs.certify)
         labels, reference = self.inputs.certify.labels, self.reference.logits(rows).argmax(axis=1)
         with self._workers() as pool:
             jobs = {name: pool.submit(self._logits, name, rows) for name in names}
@@ -87,14 +87,15 @@ class Bench:
                 for name, job in jobs.items()
             }
 
-    def goldens(self, names: Sequence[str], *, keep_texts: bool) -> Goldens:
+    def goldens(self, names: Sequence[str], *, keep_raw: bool) -> Goldens:
         """Search examples of every class with the scores of these candidates."""
         search = self.inputs.search
-        texts = [search.texts[row] for row in choose_rows(search.labels)]
+        chosen = [search.contents[row] for row in choose_rows(search.labels)]
+        raw = [each if isinstance(each, str) else each.read() for each in chosen]
         sessions = {
             name: (self._load(name), not self.candidates[name].batch_invariant) for name in names
         }
-        return make_goldens(texts, self.inputs.preprocessor, sessions, keep_texts=keep_texts)
+        return make_goldens(raw, self.inputs.preprocessor, sessions, keep_raw=keep_raw)
 
     def _workers(self) -> ThreadPoolExecutor:
         """As many candidates at once as there are cores for; each still runs as it is served."""
@@ -106,7 +107,7 @@ class Bench:
             candidate.file, threads=self.threads, options=candidate.session_options
         )
 
-    def _logits(self, name: str, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+    def _logits(self, name: str, rows: Sequence[Row]) -> NDArray[np.float32]:
         return predict_logits(
             self._load(name),
             self.inputs.preprocessor,

@@ -63,7 +63,11 @@ _EXAMPLES = (
     is_flag=True,
     help="Ship what too few rows could not decide; the bundle says so.",
 )
-@click.option("--no-raw-examples", is_flag=True, help="Keep token ids in the bundle, but no text.")
+@click.option(
+    "--no-raw-examples",
+    is_flag=True,
+    help="Keep token ids or pixels in the bundle, but no text and no image file.",
+)
 @click.option("--seed", type=int, default=0, help="Of everything that draws at random.")
 @click.option("--overwrite", is_flag=True, help="Replace BUNDLE when it exists.")
 @config_option

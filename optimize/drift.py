@@ -8,27 +8,45 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.kinds import IMAGE, Kind
+from edgewright.preprocess import Row
+
 SCORE_EDGES: Final = tuple(round(edge / 20, 2) for edge in range(21))  # of the top score
+BRIGHTNESS_EDGES: Final = tuple(range(0, 257, 16))
 _DIGITS: Final = 6
 
 
 def drift_reference(
-    lengths: Sequence[int],
+    rows: Sequence[Row],
+    kind: Kind,
     scores: Mapping[str, NDArray[np.float32]],
     label_names: Sequence[str],
 ) -> dict[str, Any]:
-    """A JSON object: token lengths, and for each variant its labels and top scores.
+    """A JSON object: token lengths or brightness, and for each variant its labels and top scores.
 
     Args:
-        lengths: tokens of each search row, special ones included.
+        rows: of the search split.
+        kind: of the examples.
         scores: variant name -> (rows, classes), softmax.
         label_names: the classes.
     """
     return {
-        "rows": len(lengths),
-        "token_lengths": _histogram(np.asarray(lengths), _length_edges(max(lengths))),
+        "rows": len(rows),
+        **(_brightness(rows) if kind is IMAGE else _token_lengths(rows)),
         "variants": {name: _answers(scores[name], label_names) for name in sorted(scores)},
     }
+
+
+def _token_lengths(rows: Sequence[Row]) -> dict[str, Any]:
+    """Of texts, special tokens included."""
+    lengths = [len(row) for row in rows]
+    return {"token_lengths": _histogram(np.asarray(lengths), _length_edges(max(lengths)))}
+
+
+def _brightness(rows: Sequence[Any]) -> dict[str, Any]:
+    """Of images: the mean of all pixels and colours as the model sees them, from 0 to 255."""
+    means = np.array([row.pixels.mean() for row in rows])
+    return {"brightness": _histogram(means, BRIGHTNESS_EDGES)}
 
 
 def _answers(scores: NDArray[np.float32], label_names: Sequence[str]) -> dict[str, Any]:

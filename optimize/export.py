@@ -2,8 +2,9 @@
 
 One seam for two exporters: optimum for the architectures that it knows, torch.onnx for the others.
 Whichever wrote it, the file has one contract: inputs are the preprocessor's, int64, with dynamic
-axes (rows, length); the one output is ``logits``, float32 of shape (rows, classes); and the same
-checkpoint gives the same bytes.
+axes (rows, length), or for images float32 (rows, 3, height, width) of which the rows alone vary;
+the one output is ``logits``, float32 of shape (rows, classes); and the same checkpoint gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from edgewright.backends import Session, TensorSpec, get_backend
 from edgewright.checkpoint import Checkpoint
 from edgewright.errors import BackendUnavailableError, ConfigError
+from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.optimize.quiet import quiet
-from edgewright.preprocess import TextPreprocessor, TokenRow
+from edgewright.preprocess import Preprocessor, Row
+from edgewright.preprocess.images import PIXEL_VALUES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,7 +33,11 @@ LOGITS: Final = "logits"
 FP32_FILE: Final = "fp32.onnx"
 TOLERANCE: Final = 1e-3  # of a logit; faithful exports stay near 1e-5
 _AXES: Final = ("rows", "length")
-_TASK: Final = "text-classification"
+_TASK: Final = TEXT.task
+_AUTO: Final = {
+    TEXT: "AutoModelForSequenceClassification",
+    IMAGE: "AutoModelForImageClassification",
+}
 _TORCH_OPSET: Final = 18  # the oldest that torch.onnx writes without converting back
 _LARGEST_BYTES: Final = 2**31 - 2**24  # protobuf ends at 2 GiB; the graph needs some of it
 _BATCH_ROWS: Final = 16
@@ -46,32 +53,32 @@ class Export:
     max_difference: float  # of any logit from PyTorch's, over the rows and shapes compared
 
 
-def export_onnx(checkpoint: Checkpoint, folder: Path, sample: Sequence[TokenRow]) -> Export:
+def export_onnx(checkpoint: Checkpoint, folder: Path, sample: Sequence[Row]) -> Export:
     """Write ``folder``/fp32.onnx and compare it with PyTorch on real rows of several shapes.
 
     Args:
         checkpoint: what finetune wrote.
         folder: exists; receives the file.
-        sample: unpadded rows, best of different lengths: the shortest, the longest and the first
-            16 are compared.
+        sample: rows, texts best of different lengths: the shortest, the longest and the first 16
+            are compared.
 
     Raises:
         BackendUnavailableError: torch, transformers or an exporter is missing.
         ConfigError: the model cannot be exported, or its ONNX file answers differently; says where.
     """
     onnxruntime = get_backend("onnxruntime")
-    preprocessor = checkpoint.preprocessor()
+    preprocessor: Preprocessor = checkpoint.preprocessor()
     path = folder / FP32_FILE
     exporter = _write(checkpoint, preprocessor.pad(list(sample[:2]) * 2).arrays, path)
-    opset = _normalise(path, preprocessor.input_names)
+    opset = _normalise(path, preprocessor)
     session = onnxruntime.load(path, threads=1)
-    _check_contract(session, preprocessor.input_names, path)
+    _check_contract(session, preprocessor, path)
     # Loaded anew: an exporter may leave its own attention in the model that it traced.
     difference = _compare(session, Reference(checkpoint), preprocessor, sample)
     return Export(path, exporter, opset, difference)
 
 
-def _write(checkpoint: Checkpoint, arrays: Mapping[str, NDArray[np.int64]], path: Path) -> str:
+def _write(checkpoint: Checkpoint, arrays: Mapping[str, NDArray[Any]], path: Path) -> str:
     """Export with the library that fits the architecture; returns its name and version."""
     model = Reference(checkpoint).model
     _refuse_too_large(model, checkpoint)
@@ -98,24 +105,19 @@ class Reference:
 
     def __init__(self, checkpoint: Checkpoint, *, threads: int = 1) -> None:
         """Load the model in fp32, dropout off; BackendUnavailableError without the libraries."""
-        torch, transformers = _libraries()
-        self._torch, self._threads = torch, threads
-        self._preprocessor = checkpoint.preprocessor()
-        self.model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.model_folder,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-        ).eval()
-        names = self._preprocessor.input_names
+        self._torch, _ = _libraries()
+        self._threads = threads
+        self._preprocessor: Preprocessor = checkpoint.preprocessor()
+        self.model = _load_model(checkpoint, self._preprocessor.kind)
+        dtype, shape = self._preprocessor.input_dtype, self._preprocessor.input_shape
         self.inputs: tuple[TensorSpec, ...] = tuple(
-            TensorSpec(name, "int64", (-1, -1)) for name in names
+            TensorSpec(name, dtype, shape) for name in self._preprocessor.input_names
         )
         scores = TensorSpec(LOGITS, "float32", (-1, len(checkpoint.labels)))
         self.outputs: tuple[TensorSpec, ...] = (scores,)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One forward pass on int64 (rows, length); gives ``logits``, float32 (rows, classes)."""
+        """One forward pass on the preprocessor's arrays; ``logits`` is float32 (rows, classes)."""
         torch = self._torch
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
@@ -126,18 +128,18 @@ class Reference:
         finally:
             torch.set_num_threads(before)
 
-    def logits(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+    def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits of shape (rows, classes), in the order of ``rows``.
 
-        No row is padded: some architectures (FNet) answer differently beside a longer one.
+        No text is padded: some architectures (FNet) answer differently beside a longer one.
         """
         return _predict(self, self._preprocessor, rows, _groups(rows, equal_lengths=True))
 
 
 def predict_logits(
     session: Session,
-    preprocessor: TextPreprocessor,
-    rows: Sequence[TokenRow],
+    preprocessor: Preprocessor,
+    rows: Sequence[Row],
     *,
     one_row_at_a_time: bool = False,
 ) -> NDArray[np.float32]:
@@ -154,7 +156,7 @@ def predict_logits(
 
 
 def _groups(
-    rows: Sequence[TokenRow], size: int = _BATCH_ROWS, *, equal_lengths: bool = False
+    rows: Sequence[Row], size: int = _BATCH_ROWS, *, equal_lengths: bool = False
 ) -> list[list[int]]:
     """Indices of rows that make a batch, from the shortest to the longest."""
     groups: list[list[int]] = []
@@ -170,8 +172,8 @@ def _groups(
 
 def _predict(
     session: Session,
-    preprocessor: TextPreprocessor,
-    rows: Sequence[TokenRow],
+    preprocessor: Preprocessor,
+    rows: Sequence[Row],
     groups: Sequence[Sequence[int]],
 ) -> NDArray[np.float32]:
     parts = []
@@ -195,6 +197,19 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
+def _load_model(checkpoint: Checkpoint, kind: Kind) -> Any:
+    """The checkpoint's model in eval mode, made by a factory or by transformers."""
+    from edgewright.factories import FACTORY_FILE, FactoryClassifier
+
+    if (checkpoint.model_folder / FACTORY_FILE).is_file():
+        return FactoryClassifier.load(checkpoint.model_folder)
+    torch, transformers = _libraries()
+    auto = getattr(transformers, _AUTO[kind])
+    return auto.from_pretrained(
+        checkpoint.model_folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    ).eval()
+
+
 def _refuse_too_large(model: Any, checkpoint: Checkpoint) -> None:
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if size > _LARGEST_BYTES:
@@ -205,7 +220,8 @@ def _refuse_too_large(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def _model_type(model: Any) -> str:
-    return str(model.config.model_type)
+    factory = getattr(model, "factory", None)
+    return str(model.config.model_type if factory is None else factory)
 
 
 def _first_line(error: Exception) -> str:
@@ -213,7 +229,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _optimum_config(model: Any, input_names: Sequence[str]) -> Any | None:
-    """optimum's description of how to export this architecture; None where it has none."""
+    """optimum's description of how to export this architecture; None where it has none.
+
+    Image models go by torch.onnx, which optimum's own exporter of them wraps.
+    """
+    if input_names == [PIXEL_VALUES]:
+        return None
     try:
         import optimum.exporters.onnx.model_configs  # noqa: F401 - registers the architectures
         from optimum.exporters.tasks import TasksManager
@@ -251,7 +272,7 @@ def _export_with_optimum(model: Any, config: Any, path: Path) -> None:
     export(model, config, path)
 
 
-def _export_with_torch(model: Any, arrays: Mapping[str, NDArray[np.int64]], path: Path) -> None:
+def _export_with_torch(model: Any, arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     import torch
 
     class Logits(torch.nn.Module):
@@ -262,7 +283,8 @@ def _export_with_torch(model: Any, arrays: Mapping[str, NDArray[np.int64]], path
         def forward(self, *tensors: Any) -> Any:
             return self.model(**dict(zip(arrays, tensors, strict=True))).logits
 
-    axes = dict(enumerate(torch.export.Dim(name) for name in _AXES))
+    varying = _AXES[:1] if PIXEL_VALUES in arrays else _AXES
+    axes = dict(enumerate(torch.export.Dim(name) for name in varying))
     torch.onnx.export(
         Logits(),
         tuple(torch.from_numpy(array) for array in arrays.values()),
@@ -277,7 +299,7 @@ def _export_with_torch(model: Any, arrays: Mapping[str, NDArray[np.int64]], path
     )
 
 
-def _normalise(path: Path, input_names: Sequence[str]) -> int:
+def _normalise(path: Path, preprocessor: Preprocessor) -> int:
     """Give the axes our names and drop what says where it was traced; returns the opset."""
     import onnx_ir as ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -285,11 +307,12 @@ def _normalise(path: Path, input_names: Sequence[str]) -> int:
     model = ir.load(path)
     ClearMetadataAndDocStringPass()(model)
     model.graph.name = "edgewright"
+    names, shape = preprocessor.input_names, preprocessor.input_shape
     for value in model.graph.inputs:
-        value.shape = ir.Shape(_AXES)
-    model.graph.inputs[:] = sorted(
-        model.graph.inputs, key=lambda value: _position(value, input_names)
-    )
+        value.shape = ir.Shape(
+            [_AXES[place] if axis < 0 else axis for place, axis in enumerate(shape)]
+        )
+    model.graph.inputs[:] = sorted(model.graph.inputs, key=lambda value: _position(value, names))
     for output in model.graph.outputs:
         if output.shape is not None and len(output.shape):
             output.shape = ir.Shape((_AXES[0], *output.shape[1:]))
@@ -308,25 +331,26 @@ def save(model: ir.Model, path: Path) -> None:
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
-def _check_contract(session: Session, input_names: Sequence[str], path: Path) -> None:
+def _check_contract(session: Session, preprocessor: Preprocessor, path: Path) -> None:
+    names, dtype = preprocessor.input_names, preprocessor.input_dtype
     found = {spec.name: spec.dtype for spec in session.inputs}
     outputs = [(spec.name, spec.dtype) for spec in session.outputs]
-    if found != dict.fromkeys(input_names, "int64") or outputs != [(LOGITS, "float32")]:
+    if found != dict.fromkeys(names, dtype) or outputs != [(LOGITS, "float32")]:
         raise ConfigError(
-            f"{path} takes {found} and gives {outputs}; the preprocessing needs int64 "
-            f"{', '.join(input_names)} and one float32 {LOGITS}; fine-tune another architecture"
+            f"{path} takes {found} and gives {outputs}; the preprocessing needs {dtype} "
+            f"{', '.join(names)} and one float32 {LOGITS}; fine-tune another architecture"
         )
 
 
 def _compare(
     session: Session,
     reference: Reference,
-    preprocessor: TextPreprocessor,
-    sample: Sequence[TokenRow],
+    preprocessor: Preprocessor,
+    sample: Sequence[Row],
 ) -> float:
     """The largest difference of a logit over several shapes; ConfigError beyond ``TOLERANCE``."""
     largest = 0.0
-    for rows in _batches(sample):
+    for rows in _batches(preprocessor, sample):
         arrays = preprocessor.pad(rows).arrays
         difference = np.abs(session.run(arrays)[LOGITS] - reference.run(arrays)[LOGITS])
         if not difference.max() <= TOLERANCE:  # NaN is beyond it too
@@ -342,14 +366,15 @@ def _compare(
     return largest
 
 
-def _batches(sample: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
+def _batches(preprocessor: Preprocessor, sample: Sequence[Row]) -> Iterator[list[Row]]:
     """One row and many, short and long: an axis traced as a constant shows in one of them."""
+    if preprocessor.kind is IMAGE:
+        yield [sample[0]]
+        yield [sample[-1], sample[0], sample[-1]]
+        yield list(sample[:_BATCH_ROWS])
+        return
     shortest, longest = min(sample, key=len), max(sample, key=len)
-    half = TokenRow(
-        longest.input_ids[: len(longest) // 2 + 1],
-        longest.token_type_ids[: len(longest) // 2 + 1],
-        truncated=True,
-    )
+    half = preprocessor.cut(longest, len(longest) // 2 + 1)
     yield [shortest]
     yield [longest]
     yield [half]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import get_backend, installed_backends
 from edgewright.checkpoint import Checkpoint
-from edgewright.errors import DataError
+from edgewright.errors import ConfigError, DataError
 from edgewright.examples import Examples
+from edgewright.kinds import IMAGE
 from edgewright.latency import Workload
 from edgewright.optimize.choice import SERVABLE_BACKEND
 from edgewright.optimize.config import OptimizeConfig
-from edgewright.preprocess import TextPreprocessor, TokenRow
+from edgewright.preprocess import ImagePreprocessor, LazyRow, Preprocessor, Row
 from edgewright.proof.certificate import certify_sha256, error_rates, rows_to_pass
 
 _PURPOSE = {
@@ -31,7 +32,7 @@ class Inputs:
     """Search and certify hold one row per near-duplicate group."""
 
     checkpoint: Checkpoint
-    preprocessor: TextPreprocessor
+    preprocessor: Preprocessor
     calibrate: Examples
     search: Examples
     certify: Examples
@@ -39,13 +40,13 @@ class Inputs:
     workload: Workload
 
     @cached_property
-    def search_rows(self) -> list[TokenRow]:
-        """The search texts as tokens, unpadded."""
-        return self.preprocessor.encode(self.search.texts)
+    def search_rows(self) -> Sequence[Row]:
+        """The search examples as rows, unpadded."""
+        return rows_of(self.preprocessor, self.search)
 
-    def calibration(self) -> Iterator[Mapping[str, NDArray[np.int64]]]:
+    def calibration(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The calibrate rows, one at a time: padding would count as activation too."""
-        for row in self.preprocessor.encode(self.calibrate.texts):
+        for row in rows_of(self.preprocessor, self.calibrate):
             yield self.preprocessor.pad([row]).arrays
 
     @classmethod
@@ -60,7 +61,8 @@ class Inputs:
         get_backend(SERVABLE_BACKEND)
         asked = [get_backend(name).name for name in config.backends] or installed_backends()
         checkpoint = Checkpoint.open(config.checkpoint)
-        preprocessor, examples = checkpoint.preprocessor(), checkpoint.examples()
+        preprocessor: Preprocessor = checkpoint.preprocessor()
+        examples = checkpoint.examples()
         _refuse_empty(checkpoint, examples)
         search = examples.split("search").one_per_group()
         return cls(
@@ -70,7 +72,7 @@ class Inputs:
             search=search,
             certify=examples.split("certify").one_per_group(),
             backends=tuple(dict.fromkeys([SERVABLE_BACKEND, *asked])),
-            workload=_workload(config, preprocessor.encode(search.texts)),
+            workload=_workload(config, preprocessor, search),
         )
 
     @property
@@ -105,7 +107,21 @@ def _refuse_empty(checkpoint: Checkpoint, examples: Examples) -> None:
         )
 
 
-def _workload(config: OptimizeConfig, rows: list[TokenRow]) -> Workload:
-    if config.workload is not None:
-        return Workload.parse(config.workload)
-    return Workload.from_lengths([len(row) for row in rows])
+def rows_of(preprocessor: Preprocessor, examples: Examples) -> Sequence[Row]:
+    """Texts as tokens; images as rows that read and decode one whenever it is asked for."""
+    if examples.kind is IMAGE and isinstance(preprocessor, ImagePreprocessor):
+        return [LazyRow(preprocessor, image.read, image.name) for image in examples.images]
+    return preprocessor.encode(examples.texts)
+
+
+def _workload(config: OptimizeConfig, preprocessor: Preprocessor, search: Examples) -> Workload:
+    if config.workload is None:
+        return Workload.from_lengths([len(row) for row in rows_of(preprocessor, search)])
+    workload = Workload.parse(config.workload)
+    height = preprocessor.input_shape[-2]
+    if preprocessor.kind is IMAGE and {shape.length for shape in workload.shares} != {height}:
+        raise ConfigError(
+            f"--workload is {config.workload}; this model takes images of {height} pixels in "
+            f"height, so give shapes such as 1x{height},8x{height}"
+        )
+    return workload

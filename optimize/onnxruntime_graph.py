@@ -46,6 +46,27 @@ def for_onnxruntime(model: ir.Model) -> None:
     RemoveUnusedOpsetsPass()(model)
 
 
+def unsigned_activations(model: ir.Model) -> None:
+    """Let every activation of a QDQ model of NNCF be uint8, in place.
+
+    ONNX Runtime fuses convolutions and additions into integer ones by itself, but leaves those
+    whose inputs differ in sign: EfficientNet-Lite0 was no faster than fp32 with 14 of 49 left, and
+    twice as fast with none.
+    """
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for quantize in _nodes(model.graph, "QuantizeLinear"):
+        zero_point, codes = _constant(quantize.inputs[2]), quantize.outputs[0]
+        users = [use.node for use in codes.uses()]
+        plain = all(user.op_type == "DequantizeLinear" for user in users)
+        if zero_point is None or zero_point.dtype != np.int8 or not plain:
+            continue
+        shifted = (zero_point.astype(np.int16) + 128).astype(np.uint8)
+        unsigned = _initializer(model.graph, f"{codes.name}{_UINT8}", shifted)
+        for node in (quantize, *users):
+            node.replace_input_with(2, unsigned)
+        codes.type = ir.TensorType(ir.DataType.UINT8)
+
+
 def _nodes(graph: ir.Graph, *types: str) -> list[ir.Node]:
     return [node for node in graph if node.op_type in types and node.domain == ""]
 

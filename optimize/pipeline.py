@@ -218,9 +218,10 @@ def _contents(bench: Bench, outcome: Outcome) -> Contents:
         files={name: bench.candidates[name].file for name in names},
         session_options={name: bench.candidates[name].session_options for name in names},
         preprocessor=bench.inputs.preprocessor,
-        goldens=bench.goldens(names, keep_texts=not outcome.config.no_raw_examples),
+        goldens=bench.goldens(names, keep_raw=not outcome.config.no_raw_examples),
         drift=drift_reference(
-            [len(row) for row in bench.inputs.search_rows],
+            bench.inputs.search_rows,
+            bench.inputs.preprocessor.kind,
             {name: outcome.standing(name).scores for name in names},
             outcome.search.label_names,
         ),

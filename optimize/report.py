@@ -9,6 +9,7 @@ import numpy as np
 
 from edgewright.bundle import Certificate, Verdict
 from edgewright.figures import Point, interval_scatter_figure
+from edgewright.kinds import TEXT
 from edgewright.metrics import (
     accuracy,
     accuracy_interval,
@@ -17,6 +18,7 @@ from edgewright.metrics import (
     macro_f1_loss_interval,
 )
 from edgewright.optimize.outcome import Outcome, Standing, points, rows_wanted
+from edgewright.preprocess.thumbnails import thumbnail_uri
 from edgewright.proof.bound import rows_needed
 from edgewright.proof.certificate import error_rates, rows_to_pass
 from edgewright.report import (
@@ -113,10 +115,11 @@ def _candidates(outcome: Outcome) -> Section:
         highlight,
     )
     shapes = list(outcome.baseline.p50_ms)
+    unit = "tokens" if outcome.search.kind is TEXT else "pixels of height"
     speed = DataTable(
         ["Candidate", *[f"ms, {shape}" for shape in shapes], "Speed-up", "MB", "Served"],
         [_speed_row(each, shapes) for each in outcome.standings],
-        "Median latency by shape, rows x tokens; speed-up at the workload, with its interval",
+        f"Median latency by shape, rows x {unit}; speed-up at the workload, with its interval",
         highlight,
     )
     intro = (
@@ -207,7 +210,7 @@ def _changed(outcome: Outcome, shown: Standing) -> Section:
         return Section(title, [Paragraph(words)])
     caption = f"{len(changed)} of {len(outcome.search)} search rows"
     if outcome.config.no_raw_examples:
-        return Section(title, [Paragraph(f"{caption}; --no-raw-examples leaves their texts out.")])
+        return Section(title, [Paragraph(f"{caption}; --no-raw-examples leaves them out.")])
     rows = [_changed_row(outcome, shown, int(row)) for row in changed[:CHANGED_SHOWN]]
     if len(changed) > CHANGED_SHOWN:
         caption += f", the first {CHANGED_SHOWN} shown"
@@ -216,14 +219,15 @@ def _changed(outcome: Outcome, shown: Standing) -> Section:
 
 def _changed_row(outcome: Outcome, shown: Standing, row: int) -> TextRow:
     names, search = outcome.search.label_names, outcome.search
-    return TextRow(
-        search.texts[row],
-        [
-            ("label", names[search.labels[row]]),
-            ("fine-tuned", names[outcome.reference[row]]),
-            (shown.name, names[shown.predicted[row]]),
-        ],
-    )
+    cells = [
+        ("label", names[search.labels[row]]),
+        ("fine-tuned", names[outcome.reference[row]]),
+        (shown.name, names[shown.predicted[row]]),
+    ]
+    content = search.contents[row]
+    if isinstance(content, str):
+        return TextRow(content, cells)
+    return TextRow(content.name, cells, thumbnail_uri(content.read(), content.name))
 
 
 def _certainty(outcome: Outcome) -> Section:

@@ -23,8 +23,13 @@ from numpy.typing import NDArray
 from edgewright.backends import Session, get_backend
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.optimize.export import LOGITS, Export, predict_logits, save
-from edgewright.optimize.quantize import Calibration, quantize_dynamic, quantize_static
-from edgewright.preprocess import TextPreprocessor, TokenRow
+from edgewright.optimize.quantize import (
+    Calibration,
+    is_convolutional,
+    quantize_dynamic,
+    quantize_static,
+)
+from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.host import saturates
 
 FP32: Final = "fp32"
@@ -70,8 +75,8 @@ class Skipped:
 class Probe:
     """Real rows, unpadded, to see whether a row's answer depends on the rows beside it."""
 
-    preprocessor: TextPreprocessor
-    rows: Sequence[TokenRow]  # 16 are used; best of different lengths
+    preprocessor: Preprocessor
+    rows: Sequence[Row]  # 16 are used; best of different lengths
 
 
 def build_candidates(
@@ -154,6 +159,10 @@ def _write_files(recipe: _Recipe) -> tuple[list[_File], list[Skipped]]:
 
 
 def _write_dynamic(recipe: _Recipe) -> dict[str, Path]:
+    if is_convolutional(recipe.export.path):
+        raise ConfigError(
+            "most of it are convolutions, which have fixed ranges or none: it would stay fp32"
+        )
     path = recipe.folder / f"{DYNAMIC}.onnx"
     quantize_dynamic(recipe.export.path, path, reduce_range=recipe.reduce_range)
     return dict.fromkeys(recipe.backends, path)
@@ -161,16 +170,18 @@ def _write_dynamic(recipe: _Recipe) -> dict[str, Path]:
 
 def _write_static(recipe: _Recipe) -> dict[str, Path]:
     """One set of statistics, one form of the graph for each runtime."""
-    from edgewright.optimize.onnxruntime_graph import for_onnxruntime
+    from edgewright.optimize.onnxruntime_graph import for_onnxruntime as products
+    from edgewright.optimize.onnxruntime_graph import unsigned_activations as convolutions
 
     model = quantize_static(
         recipe.export.path, recipe.calibration, reduce_range=recipe.reduce_range
     )
     paths = {each: recipe.folder / f"{STATIC}.{each}.onnx" for each in recipe.backends}
+    rewrite = convolutions if is_convolutional(recipe.export.path) else products
     # ONNX Runtime's form last: the model is rewritten in place.
     for backend in sorted(paths, key=lambda name: name == "onnxruntime"):
         if backend == "onnxruntime":
-            for_onnxruntime(model)
+            rewrite(model)
         save(model, paths[backend])
     return paths
 

@@ -20,16 +20,32 @@ class Limits:
 
     def check(self, texts: Sequence[str], top_k: int, classes: int) -> None:
         """Raise InputError, naming the request's field, for what no model should be asked."""
-        if not texts:
-            raise InputError("texts is empty; give at least one text", field="texts")
-        if len(texts) > self.max_texts:
-            raise InputError(
-                f"texts has {len(texts)} entries and at most {self.max_texts} are taken; "
-                "split the call, or raise --max-texts of the server",
-                field="texts",
-            )
+        self._check_count("text", len(texts))
         for index, text in enumerate(texts):
             self._check_text(index, text)
+        self._check_top_k(top_k, classes)
+
+    def check_images(self, images: Sequence[bytes], top_k: int, classes: int) -> None:
+        """The same for images; whether they can be decoded shows when they are."""
+        self._check_count("image", len(images))
+        for index, image in enumerate(images):
+            if not image:
+                field = f"images[{index}]"
+                raise InputError(f"{field} is empty; leave it out of the call", field=field)
+        self._check_top_k(top_k, classes)
+
+    def _check_count(self, kind: str, count: int) -> None:
+        field = f"{kind}s"
+        if not count:
+            raise InputError(f"{field} is empty; give at least one {kind}", field=field)
+        if count > self.max_texts:
+            raise InputError(
+                f"{field} has {count} entries and at most {self.max_texts} are taken; "
+                "split the call, or raise --max-texts of the server",
+                field=field,
+            )
+
+    def _check_top_k(self, top_k: int, classes: int) -> None:
         if not 0 <= top_k <= classes:
             raise InputError(
                 f"top_k is {top_k}; it must be 0 (all) to {classes}, the number of classes",

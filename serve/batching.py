@@ -15,20 +15,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.errors import DeadlineError, EdgewrightError, NotReadyError
-from edgewright.preprocess import TokenRow
+from edgewright.preprocess import Row as EncodedRow
 from edgewright.serve.admission import Queue
 from edgewright.serve.runs import runs_of_similar_length
 
 _SMOOTHING = 0.1  # weight of the newest batch in seconds_per_row
 
 
-class TextModel(Protocol):
+class BatchModel(Protocol):
     """What the compute thread needs of a model. It is called from that thread alone."""
 
     @property
@@ -41,11 +41,11 @@ class TextModel(Protocol):
         """Whether its answers depend on a row's neighbours, so that it must have none."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> list[TokenRow]:
-        """Tokens of each text."""
+    def encode(self, inputs: Sequence[Any]) -> Sequence[EncodedRow]:
+        """One row for each text or decoded image."""
         ...
 
-    def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+    def scores(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
         """Softmax scores of shape (rows, classes), from one run."""
         ...
 
@@ -71,17 +71,17 @@ class BatchObserver(Protocol):
 
 
 class Call:
-    """One caller's texts on their way through compute."""
+    """One caller's texts or images on their way through compute."""
 
     def __init__(
         self,
-        model: TextModel,
-        texts: Sequence[str],
+        model: BatchModel,
+        inputs: Sequence[Any],
         deadline: float,
         future: asyncio.Future[list[Answer]],
     ) -> None:
         self.model = model
-        self.texts = texts
+        self.inputs = inputs
         self.deadline = deadline  # in seconds, on the batcher's clock
         self.future = future  # of the event loop; other threads only read whether it is done
         self.taken = 0  # rows handed to compute
@@ -90,22 +90,22 @@ class Call:
 
     def take(self, count: int) -> list[Row]:
         """The next ``count`` rows, or as many as are left."""
-        end = min(self.taken + count, len(self.texts))
+        end = min(self.taken + count, len(self.inputs))
         rows = [Row(self, place) for place in range(self.taken, end)]
         self.taken = end
         return rows
 
 
 class Row(NamedTuple):
-    """One text of a call."""
+    """One text or image of a call."""
 
     call: Call
-    place: int  # among the call's texts
+    place: int  # among the call's inputs
 
     @property
-    def text(self) -> str:
-        """The text itself."""
-        return self.call.texts[self.place]
+    def input(self) -> Any:
+        """The text itself, or the image as it was decoded."""
+        return self.call.inputs[self.place]
 
 
 class Batcher:
@@ -139,9 +139,9 @@ class Batcher:
         return self._thread.is_alive()
 
     async def classify(
-        self, model: TextModel, texts: Sequence[str], time_left_s: float | None
+        self, model: BatchModel, inputs: Sequence[Any], time_left_s: float | None
     ) -> list[Answer]:
-        """Answers in the order of ``texts``; ``time_left_s`` None means no deadline.
+        """Answers in the order of ``inputs``; ``time_left_s`` None means no deadline.
 
         Raises:
             OverloadedError: the queue is full.
@@ -150,9 +150,9 @@ class Batcher:
         """
         if self._closing:
             raise NotReadyError("the server is shutting down; call another replica")
-        self.queue.enter(len(texts))
+        self.queue.enter(len(inputs))
         deadline = float("inf") if time_left_s is None else self._clock() + time_left_s
-        call = Call(model, texts, deadline, self._loop.create_future())
+        call = Call(model, inputs, deadline, self._loop.create_future())
         self._arrivals.put(call)
         return await call.future
 
@@ -195,28 +195,28 @@ class Batcher:
                 others.append(call)
                 continue
             rows += call.take(self._max_rows - len(rows))
-            if call.taken < len(call.texts):
+            if call.taken < len(call.inputs):
                 unfinished.append(call)
         self._pending.extendleft(reversed(others))
         self._pending.extend(unfinished)
         return rows
 
-    def _compute(self, model: TextModel, rows: Sequence[Row]) -> None:
+    def _compute(self, model: BatchModel, rows: Sequence[Row]) -> None:
         try:
-            tokens = model.encode([row.text for row in rows])
+            encoded = model.encode([row.input for row in rows])
         except BaseException as error:  # an edge: the thread outlives even a panic in Rust
             self._compute_apart(model, rows, error)
             return
-        for run in runs_of_similar_length([len(each) for each in tokens], model.row_by_row):
+        for run in runs_of_similar_length([len(each) for each in encoded], model.row_by_row):
             live = [index for index in run if self._wanted(rows[index].call)]
             if live:
-                self._run(model, [rows[i] for i in live], [tokens[i] for i in live])
+                self._run(model, [rows[i] for i in live], [encoded[i] for i in live])
             self._flush()
 
-    def _run(self, model: TextModel, rows: Sequence[Row], tokens: Sequence[TokenRow]) -> None:
+    def _run(self, model: BatchModel, rows: Sequence[Row], encoded: Sequence[EncodedRow]) -> None:
         started = self._clock()
         try:
-            scores = model.scores(tokens)
+            scores = model.scores(encoded)
         except BaseException as error:  # an edge, as above
             self._compute_apart(model, rows, error)
             return
@@ -225,14 +225,15 @@ class Batcher:
         self._observer.run_done(model.name, len(rows), seconds)
         for index in np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
             self._observer.not_finite(model.name)
-            text = f"text {rows[index].place} ({len(tokens[index])} tokens)"
-            fault = EdgewrightError(f"{model.name} gave no finite scores for {text}")
+            place, size = rows[index].place, len(encoded[index])
+            what = f"text {place} ({size} tokens)" if _is_text(rows[index]) else f"image {place}"
+            fault = EdgewrightError(f"{model.name} gave no finite scores for {what}")
             self._fail([rows[index]], fault)
-        for row, classes, best, token_row in zip(rows, *best_first(scores), tokens, strict=True):
-            self._answer(row, Answer(classes, best, token_row.truncated))
+        for row, classes, best, one in zip(rows, *best_first(scores), encoded, strict=True):
+            self._answer(row, Answer(classes, best, one.truncated))
 
-    def _compute_apart(self, model: TextModel, rows: Sequence[Row], error: BaseException) -> None:
-        """What one caller's text did wrong must not become its neighbours' error."""
+    def _compute_apart(self, model: BatchModel, rows: Sequence[Row], error: BaseException) -> None:
+        """What one caller's input did wrong must not become its neighbours' error."""
         by_call: dict[Call, list[Row]] = {}
         for row in rows:
             by_call.setdefault(row.call, []).append(row)
@@ -245,8 +246,8 @@ class Batcher:
     def _answer(self, row: Row, answer: Answer) -> None:
         call = row.call
         call.answers[row.place] = answer
-        if len(call.answers) == len(call.texts):
-            self._end(call, [call.answers[place] for place in range(len(call.texts))])
+        if len(call.answers) == len(call.inputs):
+            self._end(call, [call.answers[place] for place in range(len(call.inputs))])
 
     def _fail(self, rows: Sequence[Row], error: BaseException) -> None:
         if isinstance(error, EdgewrightError):
@@ -260,7 +261,7 @@ class Batcher:
     def _wanted(self, call: Call) -> bool:
         """Whether anybody still waits for ``call``; it is ended here when nobody does."""
         if call.future.done() or self._clock() >= call.deadline:
-            self._end(call, DeadlineError("the deadline passed before the texts were computed"))
+            self._end(call, DeadlineError("the deadline passed before the inputs were computed"))
         return call.outcome is None
 
     def _end(self, call: Call, outcome: list[Answer] | EdgewrightError) -> None:
@@ -276,13 +277,17 @@ class Batcher:
 
     def _settle(self, ended: Sequence[Call]) -> None:
         for call in ended:
-            self.queue.leave(len(call.texts))
+            self.queue.leave(len(call.inputs))
             if call.future.done():
                 continue  # its caller has left
             if isinstance(call.outcome, EdgewrightError):
                 call.future.set_exception(call.outcome)
             elif call.outcome is not None:
                 call.future.set_result(call.outcome)
+
+
+def _is_text(row: Row) -> bool:
+    return isinstance(row.input, str)
 
 
 def best_first(scores: NDArray[np.float32]) -> tuple[list[list[int]], list[list[float]]]:

@@ -47,7 +47,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("--threads", "Threads of the model.  [default: as many as were certified]", type=int)
 @_option("--max-batch", "Rows that are computed together at most.", type=int, default=32)
 @_option("--queue-size", "Rows that may wait, over all calls.", type=int, default=1024)
-@_option("--max-texts", "Texts in one call at most.", type=int, default=256)
+@_option("--max-texts", "Texts or images in one call at most.", type=int, default=256)
 @_option("--max-text-chars", "Characters of one text at most.", type=int, default=100_000)
 @_option("--max-message-mb", "MiB of one request at most.", type=int, default=16)
 @_option(
@@ -62,7 +62,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 )
 @_option(
     "--log-inputs",
-    "Store classified texts with their predictions; sampled is one in ten.",
+    "Store classified texts with their predictions; sampled is one in ten. Images never are.",
     type=click.Choice([each.value for each in LogInputs]),
     default=LogInputs.OFF.value,
 )

@@ -22,7 +22,7 @@ class ServeConfig:
     threads: int | None = None  # of the compute session; None: as many as were certified
     max_batch: int = 32  # rows computed together
     queue_size: int = 1024  # rows that wait for compute, over all calls
-    max_texts: int = 256  # in one call
+    max_texts: int = 256  # or images, in one call
     max_text_chars: int = 100_000  # in one text
     max_message_mb: int = 16  # MiB of one request; gRPC itself refuses what is larger
     drain_delay_s: float = 0.0  # between saying "not ready" and refusing new calls

@@ -52,7 +52,7 @@ class ModelService(ModelServiceServicer):
             runtime=served.runtime,
             certificate=_certificate(served),
             manifest_sha256=served.bundle.artifact.manifest_sha256,
-            max_length_tokens=served.preprocessor.max_length,
+            max_length_tokens=served.max_length,
             chosen_variant=served.bundle.chosen.name,
         )
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edgewright.backends import Session, get_backend, softmax
 from edgewright.bundle import MEASUREMENTS_FILE, Bundle, Variant, Verdict
 from edgewright.errors import BackendUnavailableError
-from edgewright.preprocess import TextPreprocessor, TokenRow
+from edgewright.kinds import IMAGE, Kind
+from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import check_goldens
 from edgewright.proof.host import available_cores, instruction_set
 from edgewright.repository import Repository
@@ -38,7 +39,7 @@ class ServedModel:
     verdict: Verdict  # the certificate's, or UNVERIFIED where it does not hold on this host
     runtime: str  # "onnxruntime 1.32.0"
     session: Session
-    preprocessor: TextPreprocessor
+    preprocessor: Preprocessor
 
     @property
     def row_by_row(self) -> bool:
@@ -50,11 +51,28 @@ class ServedModel:
         """Class names; a label's index is its place here."""
         return self.bundle.labels
 
-    def encode(self, texts: Sequence[str]) -> list[TokenRow]:
-        """Tokens of each text, cut to what the model reads."""
-        return self.preprocessor.encode(texts)
+    @property
+    def kind(self) -> Kind:
+        """What it classifies."""
+        return self.preprocessor.kind
 
-    def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+    @property
+    def max_length(self) -> int:
+        """Tokens that it reads of a text; 0 where it reads images."""
+        preprocessor = self.preprocessor
+        return preprocessor.max_length if isinstance(preprocessor, TextPreprocessor) else 0
+
+    def encode(self, contents: Sequence[Any]) -> Sequence[Row]:
+        """Tokens of each text, cut to what the model reads; images arrive decoded."""
+        if self.kind is IMAGE:
+            return contents
+        return self.preprocessor.encode(contents)
+
+    def decode(self, images: Sequence[bytes]) -> list[Row]:
+        """Pixels of each image file, as the model sees them; from any thread."""
+        return self.preprocessor.encode(images)
+
+    def scores(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Softmax scores of shape (rows, classes), from one run."""
         arrays = self.preprocessor.pad(rows).arrays
         feed = {
@@ -92,7 +110,7 @@ def load_model(
     bundle = repository.bundle(name, version)
     variant = choose_variant(bundle)
     backend = get_backend(variant.backend)
-    preprocessor = bundle.preprocessor()
+    preprocessor: Preprocessor = bundle.preprocessor()
     session = backend.load(
         bundle.path / variant.file,
         threads=threads or _certified_threads(variant),
@@ -185,11 +203,18 @@ def _certificate_holds(variant: Variant, runtime: str, isa: str) -> bool:
 
 def _warm_up(model: ServedModel, max_batch: int) -> None:
     """Run the shapes that come first, so that no caller pays for a runtime's preparations."""
-    text = "word " * model.preprocessor.max_length
-    (longest,) = model.encode([text])
-    for tokens in {min(length, len(longest)) for length in WARM_UP_TOKENS}:
-        row = TokenRow(longest.input_ids[:tokens], longest.token_type_ids[:tokens], False)
+    rows = _rows_of_each_shape(model)
+    for row in rows:
         model.scores([row])
     if not model.row_by_row:
-        row = TokenRow(longest.input_ids[:8], longest.token_type_ids[:8], False)
-        model.scores([row] * max_batch)
+        model.scores([rows[0]] * max_batch)
+
+
+def _rows_of_each_shape(model: ServedModel) -> list[Row]:
+    """The shortest first."""
+    if model.kind is IMAGE:
+        height, width = model.preprocessor.input_shape[-2:]
+        return [DecodedRow(np.zeros((height, width, 3), np.uint8))]
+    (longest,) = model.encode(["word " * model.max_length])
+    lengths = sorted({min(length, len(longest)) for length in WARM_UP_TOKENS})
+    return [model.preprocessor.cut(longest, length) for length in lengths]

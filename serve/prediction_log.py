@@ -72,10 +72,10 @@ class PredictionLog:
         self,
         model: LoggedModel,
         prediction_ids: Sequence[str],
-        texts: Sequence[str],
+        texts: Sequence[str | None],
         answers: Sequence[Answer],
     ) -> None:
-        """Take in the answers to one call; never waits."""
+        """Take in the answers to one call; never waits. Of an image there is no text."""
         now_us = self._clock_ns() // 1000
         rows = [
             Prediction(
@@ -118,7 +118,9 @@ class PredictionLog:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _is_kept(self, prediction_id: str, text: str) -> bool:
+    def _is_kept(self, prediction_id: str, text: str | None) -> bool:
+        if text is None:
+            return False
         if self._inputs is LogInputs.OFF or "\0" in text:  # which PostgreSQL cannot hold
             return False
         if self._inputs is LogInputs.ALL:

@@ -18,6 +18,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
 
 from edgewright.errors import ConfigError, ModelNotFoundError
+from edgewright.proof.host import available_cores
 from edgewright.repository import Repository
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Batcher
@@ -25,6 +26,7 @@ from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
 from edgewright.serve.health import HealthService
+from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
 from edgewright.serve.model_service import ModelService
@@ -89,6 +91,7 @@ class Server:
         self.batcher = Batcher(
             max_rows=config.max_batch, queue_rows=config.queue_size, observer=self.instruments
         )
+        self._decoder = ImageDecoder(self.batcher.queue, available_cores())
         self.intake: FeedbackIntake | None = None
         if store is not None:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
@@ -168,6 +171,7 @@ class Server:
         await asyncio.to_thread(self._monitor.stop)
 
     async def _close_queues(self) -> None:
+        self._decoder.close()
         await self.batcher.close()
         if self.intake is not None:
             await self.intake.close()
@@ -181,6 +185,7 @@ class Server:
             PredictionIds(),
             self.instruments,
             self.intake.log if self.intake else None,
+            decoder=self._decoder,
         )
         # Generated code has no types.
         add_PredictionServiceServicer_to_server(predictions, self._rpc)  # type: ignore[no-untyped-call]

@@ -80,6 +80,14 @@ class FakeServer(
             model=request.model, version=1, classifications=answers
         )
 
+    def ClassifyImage(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Answers as if the bytes of an image were a text."""
+        self._arrived(request, context)
+        answers = [_answer(image.decode("latin-1"), request.top_k) for image in request.images]
+        return prediction_pb2.ClassifyImageResponse(
+            model=request.model, version=1, classifications=answers[: self.most_answers]
+        )
+
     def ListModels(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._arrived(request, context)
         return model_pb2.ListModelsResponse(models=self.models)

@@ -97,6 +97,48 @@ def test_errors_come_back_as_they_were_raised_and_name_the_server(
     assert caught.value.__cause__ is not None
 
 
+def test_images_come_back_with_their_classes(kind: str, server: FakeServer) -> None:
+    (alone,) = ask(kind, server.target, "classify_images", b"won", call_options={"top_k": 1})
+    assert (alone.label, len(alone.scores)) == ("sport", 1)
+    images = [b"won" if index % 2 else b"lost" for index in range(130)]
+    answers = ask(kind, server.target, "classify_images", images, call_options={"model": "news"})
+    assert [answer.label for answer in answers] == ["business", "sport"] * 65
+    assert [len(request.images) for request in server.requests] == [1, 64, 64, 2]
+    assert server.requests[-1].model == "news"
+
+
+def test_large_images_are_spread_by_size(kind: str, server: FakeServer) -> None:
+    images = [b"x" * (3 << 20)] * 5
+    assert len(ask(kind, server.target, "classify_images", images)) == 5
+    assert [len(request.images) for request in server.requests] == [2, 2, 1]
+
+
+def test_a_bad_image_is_named_by_its_place_in_the_callers_list(
+    kind: str, server: FakeServer
+) -> None:
+    def refuse(request: Any) -> InputError | None:
+        if b"bad" in request.images:
+            place = f"images[{list(request.images).index(b'bad')}]"
+            return InputError(f"{place} cannot be decoded", field=place)
+        return None
+
+    server.refuse = refuse
+    images = [b"good"] * 70 + [b"bad"]
+    with pytest.raises(InputError, match=r"images\[70\] cannot be decoded") as raised:
+        ask(kind, server.target, "classify_images", images)
+    assert raised.value.field == "images[70]"
+
+
+def test_images_that_cannot_be_sent_are_refused_before_anything_is_sent(
+    kind: str, server: FakeServer
+) -> None:
+    with pytest.raises(InputError, match="no images to classify"):
+        ask(kind, server.target, "classify_images", [])
+    with pytest.raises(InputError, match=r"images\[1\] is a str, not the bytes of an image file"):
+        ask(kind, server.target, "classify_images", [b"a", "cat.jpg"])
+    assert server.requests == []
+
+
 def test_a_bug_in_the_server_is_told_in_general_words(kind: str, server: FakeServer) -> None:
     server.failures = [ZeroDivisionError("secret")]
     with pytest.raises(EdgewrightError) as caught:

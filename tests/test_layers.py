@@ -29,11 +29,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"edgewright.{name}" if name else "edgewright" for name in names.split(" "))
     for names in (
         " errors",
-        "manifest output options rpc_errors v1",
+        "kinds manifest output options rpc_errors v1",
         "tables",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client",
-        "backends bundle checkpoint repository",
+        "backends bundle checkpoint factories repository",
         "proof latency",
         "finetune optimize serve",
         "artifact_commands predict_command cli",

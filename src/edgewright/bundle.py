@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from edgewright.errors import IntegrityError
 from edgewright.manifest import Artifact, ArtifactKind, read_artifact, verify
-from edgewright.preprocess import TextPreprocessor
+from edgewright.preprocess import ImagePreprocessor, TextPreprocessor, load_preprocessor
 
 BUNDLE: Final = ArtifactKind(
     "edgewright.bundle", 1, "bundle", "edgewright optimize CHECKPOINT -o BUNDLE"
@@ -147,7 +147,7 @@ class Bundle:
 
     @property
     def task(self) -> str:
-        """ "text-classification"."""
+        """ "text-classification" or "image-classification"."""
         return str(self.artifact.manifest["task"])
 
     @property
@@ -172,6 +172,6 @@ class Bundle:
         """The variant that optimize chose on the host where it ran."""
         return self.variant(self.choice["variant"])
 
-    def preprocessor(self) -> TextPreprocessor:
-        """The only code that turns a raw text into this model's tensors."""
-        return TextPreprocessor.load(self.path / PREPROCESSING_FOLDER)
+    def preprocessor(self) -> TextPreprocessor | ImagePreprocessor:
+        """The only code that turns a raw text or image into this model's tensors."""
+        return load_preprocessor(self.path / PREPROCESSING_FOLDER)

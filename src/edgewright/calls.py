@@ -43,6 +43,7 @@ LONGEST_DELAY_S: Final = 2.0
 # One request's share of a long list: small beside gRPC's 4 MiB and a server's queue.
 MAX_TEXTS: Final = 64
 MAX_TEXT_BYTES: Final = 1 << 20
+MAX_IMAGE_BYTES: Final = 8 << 20  # half of what a server takes in one message
 
 T = TypeVar("T")
 
@@ -91,6 +92,16 @@ class Deadline:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What a classification asks for, beside its inputs."""
+
+    model: str
+    version: int
+    top_k: int
+    deadline: Deadline
+
+
+@dataclass(frozen=True)
 class Calls:
     """The calls that a client of ``target`` makes."""
 
@@ -107,21 +118,51 @@ class Calls:
             InputError: no texts, or one that is not Unicode; or the server refused one.
         """
         _check_texts(texts)
-        _check_range("version", version, 2**63)
-        _check_range("top_k", top_k, 2**31)
-        answers: list[Classification] = []
-        for chunk in _chunks(texts):
-            request = prediction_pb2.ClassifyTextRequest(
+        asked = _Asked(model, version, top_k, deadline)
+        requests = (
+            prediction_pb2.ClassifyTextRequest(
                 model=model, version=version, texts=chunk, top_k=top_k
             )
+            for chunk in _chunks(texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
+        )
+        return (yield from self._classify("texts", requests, asked))
+
+    def classify_images(
+        self, images: Sequence[bytes], model: str, version: int, top_k: int, deadline: Deadline
+    ) -> Steps[list[Classification]]:
+        """Classify image files, in as many requests as it takes, answers in their order.
+
+        Raises:
+            InputError: no images, or one that is not bytes; or the server refused one.
+        """
+        _check_images(images)
+        asked = _Asked(model, version, top_k, deadline)
+        requests = (
+            prediction_pb2.ClassifyImageRequest(
+                model=model, version=version, images=chunk, top_k=top_k
+            )
+            for chunk in _chunks(images, len, MAX_IMAGE_BYTES)
+        )
+        return (yield from self._classify("images", requests, asked))
+
+    def _classify(
+        self, inputs: str, requests: Iterable[Any], asked: _Asked
+    ) -> Steps[list[Classification]]:
+        """Send requests whose field ``inputs`` holds what is classified; their answers in order."""
+        method = {"texts": "ClassifyText", "images": "ClassifyImage"}[inputs]
+        _check_range("version", asked.version, 2**63)
+        _check_range("top_k", asked.top_k, 2**31)
+        answers: list[Classification] = []
+        for request in requests:
+            count = len(getattr(request, inputs))
             try:
-                response = yield from self.unary("ClassifyText", request, deadline)
+                response = yield from self.unary(method, request, asked.deadline)
             except InputError as error:
                 raise _at_its_place(error, len(answers)) from error
-            if len(response.classifications) != len(chunk):
+            if len(response.classifications) != count:
                 raise ServiceError(
-                    f"{self.target} gave {len(response.classifications)} answers to {len(chunk)} "
-                    "texts; the server and this client do not fit together"
+                    f"{self.target} gave {len(response.classifications)} answers to {count} "
+                    f"{inputs}; the server and this client do not fit together"
                 )
             answers.extend(map(classification, response.classifications))
         return answers
@@ -301,30 +342,41 @@ def _check_texts(texts: Sequence[str]) -> None:
             ) from error
 
 
+def _check_images(images: Sequence[object]) -> None:
+    if not images:
+        raise InputError("no images to classify; give at least one", field="images")
+    for index, image in enumerate(images):
+        if not isinstance(image, bytes):
+            field = f"images[{index}]"
+            raise InputError(
+                f"{field} is a {type(image).__name__}, not the bytes of an image file", field=field
+            )
+
+
 def _check_range(field: str, value: int, end: int) -> None:
     """What protobuf would refuse with a ValueError of its own."""
     if not 0 <= value < end:
         raise InputError(f"{field}={value}: 0 or more, and below {end}, is expected", field=field)
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Runs of at most MAX_TEXTS texts and MAX_TEXT_BYTES; a longer text goes alone."""
-    chunk: list[str] = []
+def _chunks(inputs: Sequence[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Runs of at most MAX_TEXTS inputs and ``limit`` bytes; a longer input goes alone."""
+    chunk: list[T] = []
     size = 0
-    for text in texts:
-        bytes_of_text = len(text.encode())
-        if chunk and (len(chunk) == MAX_TEXTS or size + bytes_of_text > MAX_TEXT_BYTES):
+    for each in inputs:
+        bytes_of_input = size_of(each)
+        if chunk and (len(chunk) == MAX_TEXTS or size + bytes_of_input > limit):
             yield chunk
             chunk, size = [], 0
-        chunk.append(text)
-        size += bytes_of_text
+        chunk.append(each)
+        size += bytes_of_input
     yield chunk
 
 
 def _at_its_place(error: InputError, offset: int) -> InputError:
-    """``error`` with texts[i] counted from the caller's list, not from the request's."""
+    """``error`` with texts[i] or images[i] counted from the caller's list, not the request's."""
 
     def counted(text: str) -> str:
-        return re.sub(r"\btexts\[(\d+)\]", lambda m: f"texts[{int(m[1]) + offset}]", text)
+        return re.sub(r"\b(texts|images)\[(\d+)\]", lambda m: f"{m[1]}[{int(m[2]) + offset}]", text)
 
     return InputError(counted(str(error)), field=counted(error.field))

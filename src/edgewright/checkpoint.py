@@ -2,6 +2,7 @@
 
 checkpoint/
   model/           config.json, model.safetensors   (loads with transformers' from_pretrained)
+                   or factory.json in place of config.json   (edgewright.factories)
   preprocessing/   preprocess.json, tokenizer.json  (edgewright.preprocess)
   examples.parquet splits.parquet                   (edgewright.examples)
   metrics.json     what each epoch and the test split gave
@@ -18,7 +19,7 @@ from typing import Final
 
 from edgewright.examples import Examples
 from edgewright.manifest import Artifact, ArtifactKind, read_artifact, verify
-from edgewright.preprocess import TextPreprocessor
+from edgewright.preprocess import ImagePreprocessor, TextPreprocessor, load_preprocessor
 
 CHECKPOINT: Final = ArtifactKind(
     "edgewright.checkpoint", 1, "checkpoint", "edgewright finetune DATA -o CHECKPOINT"
@@ -36,7 +37,7 @@ REPORT_FILE: Final = "report.html"
 class Checkpoint:
     """A verified checkpoint folder.
 
-    The manifest's body holds ``task`` ("text-classification"), ``labels``, ``config``, ``seed``,
+    The manifest's body holds ``task`` (a ``kinds.Kind``'s), ``labels``, ``config``, ``seed``,
     ``packages``, ``made_from`` (name -> SHA-256), ``splits`` (the split report) and ``test``.
     """
 
@@ -68,9 +69,9 @@ class Checkpoint:
         """The model, in transformers' layout."""
         return self.path / MODEL_FOLDER
 
-    def preprocessor(self) -> TextPreprocessor:
-        """The only code that turns a raw text into this model's tensors."""
-        return TextPreprocessor.load(self.path / PREPROCESSING_FOLDER)
+    def preprocessor(self) -> TextPreprocessor | ImagePreprocessor:
+        """The only code that turns a raw text or image into this model's tensors."""
+        return load_preprocessor(self.path / PREPROCESSING_FOLDER)
 
     def examples(self) -> Examples:
         """Every example with its split."""

@@ -1,8 +1,10 @@
-"""The client SDK: texts in, classifications out.
+"""The client SDK: texts or images in, classifications out.
 
     with Client("localhost:8001") as client:
         for answer in client.classify(["Shares rose 4%", "United won"], model="news"):
             print(answer.label, answer.score)
+
+        client.classify_images(Path("cat.jpg").read_bytes(), model="pets")
 
 ``AsyncClient`` is the same with ``async with`` and ``await``. Every method has a deadline, which
 covers its retries too. Retried, with growing and randomised pauses, are UNAVAILABLE and a full
@@ -126,6 +128,25 @@ class Client:
         steps = self._calls.classify(_listed(texts), model, version, top_k, deadline)
         return self._drive(steps)
 
+    def classify_images(
+        self,
+        images: bytes | Sequence[bytes],
+        *,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Classification]:
+        """Classify an image file or several, given as bytes; otherwise as ``classify``.
+
+        Args:
+            images: whole files: PNG, JPEG, WebP, BMP, GIF or TIFF.
+            model, version, top_k, timeout_s: as in ``classify``.
+        """
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
+        return self._drive(steps)
+
     def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
         """Every model that the server holds."""
         deadline = self._connection.deadline(timeout_s)
@@ -246,6 +267,20 @@ class AsyncClient:
         steps = self._calls.classify(_listed(texts), model, version, top_k, deadline)
         return await self._drive(steps)
 
+    async def classify_images(
+        self,
+        images: bytes | Sequence[bytes],
+        *,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Classification]:
+        """As ``Client.classify_images``."""
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
+        return await self._drive(steps)
+
     async def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
         """As ``Client.list_models``."""
         deadline = self._connection.deadline(timeout_s)
@@ -333,6 +368,10 @@ def _listed(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
+def _images(images: bytes | Sequence[bytes]) -> Sequence[bytes]:
+    return [images] if isinstance(images, bytes) else list(images)
+
+
 def _feedback_list(entries: Feedback | Iterable[Feedback]) -> list[Feedback]:
     return [entries] if isinstance(entries, Feedback) else list(entries)
 
@@ -347,6 +386,7 @@ def _methods(channel: Any) -> dict[str, Any]:
     feedback = services.FeedbackServiceStub(channel)
     return {
         "ClassifyText": prediction.ClassifyText,
+        "ClassifyImage": prediction.ClassifyImage,
         "ListModels": model.ListModels,
         "GetModel": model.GetModel,
         "SendFeedback": feedback.SendFeedback,

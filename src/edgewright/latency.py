@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.errors import ConfigError
-from edgewright.preprocess import TextPreprocessor, TokenRow
+from edgewright.preprocess import Preprocessor, Row
 
 Arrays = Mapping[str, NDArray[Any]]
 Clock = Callable[[], float]  # seconds, monotonic
@@ -29,7 +29,7 @@ _SETTLED: Final = 1.1  # warm when the slowest of the last three calls is within
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """One call: ``rows`` texts padded to ``length`` tokens; written "8x128"."""
+    """One call: ``rows`` texts padded to ``length`` tokens, or images as high; written "8x128"."""
 
     rows: int
     length: int
@@ -180,20 +180,17 @@ class InputMaker(Protocol):
         ...
 
 
-def inputs_from_rows(preprocessor: TextPreprocessor, rows: Sequence[TokenRow]) -> InputMaker:
+def inputs_from_rows(preprocessor: Preprocessor, rows: Sequence[Row]) -> InputMaker:
     """Real rows, the longest first, cut and padded to the shape that is asked for."""
     by_length = sorted(rows, key=len, reverse=True)
 
     def make(shape: Shape, index: int) -> Arrays:
         start = index * shape.rows
         chosen = [by_length[(start + offset) % len(by_length)] for offset in range(shape.rows)]
-        return preprocessor.pad([_cut(row, shape.length) for row in chosen], shape.length).arrays
+        cut = [preprocessor.cut(row, shape.length) for row in chosen]
+        return preprocessor.pad(cut, shape.length).arrays
 
     return make
-
-
-def _cut(row: TokenRow, length: int) -> TokenRow:
-    return TokenRow(row.input_ids[:length], row.token_type_ids[:length], row.truncated)
 
 
 def compare(

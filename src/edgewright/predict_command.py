@@ -1,4 +1,4 @@
-"""``edgewright predict``: texts from the command line, a pipe or a file, to a server and back."""
+"""``edgewright predict``: texts or image files, to a server and back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from edgewright.errors import ConfigError, InputError
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
+from edgewright.tables.image_folder import ImageFile
 from edgewright.texts import Text, read_texts, split_lines
 
 if TYPE_CHECKING:  # gRPC is imported when there is something to send
@@ -28,6 +29,7 @@ _EXCERPT: Final = 60  # characters of a text shown beside its class
         'edgewright predict --target localhost:8001 --model news "Shares rose four per cent"',
         "edgewright predict --target localhost:8001 --model news --file field.csv --json",
         "head -n 20 lines.txt | edgewright predict --target localhost:8001 --model news -",
+        "edgewright predict --target localhost:8001 --model pets --image cat.jpg --image dog.png",
     ),
 )
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
@@ -44,18 +46,26 @@ _EXCERPT: Final = 60  # characters of a text shown beside its class
     type=click.Path(path_type=Path),
     help="Rows to classify: csv, tsv, jsonl, or txt with one text a line.",
 )
+@click.option(
+    "--image",
+    "images",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Image to classify; may be repeated.",
+)
 @click.option("--text-column", help="Column of ROWS that holds the text, where it is not plain.")
 @click.option(
     "--top-k",
     type=click.IntRange(0),
     default=0,
-    help="Classes to give for each text, best first; 0 is all.",
+    help="Classes to give for each text or image, best first; 0 is all.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=30.0,
-    help="Seconds that each request of up to 64 texts may take.",
+    help="Seconds that each request of up to 64 texts or images may take.",
 )
 @config_option
 @output_options
@@ -64,15 +74,17 @@ def predict(
     target: str,
     model: str,
     file: Path | None,
+    images: tuple[Path, ...],
     text_column: str | None,
     top_k: int,
     timeout: float,
     output: Output,
 ) -> None:
-    """Classify TEXTs, the lines of standard input (-), or the rows of a file."""
+    """Classify TEXTs, the lines of standard input (-), the rows of a file, or images."""
     from edgewright.client import Client
 
-    inputs = _inputs(texts, file, text_column)
+    inputs: list[Text] | list[ImageFile]
+    inputs = _images(images, texts, file) if images else _inputs(texts, file, text_column)
     with Client(target, timeout_s=timeout) as client:
         answers = list(_classify(client, inputs, model, top_k, output))
     cut = sum(answer.truncated for answer in answers)
@@ -82,6 +94,15 @@ def predict(
         {"target": target, "model": model, "predictions": [_to_json(each) for each in answers]},
         _table(inputs, answers, shown=max(top_k, 1)),
     )
+
+
+def _images(images: Sequence[Path], texts: Sequence[str], file: Path | None) -> list[ImageFile]:
+    if texts or file is not None:
+        raise ConfigError("--image is given along with texts; classify one kind at a time")
+    missing = [f"--image {path}: no such file" for path in images if not path.is_file()]
+    if missing:
+        raise ConfigError(missing)
+    return [ImageFile(path, str(path)) for path in images]
 
 
 def _inputs(texts: Sequence[str], file: Path | None, column: str | None) -> list[Text]:
@@ -99,7 +120,11 @@ def _inputs(texts: Sequence[str], file: Path | None, column: str | None) -> list
 
 
 def _classify(
-    client: Client, inputs: Sequence[Text], model: str, top_k: int, output: Output
+    client: Client,
+    inputs: Sequence[Text] | Sequence[ImageFile],
+    model: str,
+    top_k: int,
+    output: Output,
 ) -> Iterator[Classification]:
     """Every answer, one request after the other; each has its own deadline."""
     from edgewright.calls import MAX_TEXTS
@@ -109,20 +134,30 @@ def _classify(
         for start in range(0, len(inputs), MAX_TEXTS):
             chunk = inputs[start : start + MAX_TEXTS]
             try:
-                yield from client.classify(
-                    [text.content for text in chunk], model=model, top_k=top_k
-                )
+                yield from _answers(client, chunk, model, top_k)
             except InputError as error:
                 raise _placed(error, chunk) from error
             progress.advance(task, len(chunk))
 
 
-def _placed(error: InputError, chunk: Sequence[Text]) -> InputError:
-    """The error with the place of the text at fault, where it names one."""
-    index = re.fullmatch(r"texts\[(\d+)\]", error.field)
+def _answers(
+    client: Client, chunk: Sequence[Text] | Sequence[ImageFile], model: str, top_k: int
+) -> list[Classification]:
+    images = [each.read() for each in chunk if isinstance(each, ImageFile)]
+    if images:
+        return client.classify_images(images, model=model, top_k=top_k)
+    texts = [each.content for each in chunk if isinstance(each, Text)]
+    return client.classify(texts, model=model, top_k=top_k)
+
+
+def _placed(error: InputError, chunk: Sequence[Text] | Sequence[ImageFile]) -> InputError:
+    """The error with the place of the input at fault, where it names one."""
+    index = re.fullmatch(r"(?:texts|images)\[(\d+)\]", error.field)
     if index is None or int(index[1]) >= len(chunk):
         return error
-    return InputError(f"{chunk[int(index[1])].place}: {error}", field=error.field)
+    at_fault = chunk[int(index[1])]
+    place = at_fault.place if isinstance(at_fault, Text) else at_fault.name
+    return InputError(f"{place}: {error}", field=error.field)
 
 
 def _to_json(answer: Classification) -> dict[str, Any]:
@@ -135,13 +170,16 @@ def _to_json(answer: Classification) -> dict[str, Any]:
     }
 
 
-def _table(inputs: Sequence[Text], answers: Sequence[Classification], shown: int) -> Iterator[str]:
-    """One line a text: its best classes with their scores, and how it begins."""
+def _table(
+    inputs: Sequence[Text] | Sequence[ImageFile], answers: Sequence[Classification], shown: int
+) -> Iterator[str]:
+    """One line an input: its best classes with their scores, and how a text begins."""
     longest = (len(each.label) for answer in answers for each in answer.scores[:shown])
     width = max(longest, default=0)
-    for text, answer in zip(inputs, answers, strict=True):
+    names = [each.content if isinstance(each, Text) else each.name for each in inputs]
+    for name, answer in zip(names, answers, strict=True):
         classes = (f"{each.label:<{width}} {each.score:6.4f}" for each in answer.scores[:shown])
-        yield f"{'  '.join(classes)}  {_excerpt(text.content)}"
+        yield f"{'  '.join(classes)}  {_excerpt(name)}"
 
 
 def _excerpt(text: str) -> str:

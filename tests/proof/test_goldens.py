@@ -19,7 +19,7 @@ from edgewright.proof.certificate import PairedCounts, Subject, Trial, certifica
 from edgewright.proof.goldens import (
     BATCH_ROWS,
     GOLDENS_FILE,
-    TEXTS_FILE,
+    RAW_FILE,
     Goldens,
     check_goldens,
     choose_rows,
@@ -78,9 +78,9 @@ def _bundle(folder: Path) -> Bundle:
     return Bundle(Artifact(folder, {}, ""), (VARIANT,), {})
 
 
-def _write(folder: Path, variant: Variant = VARIANT, *, keep_texts: bool = True) -> Goldens:
+def _write(folder: Path, variant: Variant = VARIANT, *, keep_raw: bool = True) -> Goldens:
     sessions = {variant.name: (CountingSession(), not variant.batch_invariant)}
-    goldens = make_goldens(TEXTS, _preprocessor(), sessions, keep_texts=keep_texts)
+    goldens = make_goldens(TEXTS, _preprocessor(), sessions, keep_raw=keep_raw)
     goldens.save(folder)
     return goldens
 
@@ -154,15 +154,15 @@ def test_a_text_that_becomes_other_token_ids_is_refused_by_number(tmp_path: Path
 
 
 def test_without_raw_texts_token_ids_alone_are_kept(tmp_path: Path) -> None:
-    goldens = _write(tmp_path, keep_texts=False)
-    assert goldens.texts is None
-    assert not (tmp_path / TEXTS_FILE).exists()
+    goldens = _write(tmp_path, keep_raw=False)
+    assert goldens.raw is None
+    assert not (tmp_path / RAW_FILE).exists()
     assert _check(tmp_path, CountingSession()).rows == len(TEXTS)
 
 
 def test_an_invariant_variant_runs_in_batches_as_wide_as_their_longest_row() -> None:
     session = CountingSession()
-    golden_scores(session, _preprocessor()(TEXTS).arrays, BATCH_ROWS)
+    golden_scores(session, _preprocessor(), _preprocessor()(TEXTS).arrays, BATCH_ROWS)
     assert session.shapes == [(8, 3), (5, 4)]
 
 
@@ -177,7 +177,7 @@ def test_a_variant_that_depends_on_its_neighbours_runs_row_by_row(tmp_path: Path
 
 def test_padding_on_the_left_is_cut_too() -> None:
     session = CountingSession()
-    golden_scores(session, _preprocessor(side="left")(TEXTS).arrays, 1)
+    golden_scores(session, _preprocessor(), _preprocessor(side="left")(TEXTS).arrays, 1)
     assert session.shapes[0] == (1, 1)
 
 
@@ -186,14 +186,14 @@ def test_the_same_goldens_give_the_same_bytes(tmp_path: Path) -> None:
     for folder in (first, second):
         folder.mkdir()
         _write(folder)
-    for name in (GOLDENS_FILE, TEXTS_FILE):
+    for name in (GOLDENS_FILE, RAW_FILE):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 def test_goldens_survive_the_disk(tmp_path: Path) -> None:
     goldens = _write(tmp_path)
     loaded = Goldens.load(tmp_path)
-    assert loaded.texts == TEXTS
+    assert loaded.raw == TEXTS
     assert loaded.batch_rows == BATCH_ROWS
     for name, array in goldens.inputs.items():
         np.testing.assert_array_equal(loaded.inputs[name], array)

@@ -59,7 +59,7 @@ def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
             ["bank shares rises", "minister loses vote", "team wins the match in a goal"],
             preprocessor(),
             {each.name: (session, not each.batch_invariant) for each in variants},
-            keep_texts=True,
+            keep_raw=True,
         ).save(staging)
         (staging / "drift.json").write_text("{}")
         (staging / "run.yaml").write_text("seed: 0\n")

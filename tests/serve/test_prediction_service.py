@@ -9,6 +9,7 @@ from edgewright.errors import DeadlineError
 from edgewright.repository import Repository
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Batcher
+from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import load_model
 from edgewright.serve.prediction_ids import PredictionIds
@@ -33,7 +34,14 @@ def classify(repository: Path, seconds: float | None) -> ClassifyTextResponse:
         registry.add(load_model(Repository(repository), "news", 1, threads=1, max_batch=1))
         registry.state = State.READY
         batcher = Batcher(max_rows=8, queue_rows=8, observer=instruments)
-        service = PredictionService(registry, batcher, Limits(8, 100), PredictionIds(), instruments)
+        service = PredictionService(
+            registry,
+            batcher,
+            Limits(8, 100),
+            PredictionIds(),
+            instruments,
+            decoder=ImageDecoder(batcher.queue, 1),
+        )
         request = ClassifyTextRequest(model="news", texts=["bank"])
         try:
             return await service.ClassifyText(request, Context(seconds))

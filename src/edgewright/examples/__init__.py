@@ -1,9 +1,9 @@
-"""Labelled texts with stable ids and splits, and how a checkpoint keeps them.
+"""Labelled texts or images with stable ids and splits, and how a checkpoint keeps them.
 
-An example's id is the hash of its content: Unicode NFC, each run of white space as one space, none
-at the ends. Rows of one id are one example; if they disagree on the label, nobody knows which is
-right, and the example is quarantined. Rows are ordered by id within the table they came with,
-tables in the order they were added, so neither ids nor splits depend on the order of a file.
+An example's id is the hash of its content (see ``identity``). Rows of one id are one example; if
+they disagree on the label, nobody knows which is right, and the example is quarantined. Rows are
+ordered by id within the table they came with, tables in the order they were added, so neither ids
+nor splits depend on the order of a file.
 """
 
 from __future__ import annotations
@@ -18,24 +18,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.errors import DataError, IntegrityError
+from edgewright.examples.columns_file import column_names, read_columns, write_columns
+from edgewright.examples.identity import content_id, example_id, image_id
+from edgewright.examples.image_store import COLUMN, ImageStore, write_images
 from edgewright.examples.near_duplicates import NearDuplicates
-from edgewright.examples.sources import Gathered, Sources, example_id, gather
+from edgewright.examples.near_images import NearImages, signatures
+from edgewright.examples.sources import Gathered, Sources, gather
 from edgewright.examples.split_report import SplitReport, absent_classes, label_twins
-from edgewright.examples.splits import COMPARED_ROWS, QUARANTINE, Placement, SplitShares
-from edgewright.tables import Table, read_table
+from edgewright.examples.splits import COMPARED_ROWS, QUARANTINE, Near, Placement, SplitShares
+from edgewright.kinds import IMAGE, TEXT, Kind
+from edgewright.tables import Table, only_texts, read_table
 from edgewright.tables.columns import SPLITS, Columns
+from edgewright.tables.image_folder import Image
 
 __all__ = [
     "QUARANTINE",
     "SPLITS",
     "Columns",
     "Examples",
+    "Image",
     "Sources",
     "SplitReport",
     "SplitShares",
     "Table",
     "build_examples",
+    "content_id",
     "example_id",
+    "image_id",
     "read_table",
 ]
 
@@ -48,20 +57,34 @@ class Examples:
     """Examples in a fixed order, one entry a row in each column.
 
     Attributes:
-        ids: ``example_id`` of each text, all different.
-        texts: the texts as they were read.
+        ids: ``content_id`` of each example, all different.
+        contents: the texts as they were read, or images, which are read when they are asked for.
         labels: (rows,) int64, index into ``label_names``.
         splits: a name of ``SPLITS``, or "quarantine".
         groups: id of the first row of the near-duplicate group; rows of one group share a split.
         label_names: the classes, in the order of the model's outputs.
+        kind: texts or images.
     """
 
     ids: list[str]
-    texts: list[str]
+    contents: Sequence[str] | Sequence[Image]
     labels: NDArray[np.int64]
     splits: list[str]
     groups: list[str]
     label_names: tuple[str, ...]
+    kind: Kind = TEXT
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts; DataError where the examples are images."""
+        return only_texts(self.contents, self.kind, "the examples")
+
+    @property
+    def images(self) -> list[Image]:
+        """The images; DataError where the examples are texts."""
+        if self.kind is not IMAGE:
+            raise DataError("the examples are texts, and this works on images alone")
+        return [each for each in self.contents if not isinstance(each, str)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,13 +108,21 @@ class Examples:
         return counts
 
     def save(self, folder: Path) -> None:
-        """Write examples.parquet (id, text, label) and splits.parquet (id, split, group).
+        """Write examples.parquet (id, text or image, label) and splits.parquet (id, split, group).
 
-        The same examples give the same bytes under the same version of pyarrow.
+        Images are stored as the files that they were, with their names. The same examples give the
+        same bytes under the same version of pyarrow.
         """
         names = [self.label_names[label] for label in self.labels.tolist()]
-        _write(folder / EXAMPLES_FILE, {"id": self.ids, "text": self.texts, "label": names})
-        _write(folder / SPLITS_FILE, {"id": self.ids, "split": self.splits, "group": self.groups})
+        if self.kind is IMAGE:
+            write_images(folder / EXAMPLES_FILE, self.ids, self.images, names)
+        else:
+            write_columns(
+                folder / EXAMPLES_FILE, {"id": self.ids, "text": self.texts, "label": names}
+            )
+        write_columns(
+            folder / SPLITS_FILE, {"id": self.ids, "split": self.splits, "group": self.groups}
+        )
 
     @classmethod
     def load(cls, folder: Path, label_names: Sequence[str]) -> Examples:
@@ -100,12 +131,28 @@ class Examples:
         Raises IntegrityError, naming the file, when one is missing or unreadable, when an id is
         not that of its text, or when ids, splits or labels do not fit each other.
         """
-        rows = _read(folder / EXAMPLES_FILE, ("id", "text", "label"))
-        placed = _read(folder / SPLITS_FILE, ("id", "split", "group"))
+        if COLUMN in column_names(folder / EXAMPLES_FILE):
+            return cls._load(folder, label_names, *_read_images(folder / EXAMPLES_FILE), IMAGE)
+        rows = read_columns(folder / EXAMPLES_FILE, ("id", "text", "label"))
+        if rows["id"] != [example_id(text) for text in rows["text"]]:
+            raise IntegrityError(
+                f"{folder / EXAMPLES_FILE}: an id is not that of its text; make the checkpoint anew"
+            )
+        return cls._load(folder, label_names, rows, rows["text"], TEXT)
+
+    @classmethod
+    def _load(
+        cls,
+        folder: Path,
+        label_names: Sequence[str],
+        rows: dict[str, list[Any]],
+        contents: Sequence[str] | Sequence[Image],
+        kind: Kind,
+    ) -> Examples:
+        """The rest of ``load``; ``rows`` has the columns id and label."""
+        placed = read_columns(folder / SPLITS_FILE, ("id", "split", "group"))
         index_of = {name: index for index, name in enumerate(label_names)}
         faults = [
-            (EXAMPLES_FILE, "an id is not that of its text",
-             rows["id"] != [example_id(text) for text in rows["text"]]),
             (EXAMPLES_FILE, f"a label is none of {', '.join(label_names)}",
              not index_of.keys() >= set(rows["label"])),
             (EXAMPLES_FILE, "an id is there twice", len(set(rows["id"])) < len(rows["id"])),
@@ -118,18 +165,19 @@ class Examples:
                 raise IntegrityError(f"{folder / file}: {fault}; make the checkpoint anew")
         labels = np.array([index_of[name] for name in rows["label"]], dtype=np.int64)
         return cls(
-            rows["id"], rows["text"], labels, placed["split"], placed["group"], tuple(label_names)
+            rows["id"], contents, labels, placed["split"], placed["group"], tuple(label_names), kind
         )
 
     def _rows(self, indices: Iterable[int]) -> Examples:
         chosen = list(indices)
         return Examples(
             [self.ids[i] for i in chosen],
-            [self.texts[i] for i in chosen],
+            _chosen(self.contents, chosen),
             self.labels[chosen],
             [self.splits[i] for i in chosen],
             [self.groups[i] for i in chosen],
             self.label_names,
+            self.kind,
         )
 
 
@@ -157,7 +205,12 @@ def build_examples(
     """
     label_names = _label_names(sources, previous, allow_new_labels)
     shares = shares.without(sources.given_splits())
-    rows = _Rows(previous)
+    if previous is not None and previous.kind is not sources.kind:
+        raise DataError(
+            f"{sources.names}: holds {sources.kind.many}, and the checkpoint was made from "
+            f"{previous.kind.many}"
+        )
+    rows = _Rows(sources.kind, previous)
     for batch in sources.batches():
         rows.place(gather(batch), shares, seed)
     examples = rows.examples(label_names)
@@ -175,23 +228,24 @@ def build_examples(
 class _Rows:
     """The columns of examples under construction, which only grow, and a tally of what happened."""
 
-    def __init__(self, previous: Examples | None) -> None:
+    def __init__(self, kind: Kind, previous: Examples | None) -> None:
+        self.kind = kind
         self.ids: list[str] = []
-        self.texts: list[str] = []
+        self.contents: list[Any] = []  # str or Image
         self.labels: list[str] = []
         self.splits: list[str] = []
         self.groups: list[str] = []
         self.tally: Counter[str] = Counter()
         if previous is not None:
             names = [previous.label_names[label] for label in previous.labels.tolist()]
-            self._extend(previous.ids, previous.texts, names, previous.splits, previous.groups)
+            self._extend(previous.ids, previous.contents, names, previous.splits, previous.groups)
 
     def place(self, gathered: dict[str, Gathered], shares: SplitShares, seed: int) -> None:
         """Append the examples that are new, each in its split."""
         new = self._new(gathered)
         sound = {key: example for key, example in new.items() if not example.conflicting}
         kept = [row for row, split in enumerate(self.splits) if split != QUARANTINE]
-        near = NearDuplicates([self.texts[row] for row in kept] + [e.text for e in sound.values()])
+        near = self._near([self.contents[row] for row in kept], list(sound.values()))
         placement = Placement(
             [self.ids[row] for row in kept] + list(sound),
             [(self.splits[row], self.groups[row]) for row in kept],
@@ -211,7 +265,7 @@ class _Rows:
         rows = [placed.get(key, (QUARANTINE, key)) for key in new]
         self._extend(
             list(new),
-            [example.text for example in new.values()],
+            [example.content for example in new.values()],
             [example.label for example in new.values()],
             [split for split, _ in rows],
             [group for _, group in rows],
@@ -221,7 +275,16 @@ class _Rows:
         """The rows so far."""
         index_of = {name: index for index, name in enumerate(label_names)}
         labels = np.array([index_of[name] for name in self.labels], dtype=np.int64)
-        return Examples(self.ids, self.texts, labels, self.splits, self.groups, label_names)
+        return Examples(
+            self.ids, self.contents, labels, self.splits, self.groups, label_names, self.kind
+        )
+
+    def _near(self, kept: list[Any], new: Sequence[Gathered]) -> Near:
+        """The near-duplicates among examples that are placed and those that follow them."""
+        contents = [*kept, *(example.content for example in new)]
+        if self.kind is IMAGE:
+            return NearImages(signatures(contents))
+        return NearDuplicates(contents)
 
     def _new(self, gathered: dict[str, Gathered]) -> dict[str, Gathered]:
         """What is not there yet; a text that is there keeps the label it has."""
@@ -235,13 +298,13 @@ class _Rows:
     def _extend(
         self,
         ids: Sequence[str],
-        texts: Sequence[str],
+        contents: Sequence[Any],
         labels: Sequence[str],
         splits: Sequence[str],
         groups: Sequence[str],
     ) -> None:
         self.ids += ids
-        self.texts += texts
+        self.contents += contents
         self.labels += labels
         self.splits += splits
         self.groups += groups
@@ -280,7 +343,7 @@ def _refuse_labels(sources: Sources, new: set[str], known: Sequence[str]) -> Non
     )
 
 
-def _pairs_with_new(near: NearDuplicates, first_new: int) -> int:
+def _pairs_with_new(near: Near, first_new: int) -> int:
     """How many near-duplicate pairs have a row from ``first_new`` on (see SplitReport)."""
     pairs = 0
     for rows in near.components:
@@ -317,28 +380,14 @@ def _report(
     )
 
 
-def _write(path: Path, columns: dict[str, list[str]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _chosen(
+    contents: Sequence[str] | Sequence[Image], rows: Sequence[int]
+) -> list[str] | list[Image]:
+    picked: list[Any] = [contents[row] for row in rows]
+    return picked
 
-    schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in columns])
-    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
 
-
-def _read(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-        columns = {name: table[name].to_pylist() for name in names}
-    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise IntegrityError(
-            f"{path}: cannot be read: {error}; make the checkpoint anew"
-        ) from error
-    if not all(isinstance(value, str) for column in columns.values() for value in column):
-        raise IntegrityError(
-            f"{path}: holds something other than strings; make the checkpoint anew"
-        )
-    return columns
+def _read_images(path: Path) -> tuple[dict[str, list[Any]], Sequence[Image]]:
+    store = ImageStore(path)
+    store.check_ids()
+    return store.columns, store.images()

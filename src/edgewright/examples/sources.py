@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 from edgewright.errors import ConfigError, DataError
+from edgewright.examples.identity import content_id
 from edgewright.examples.splits import foremost
+from edgewright.kinds import Kind
 from edgewright.tables import Table
-
-
-def example_id(text: str) -> str:
-    """32 hexadecimal digits: the first half of SHA-256 of the normalised text.
-
-    Normalised is: Unicode NFC, runs of white space (as Python's ``str.split`` sees it) made one
-    space, none at the ends. Case counts.
-    """
-    normalised = " ".join(unicodedata.normalize("NFC", text).split())
-    return sha256(normalised.encode()).hexdigest()[:32]
+from edgewright.tables.image_folder import Image
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,17 @@ class Sources:
                 )
         if not self.tables:
             raise ConfigError("no examples: give a file, or --add MORE with --from CHECKPOINT")
+        for table in self.tables:
+            if table.kind is not self.kind:
+                raise DataError(
+                    f"{table.source}: holds {table.kind.many}, and {self.tables[0].source} "
+                    f"{self.kind.many}; a model learns from one kind of example"
+                )
+
+    @property
+    def kind(self) -> Kind:
+        """Texts or images."""
+        return self.tables[0].kind
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -77,15 +79,15 @@ class Sources:
 class Gathered:
     """What all rows of one id come to."""
 
-    text: str
+    content: str | Image
     label: str
     given: str | None
     conflicting: bool = False
 
-    def merge(self, text: str, label: str, given: str | None) -> None:
+    def merge(self, content: str | Image, label: str, given: str | None) -> None:
         """Take in another row, so that the order of rows decides nothing."""
         self.conflicting |= label != self.label
-        self.text = min(self.text, text)
+        self.content = min(self.content, content, key=_order)
         self.label = min(self.label, label)
         self.given = foremost(self.given, given)
 
@@ -93,20 +95,25 @@ class Gathered:
 def gather(batch: Sequence[tuple[Table, str | None]]) -> dict[str, Gathered]:
     """The rows of ``batch`` by id, in the order of ids."""
     gathered: dict[str, Gathered] = {}
-    for text, label, given in _rows(batch):
-        key = example_id(text)
+    for content, label, given in _rows(batch):
+        key = content_id(content)
         if key in gathered:
-            gathered[key].merge(text, label, given)
+            gathered[key].merge(content, label, given)
         else:
-            gathered[key] = Gathered(text, label, given)
+            gathered[key] = Gathered(content, label, given)
     return dict(sorted(gathered.items()))
 
 
 def _rows(
     batch: Sequence[tuple[Table, str | None]],
-) -> Iterator[tuple[str, str, str | None]]:
-    """(text, label, held-out split it is given to) of every row."""
+) -> Iterator[tuple[str | Image, str, str | None]]:
+    """(content, label, held-out split it is given to) of every row."""
     for table, whole in batch:
         splits = table.splits or [whole] * len(table)
-        for text, label, split in zip(table.texts, table.labels, splits, strict=True):
-            yield text, label, None if split == "train" else split
+        contents: Sequence[str | Image] = table.contents
+        for content, label, split in zip(contents, table.labels, splits, strict=True):
+            yield content, label, None if split == "train" else split
+
+
+def _order(content: str | Image) -> str:
+    return content if isinstance(content, str) else content.name

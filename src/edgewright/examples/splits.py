@@ -19,17 +19,26 @@ from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass
 from hashlib import sha256
 from itertools import accumulate
-from typing import Final
+from typing import Final, Protocol
 
 from edgewright.errors import ConfigError
-from edgewright.examples.near_duplicates import NearDuplicates
 from edgewright.tables.columns import SPLITS
 
 QUARANTINE: Final = "quarantine"
 # Where rows given to different splits are alike, the one whose split is named first stays.
 _PRECEDENCE: Final = ("test", "certify", "search", "calibrate", "validation")
-# Larger components are not compared row by row (see NearDuplicates.pairs).
+# Larger components are not compared row by row (see Near.pairs).
 COMPARED_ROWS: Final = 1024
+
+
+class Near(Protocol):
+    """Which rows are alike."""
+
+    components: list[list[int]]  # connected ones, each ascending, ordered by first row
+
+    def pairs(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """All pairs (smaller row first) that are alike among ``rows``, which ascend."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -142,8 +151,8 @@ class Placement:
         self._shares = shares
         self._seed = seed
 
-    def place(self, near: NearDuplicates) -> None:
-        """Place every new row; ``near`` holds the texts of all rows in the same order."""
+    def place(self, near: Near) -> None:
+        """Place every new row; ``near`` holds all rows in the same order."""
         for rows in near.components:
             new = [row for row in rows if self.splits[row] is None]
             anchors = {split for row in rows if (split := self.splits[row]) is not None}
@@ -165,7 +174,7 @@ class Placement:
             for split, group in zip(self.splits[new], self.groups[new], strict=True)
         ]
 
-    def fill_train(self, labels: Sequence[str], near: NearDuplicates) -> int:
+    def fill_train(self, labels: Sequence[str], near: Near) -> int:
         """Move rows into train until it has two classes, and return how many moved.
 
         Only tiny tables need it. What moves are whole components of new rows, none given or

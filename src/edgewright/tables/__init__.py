@@ -1,4 +1,4 @@
-"""A table of labelled texts, read from a file, a dataset folder or the hub, and checked.
+"""A table of labelled texts or images, read from a file, a folder or the hub, and checked.
 
 A row without a text or a label, or with one of the wrong type, is refused by its number: no row
 is skipped in silence. A text of white space alone counts as empty.
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from edgewright.errors import DataError
+from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.tables.arrow import read_dataset_folder, read_hub_dataset, read_parquet
-from edgewright.tables.columns import SPLITS, Cells, Columns
+from edgewright.tables.columns import SPLIT_ALIASES, SPLITS, Cells, Columns
 from edgewright.tables.delimited import read_csv, read_tsv
+from edgewright.tables.image_folder import Image, ImageFile, is_image_folder, read_image_folder
 from edgewright.tables.json_rows import json_kind, read_json, read_jsonl
 
 _READERS: Final[dict[str, Callable[[Path, Columns], Cells]]] = {
@@ -29,12 +31,6 @@ _READERS: Final[dict[str, Callable[[Path, Columns], Cells]]] = {
     ".parquet": read_parquet,
 }
 _FAULTS_SHOWN: Final = 5
-_SPLIT_ALIASES: Final = {
-    "training": "train",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _MANY_LABELS: Final = 20  # distinct ones, in a column of floats: rather measured than classes
 _NO_REGRESSION: Final = "regression is not supported, only classes"
@@ -44,13 +40,13 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Table:
-    """Labelled texts as read, before ids and splits: one entry a row in each list.
+    """Labelled texts or images as read, before ids and splits: one entry a row in each list.
 
-    ``texts`` are as in the file; ``labels`` are stripped of white space at both ends; ``splits``,
-    where the table gives any, are names of ``SPLITS`` or None.
+    ``contents`` are texts as in the file, or the image files; ``labels`` are stripped of white
+    space at both ends; ``splits``, where the table gives any, are names of ``SPLITS`` or None.
     """
 
-    texts: list[str]
+    contents: list[str] | list[Image]
     labels: list[str]
     splits: list[str | None] | None
     source: str
@@ -60,31 +56,42 @@ class Table:
         default=lambda index: f"row {index + 1}", repr=False, compare=False
     )
     notes: tuple[str, ...] = ()
+    kind: Kind = TEXT
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts; DataError where the table holds images."""
+        return only_texts(self.contents, self.kind, self.source)
 
     def place(self, index: int) -> str:
         """Source, row and (where known) line of row ``index`` (0-based), for messages."""
         return f"{self.source}: {self.places(index)}"
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.labels)
 
 
 def read_table(
     source: str | Path, columns: Columns | None = None, *, revision: str | None = None
 ) -> Table:
-    """Read labelled texts.
+    """Read labelled texts or images.
 
     Args:
-        source: a csv, tsv, jsonl (ndjson), json or parquet file; a folder written by the
-            ``save_to_disk`` of Hugging Face datasets; or, where there is no such path, a hub id
-            ("owner/name" or "owner/name:config").
+        source: a csv, tsv, jsonl (ndjson), json or parquet file; a folder of images, a sub-folder
+            for each class; a folder written by the ``save_to_disk`` of Hugging Face datasets; or,
+            where there is no such path, a hub id ("owner/name" or "owner/name:config"). A file may
+            name image files, relative to its own folder.
         columns: names of the columns, for those that their usual names do not give away.
         revision: branch, tag or commit of a hub dataset.
 
     Raises:
         DataError: names file, row, line and column of what is wrong, and what to do.
     """
-    return _checked(_read_cells(str(source), columns or Columns(), revision), str(source))
+    columns = columns or Columns()
+    try:
+        return _checked(_read_cells(str(source), columns, revision), str(source))
+    except OSError as error:
+        raise DataError(f"{source}: {error.filename}: {error.strerror}") from error
 
 
 def _read_cells(source: str, columns: Columns, revision: str | None) -> Cells:
@@ -116,9 +123,11 @@ def _read_folder(path: Path, columns: Columns) -> Cells:
             f"{path}: is an edgewright artifact, expected examples; to build on a checkpoint "
             "give it as --from"
         )
+    if is_image_folder(path):
+        return read_image_folder(path)
     raise DataError(
-        f"{path}: is a folder, but none written by save_to_disk of Hugging Face datasets; give a "
-        f"file ({', '.join(_READERS)})"
+        f"{path}: is a folder, but none written by save_to_disk of Hugging Face datasets, and none "
+        f"with a sub-folder of images for each class; give a file ({', '.join(_READERS)})"
     )
 
 
@@ -135,7 +144,13 @@ def _checked(cells: Cells, source: str) -> Table:
     if not cells.texts:
         raise DataError(f"{source}: holds no rows, expected texts and labels")
     faults: list[str] = []
-    texts = _each(cells, cells.texts, _as_text, cells.columns.text, faults)
+    kind = cells.columns.kind
+    contents: list[str] | list[Image]
+    if kind is IMAGE:
+        as_image = _image_reader(Path(source).parent)
+        contents = _each(cells, cells.texts, as_image, cells.columns.text, faults)
+    else:
+        contents = _each(cells, cells.texts, _as_text, cells.columns.text, faults)
     labels = _each(cells, cells.labels, _as_label, cells.columns.label, faults)
     splits = None
     if cells.splits is not None:
@@ -149,8 +164,8 @@ def _checked(cells: Cells, source: str) -> Table:
         _refuse_fractions(cells, labels, source)
     _refuse_measures(cells, labels, source)
     return Table(
-        texts, labels, splits, source, cells.columns.text, cells.columns.label, cells.place,
-        cells.notes,
+        contents, labels, splits, source, cells.columns.text, cells.columns.label, cells.place,
+        cells.notes, kind,
     )  # fmt: skip
 
 
@@ -186,6 +201,36 @@ def _as_text(value: object) -> str:
     if not value.strip():
         raise ValueError("has an empty text")
     return _encodable(value)
+
+
+def _image_reader(folder: Path) -> Callable[[object], Image]:
+    """The image file of a cell, relative to ``folder``; ValueError says why there is none."""
+
+    def as_image(value: object) -> Image:
+        if isinstance(value, ImageFile):
+            return value
+        if value is None or value == "":
+            raise ValueError("names no image")
+        if not isinstance(value, str):
+            raise ValueError(f"is {json_kind(value)}, expected the path of an image file")
+        path = folder / _encodable(value)
+        try:
+            exists = path.is_file()
+        except (OSError, ValueError):
+            exists = False
+        if not exists:
+            raise ValueError(f"names '{value[:200]}', and there is no such file in {folder}")
+        return ImageFile(path, value)
+
+    return as_image
+
+
+def only_texts(contents: Sequence[str | Image], kind: Kind, source: str) -> list[str]:
+    """``contents``, where they are texts; DataError says that they are not."""
+    texts = [each for each in contents if isinstance(each, str)]
+    if kind is not TEXT or len(texts) < len(contents):
+        raise DataError(f"{source}: holds images, and this works on texts alone")
+    return texts
 
 
 def _as_label(value: object) -> str:
@@ -225,7 +270,7 @@ def _as_split(value: object) -> str | None:
     if value is None or value == "":
         return None
     name = str(value).strip().casefold()
-    name = _SPLIT_ALIASES.get(name, name)
+    name = SPLIT_ALIASES.get(name, name)
     if name not in SPLITS:
         raise ValueError(f"says '{str(value)[:40]}', expected one of {', '.join(SPLITS)}")
     return name

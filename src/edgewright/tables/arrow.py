@@ -152,7 +152,9 @@ def _check_types(schema: Any, found: FoundColumns, source: str) -> None:
     kind = schema.field(found.text).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
-        faults.append(f"text column '{found.text}' is of type {kind}, expected strings")
+        faults.append(
+            f"{found.kind.name} column '{found.text}' is of type {kind}, expected strings"
+        )
     kind = schema.field(found.label).type
     if _is_list(kind):
         faults.append(

@@ -1,4 +1,4 @@
-"""Which columns of a table hold the text, the label and the split, and their cells as read.
+"""Which columns of a table hold the text or image, the label and the split, and their cells.
 
 A column is taken by itself only when its name leaves no doubt; otherwise the caller is asked.
 """
@@ -11,12 +11,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgewright.errors import ConfigError, DataError
+from edgewright.kinds import IMAGE, TEXT, Kind
 
 # What a split column may say; ``edgewright.examples.splits`` tells what each is for.
 SPLITS: Final = ("train", "validation", "calibrate", "search", "certify", "test")
+SPLIT_ALIASES: Final = {
+    "training": "train",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
 TEXT_NAMES: Final = (
     "text", "sentence", "content", "article", "document", "review", "body", "comment", "message",
     "tweet", "utterance", "query",
+)  # fmt: skip
+IMAGE_NAMES: Final = (
+    "image", "image_path", "image_file", "img", "img_path", "picture", "photo", "file_name",
+    "filename", "file_path", "filepath", "file", "path",
 )  # fmt: skip
 LABEL_NAMES: Final = (
     "label", "labels", "category", "class", "target", "topic", "intent", "sentiment",
@@ -34,9 +45,15 @@ class Columns:
     text: str | None = None
     label: str | None = None
     split: str | None = None
+    image: str | None = None  # paths of image files, in place of texts
 
     def __post_init__(self) -> None:
-        named = {"text": self.text, "label": self.label, "split": self.split}
+        named = {
+            "text": self.text,
+            "label": self.label,
+            "split": self.split,
+            "image": self.image,
+        }
         faults = [
             f"--{role}-column is empty; give the name of a column"
             for role, name in named.items()
@@ -47,6 +64,8 @@ class Columns:
             f"column '{name}' is named for two roles; the text, label and split columns must differ"
             for name in sorted({name for name in given if given.count(name) > 1})
         ]
+        if self.text is not None and self.image is not None:
+            faults.append("--text-column and --image-column are both given; a table holds one kind")
         if faults:
             raise ConfigError(faults)
 
@@ -55,9 +74,10 @@ class Columns:
 class FoundColumns:
     """The columns of one table, settled."""
 
-    text: str
+    text: str  # or image
     label: str
     split: str | None
+    kind: Kind = TEXT
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,8 @@ class Cells:
 
     ``lines`` holds the 1-based line of the file each row starts on, where that means anything.
     ``parts`` holds (first row, name) of each split of a dataset that comes in several.
-    ``typed`` is false where every cell is a string for want of types, as in csv.
+    ``names`` holds the file of each row, where every row is one. ``typed`` is false where every
+    cell is a string for want of types, as in csv.
     """
 
     columns: FoundColumns
@@ -77,9 +98,12 @@ class Cells:
     lines: Sequence[int] | None = None
     parts: tuple[tuple[int, str], ...] = ()
     notes: tuple[str, ...] = ()
+    names: Sequence[str] | None = None
 
     def place(self, index: int) -> str:
         """Where row ``index`` (0-based) is, in the words of someone looking at the file."""
+        if self.names is not None:
+            return self.names[index]
         if self.parts:
             first, name = self.parts[bisect_right([start for start, _ in self.parts], index) - 1]
             return f"split '{name}', row {index - first + 1}"
@@ -88,7 +112,7 @@ class Cells:
 
 
 def find_columns(names: Sequence[str], columns: Columns, source: str) -> FoundColumns:
-    """Settle which of ``names`` hold text, label and split.
+    """Settle which of ``names`` hold text or image, label and split.
 
     Raises DataError naming the columns there are, and the option that settles the matter.
     """
@@ -96,8 +120,10 @@ def find_columns(names: Sequence[str], columns: Columns, source: str) -> FoundCo
     if repeated:
         raise DataError(f"{source}: more than one column is named {_listed(repeated)}; rename one")
     faults: list[str] = []
-    text = _find("text", TEXT_NAMES, names, columns.text, columns.label, faults)
-    label = _find("label", LABEL_NAMES, names, columns.label, columns.text, faults)
+    kind = _kind(names, columns)
+    usual, given = (IMAGE_NAMES, columns.image) if kind is IMAGE else (TEXT_NAMES, columns.text)
+    content = _find(kind.name, usual, names, given, columns.label, faults)
+    label = _find("label", LABEL_NAMES, names, columns.label, given, faults)
     split = columns.split
     if split is not None and split not in names:
         faults.append(f"no column '{split}' (--split-column)")
@@ -105,7 +131,17 @@ def find_columns(names: Sequence[str], columns: Columns, source: str) -> FoundCo
         raise DataError(
             f"{source}: {'; '.join(faults)}. Its columns are {_listed(names)}.{_hint(names)}"
         )
-    return FoundColumns(text, label, split)
+    return FoundColumns(content, label, split, kind)
+
+
+def _kind(names: Sequence[str], columns: Columns) -> Kind:
+    """Images where their column is named, or where no column could be a text and one an image."""
+    if columns.image is not None:
+        return IMAGE
+    usual = [name.strip().casefold() for name in names if name != columns.label]
+    if columns.text is not None or not set(usual).isdisjoint(TEXT_NAMES):
+        return TEXT
+    return TEXT if set(usual).isdisjoint(IMAGE_NAMES) else IMAGE
 
 
 def _find(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65\x64gewright/v1/prediction.proto\x12\redgewright.v1\"S\n\x13\x43lassifyTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05texts\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\"n\n\x14\x43lassifyTextResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1d.edgewright.v1.Classification\"\x83\x01\n\x0e\x43lassification\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12)\n\x06scores\x18\x04 \x03(\x0b\x32\x19.edgewright.v1.ClassScore\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"*\n\nClassScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x32l\n\x11PredictionService\x12W\n\x0c\x43lassifyText\x12\".edgewright.v1.ClassifyTextRequest\x1a#.edgewright.v1.ClassifyTextResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65\x64gewright/v1/prediction.proto\x12\redgewright.v1\"S\n\x13\x43lassifyTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05texts\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\"n\n\x14\x43lassifyTextResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1d.edgewright.v1.Classification\"U\n\x14\x43lassifyImageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x03(\x0c\x12\r\n\x05top_k\x18\x04 \x01(\x05\"o\n\x15\x43lassifyImageResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1d.edgewright.v1.Classification\"\x83\x01\n\x0e\x43lassification\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12)\n\x06scores\x18\x04 \x03(\x0b\x32\x19.edgewright.v1.ClassScore\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"*\n\nClassScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x32\xc8\x01\n\x11PredictionService\x12W\n\x0c\x43lassifyText\x12\".edgewright.v1.ClassifyTextRequest\x1a#.edgewright.v1.ClassifyTextResponse\x12Z\n\rClassifyImage\x12#.edgewright.v1.ClassifyImageRequest\x1a$.edgewright.v1.ClassifyImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFYTEXTREQUEST']._serialized_end=132
   _globals['_CLASSIFYTEXTRESPONSE']._serialized_start=134
   _globals['_CLASSIFYTEXTRESPONSE']._serialized_end=244
-  _globals['_CLASSIFICATION']._serialized_start=247
-  _globals['_CLASSIFICATION']._serialized_end=378
-  _globals['_CLASSSCORE']._serialized_start=380
-  _globals['_CLASSSCORE']._serialized_end=422
-  _globals['_PREDICTIONSERVICE']._serialized_start=424
-  _globals['_PREDICTIONSERVICE']._serialized_end=532
+  _globals['_CLASSIFYIMAGEREQUEST']._serialized_start=246
+  _globals['_CLASSIFYIMAGEREQUEST']._serialized_end=331
+  _globals['_CLASSIFYIMAGERESPONSE']._serialized_start=333
+  _globals['_CLASSIFYIMAGERESPONSE']._serialized_end=444
+  _globals['_CLASSIFICATION']._serialized_start=447
+  _globals['_CLASSIFICATION']._serialized_end=578
+  _globals['_CLASSSCORE']._serialized_start=580
+  _globals['_CLASSSCORE']._serialized_end=622
+  _globals['_PREDICTIONSERVICE']._serialized_start=625
+  _globals['_PREDICTIONSERVICE']._serialized_end=825
 # @@protoc_insertion_point(module_scope)

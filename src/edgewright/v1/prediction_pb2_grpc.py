@@ -41,6 +41,11 @@ class PredictionServiceStub(object):
                 request_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyTextRequest.SerializeToString,
                 response_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyTextResponse.FromString,
                 _registered_method=True)
+        self.ClassifyImage = channel.unary_unary(
+                '/edgewright.v1.PredictionService/ClassifyImage',
+                request_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.SerializeToString,
+                response_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServiceServicer(object):
@@ -55,6 +60,13 @@ class PredictionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyImage(self, request, context):
+        """Classifies a batch of images, in order. One bad image fails the call, by its index.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +74,11 @@ def add_PredictionServiceServicer_to_server(servicer, server):
                     servicer.ClassifyText,
                     request_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyTextRequest.FromString,
                     response_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyTextResponse.SerializeToString,
+            ),
+            'ClassifyImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyImage,
+                    request_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.FromString,
+                    response_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +110,33 @@ class PredictionService(object):
             '/edgewright.v1.PredictionService/ClassifyText',
             edgewright_dot_v1_dot_prediction__pb2.ClassifyTextRequest.SerializeToString,
             edgewright_dot_v1_dot_prediction__pb2.ClassifyTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgewright.v1.PredictionService/ClassifyImage',
+            edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.SerializeToString,
+            edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,6 +1,6 @@
-"""Raw examples to model inputs: the one code path of training, calibration and serving.
+"""Texts to token arrays.
 
-Text needs ``tokenizers`` and ``numpy`` alone. What comes out equals, to the bit, what
+It needs ``tokenizers`` and ``numpy`` alone. What comes out equals, to the bit, what
 ``tokenizer(texts, padding=True, truncation=True, max_length=M, return_tensors="np")`` of
 transformers gives for the tokenizer it was made from.
 
@@ -20,17 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edgewright.errors import (
-    ArtifactNotFoundError,
-    BackendUnavailableError,
-    ConfigError,
-    InputError,
-    IntegrityError,
+from edgewright.errors import BackendUnavailableError, ConfigError, InputError, IntegrityError
+from edgewright.kinds import TEXT, Kind
+from edgewright.preprocess.encoding import Encoding
+from edgewright.preprocess.settings_file import (
+    FORMAT_VERSION,
+    SETTINGS_FILE,
+    read_settings,
+    read_text,
+    write_settings,
 )
 
-SETTINGS_FILE = "preprocess.json"
+__all__ = [
+    "FORMAT_VERSION", "SETTINGS_FILE", "TEXT_INPUTS", "TOKENIZER_FILE", "TextPreprocessor",
+    "TextSettings", "TokenRow", "padded_tokens",
+]  # fmt: skip
+
 TOKENIZER_FILE = "tokenizer.json"
-FORMAT_VERSION = 1
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 _LONGEST = 2**31 - 1  # tokens; transformers writes 10**30 where a tokenizer declares no limit
@@ -101,18 +107,6 @@ class TokenRow:
         return len(self.input_ids)
 
 
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """A padded batch.
-
-    ``arrays`` maps each input name, in the model's order, to int64 of shape (rows, length);
-    ``truncated`` is bool of shape (rows,), true where a text lost tokens to ``max_length``.
-    """
-
-    arrays: dict[str, NDArray[np.int64]]
-    truncated: NDArray[np.bool_]
-
-
 def padded_tokens(lengths: Sequence[int]) -> int:
     """Tokens a model computes for rows of these lengths in one batch: rows times the longest."""
     return len(lengths) * max(lengths, default=0)
@@ -128,6 +122,10 @@ class TextPreprocessor:
     The work runs outside the GIL on the threads of ``tokenizers``; set ``RAYON_NUM_THREADS`` or
     ``TOKENIZERS_PARALLELISM=false`` in the environment of the process to hold it to fewer.
     """
+
+    kind: Kind = TEXT
+    input_dtype = "int64"
+    input_shape = (-1, -1)
 
     def __init__(self, settings: TextSettings, tokenizer_json: str) -> None:
         """Raise ConfigError when the tokenizer cannot be used, or not with these settings."""
@@ -184,16 +182,17 @@ class TextPreprocessor:
             np.array([row.truncated for row in rows], np.bool_),
         )
 
+    def cut(self, row: TokenRow, length: int) -> TokenRow:
+        """The first ``length`` tokens of a row."""
+        return TokenRow(row.input_ids[:length], row.token_type_ids[:length], row.truncated)
+
     def save(self, folder: Path) -> None:
         """Write preprocess.json and tokenizer.json into ``folder``: the same bytes every time.
 
         The tokenizer's text is written as it was read. ``tokenizers`` reads a decimal score with
         an error of up to one unit in the last place, so that reading and writing is no identity.
         """
-        record = {"kind": "text", "format_version": FORMAT_VERSION, **asdict(self.settings)}
-        settings_json = json.dumps(record, indent=2, sort_keys=True) + "\n"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SETTINGS_FILE).write_bytes(settings_json.encode())
+        write_settings(folder / SETTINGS_FILE, TEXT, asdict(self.settings))
         (folder / TOKENIZER_FILE).write_bytes(self._tokenizer_json.encode())
 
     @classmethod
@@ -206,7 +205,7 @@ class TextPreprocessor:
         settings = _read_settings(folder / SETTINGS_FILE)
         path = folder / TOKENIZER_FILE
         try:
-            return cls(settings, _read_text(path))
+            return cls(settings, read_text(path))
         except ConfigError as error:
             raise IntegrityError(f"{path} does not fit {SETTINGS_FILE}: {error}") from error
 
@@ -290,38 +289,8 @@ def _check_fit(settings: TextSettings, tokenizer: Tokenizer) -> None:
         raise ConfigError(faults)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        message = f"cannot read {path} ({error.strerror}); it is part of a checkpoint or bundle"
-        raise ArtifactNotFoundError(message) from error
-    except UnicodeDecodeError as error:
-        raise IntegrityError(f"{path} is not UTF-8 at byte {error.start}") from error
-
-
 def _read_settings(path: Path) -> TextSettings:
-    try:
-        record = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise IntegrityError(f"{path} holds a {type(record).__name__}; expected an object")
-    version = record.pop("format_version", None)
-    if (kind := record.pop("kind", None)) != "text":
-        raise ArtifactNotFoundError(f"{path} is of kind {kind!r}; expected text preprocessing")
-    if version != FORMAT_VERSION:
-        message = f"{path} has format_version {version!r}; this edgewright reads {FORMAT_VERSION}"
-        raise IntegrityError(f"{message}: upgrade it, or make the artifact anew")
-    return _settings_from(record, path)
-
-
-def _settings_from(record: dict[str, Any], path: Path) -> TextSettings:
-    expected = {field.name for field in fields(TextSettings)}
-    if record.keys() != expected:
-        missing = ", ".join(sorted(expected - record.keys())) or "none"
-        unknown = ", ".join(sorted(record.keys() - expected)) or "none"
-        raise IntegrityError(f"{path}: missing entries {missing}; unknown entries {unknown}")
+    record = read_settings(path, TEXT, {field.name for field in fields(TextSettings)})
     names = record.pop("input_names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise IntegrityError(f"{path}: input_names must be a list of strings")

@@ -1,0 +1,231 @@
+"""``edgewright finetune`` on images: folders, Hugging Face models, a user's own module."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from image_data import digit_folder
+from PIL import Image
+from tiny_vision import USER_CODE, save_vision_folder
+
+from edgewright.checkpoint import Checkpoint
+from edgewright.errors import ConfigError
+from edgewright.factories import FACTORY_FILE, Factory, FactoryClassifier, state_sha256
+from edgewright.finetune.augment import Augmentation
+from edgewright.finetune.batches import micro_batches, training_steps
+from edgewright.preprocess.images import ImagePreprocessor, ImageSettings
+
+PLAIN = ImagePreprocessor(ImageSettings((16, 12), ()))
+
+
+@pytest.fixture(scope="session")
+def vision_folder(tmp_path_factory) -> Path:
+    return save_vision_folder(tmp_path_factory.mktemp("vision") / "resnet")
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory) -> Path:
+    return digit_folder(tmp_path_factory.mktemp("data") / "digits", range(150))
+
+
+@pytest.fixture
+def users_code(tmp_path, monkeypatch):
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "users_code.py").write_text(USER_CODE)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    sys.modules.pop("users_code", None)
+
+
+@pytest.fixture
+def finetune_images(edgewright, digits_folder, vision_folder, tmp_path):
+    def run(*options, data=digits_folder, model=vision_folder, out="out"):
+        source = [] if data is None else [data]
+        chosen = [] if model is None else ["--model", model]
+        quick = ["--epochs", 1, "--threads", 1, "--device", "cpu", "--precision", "fp32"]
+        return edgewright("finetune", *source, *chosen, *quick, "-o", tmp_path / out, *options)
+
+    return run
+
+
+SMALL = ["--image-size", 16, "--image-crop", 1]
+
+
+def test_a_folder_of_digits_becomes_a_checkpoint(finetune_images, tmp_path) -> None:
+    run = finetune_images("--json", "--freeze", 2, "--augment", "crop")
+    assert run.code == 0, run.err
+    summary = run.json
+    assert (summary["task"], summary["frozen"], summary["blocks"]) == ("image-classification", 2, 4)
+    assert (summary["max_length"], summary["truncated"]) == (None, 0)
+    checkpoint = Checkpoint.open(tmp_path / "out")
+    assert checkpoint.artifact.manifest["task"] == "image-classification"
+    assert "pillow" in checkpoint.artifact.manifest["packages"]
+    assert checkpoint.preprocessor().input_shape == (-1, 3, 32, 32)
+    assert len(checkpoint.examples()) == 150
+
+
+def test_the_same_run_gives_the_same_manifest(finetune_images, tmp_path) -> None:
+    for out in ("one", "two"):
+        assert finetune_images("--augment", "light", "--quiet", out=out).code == 0
+    one, two = ((tmp_path / out / "manifest.json").read_bytes() for out in ("one", "two"))
+    assert one == two
+
+
+def test_the_report_shows_pictures_of_test_and_validation_alone(finetune_images, tmp_path) -> None:
+    assert finetune_images("--quiet").code == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "truncated" not in page
+    examples = Checkpoint.open(tmp_path / "out").examples()
+    shown = {
+        split: [image.name for image in examples.split(split).images if image.name in page]
+        for split in ("certify", "search", "calibrate", "validation", "test")
+    }
+    assert not shown["certify"] + shown["search"] + shown["calibrate"]
+    assert shown["validation"] + shown["test"]
+
+
+def test_it_goes_on_from_a_checkpoint_with_new_classes(
+    finetune_images, digits_folder, tmp_path
+) -> None:
+    first = digit_folder(tmp_path / "first", [r for r in range(150) if r % 10 < 3])
+    assert finetune_images("--quiet", data=first).code == 0
+    more = ["--from", tmp_path / "out", "--add", digits_folder, "--new-labels", "--json"]
+    run = finetune_images(*more, data=None, model=None, out="more")
+    assert run.code == 0, run.err
+    assert sum(run.json["rows_added"].values()) == 150 - 45
+    assert len(Checkpoint.open(tmp_path / "more").labels) == 10
+
+
+@pytest.mark.usefixtures("users_code")
+def test_a_users_module_is_trained_kept_and_loaded_anew(finetune_images, tmp_path) -> None:
+    run = finetune_images("--json", "--freeze", 1, *SMALL, model="users_code:net")
+    assert run.code == 0, run.err
+    assert (run.json["frozen"], run.json["blocks"]) == (1, 2)
+    folder = Checkpoint.open(tmp_path / "out").model_folder
+    assert sorted(each.name for each in folder.iterdir()) == [FACTORY_FILE, "model.safetensors"]
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from edgewright.factories import FactoryClassifier, state_sha256\n"
+        "print(state_sha256(FactoryClassifier.load(Path(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == state_sha256(FactoryClassifier.load(folder))
+    again = ["--from", tmp_path / "out", "--json", "--freeze", 1]
+    run = finetune_images(*again, data=None, model=None, out="again")
+    assert run.code == 0, run.err
+
+
+@pytest.mark.usefixtures("users_code")
+def test_the_head_of_a_users_module_grows(tmp_path) -> None:
+    model = FactoryClassifier.make(Factory("users_code", "net"), ["a", "b"], seed=0)
+    model.save_pretrained(tmp_path)
+    grown = FactoryClassifier.load(tmp_path, ["a", "b", "c"])
+    assert torch.equal(grown.module.head.weight[:2], model.module.head.weight)
+    assert torch.equal(grown.module.stem[0].weight, model.module.stem[0].weight)
+    with pytest.raises(ConfigError, match="makes another model than the one that was saved"):
+        FactoryClassifier.load(tmp_path, ["a"])
+
+
+@pytest.mark.usefixtures("users_code")
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nothing_here:net", "cannot import nothing_here .*PYTHONPATH"),
+        ("users_code:gone", "users_code has no gone"),
+        ("users_code:plain", "plain is no function or class that users_code defines"),
+        ("users_code:nn", "nn is no function or class that users_code defines"),
+        ("os:system", "os is Python's own"),
+        ("shutil:rmtree", "shutil is Python's own"),
+        ("users_code:broken", r"broken\(10\) failed: OSError: the weights are not there"),
+        ("users_code:no_module", r"no_module\(10\) gave a int; it must"),
+        ("users_code:two_logits", r"logits of shape \(1, 2\) for one picture and 10 classes"),
+        ("users_code:text_only", "fails on a picture of shape 1x3x16x16: .*Error"),
+    ],
+)
+def test_a_factory_that_cannot_be_used_is_refused(finetune_images, model, message) -> None:
+    run = finetune_images(*SMALL, model=model)
+    assert run.code == 2
+    import re
+
+    assert re.search(message, run.err), run.err
+
+
+@pytest.mark.usefixtures("users_code")
+def test_misfits_of_options_are_refused(
+    finetune_images, vision_folder, model_folder, data_file
+) -> None:
+    def refusal(*options, **changes) -> str:
+        run = finetune_images(*options, **changes)
+        assert run.code == 2, run.err
+        return run.err
+
+    assert "--model is missing: for images give" in refusal(model=None)
+    assert "--image-size is missing" in refusal(model="users_code:net")
+    assert "--image-size, --blocks describe the model of a factory" in refusal(
+        "--image-size", 32, "--blocks", "a"
+    )
+    assert "--max-length does not go with images" in refusal("--max-length", 8)
+    assert "the examples are images, which bert does not classify" in refusal(model=model_folder)
+    assert "the examples are texts, which resnet does not classify" in refusal(data=data_file)
+    assert "--augment does not go with texts" in refusal(
+        "--augment", "flip", data=data_file, model=model_folder
+    )
+    assert "a factory's model reads images, and the examples are texts" in refusal(
+        data=data_file, model="users_code:net"
+    )
+    assert "--batch-size 1: this model normalises over its batch" in refusal("--batch-size", 1)
+    told = refusal("--image-size", "0", "--image-mean", "1,2", "--image-std", "0", model="a:b")
+    assert all(f"--image-{each} is" in told for each in ("size", "mean", "std"))
+
+
+def test_a_file_that_is_no_image_is_named(finetune_images, tmp_path) -> None:
+    data = digit_folder(tmp_path / "d", range(60))
+    (data / "3" / "bad.png").write_bytes(b"no picture")
+    run = finetune_images(data=data)
+    assert run.code == 2
+    assert "3/bad.png is no image that is read here" in run.err
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_alone() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+
+    def seen(name: str, seed: int = 0, epoch: int = 1, row: int = 0) -> bytes:
+        shown = Augmentation(name, seed).pixels(PLAIN, picture, "it", epoch=epoch, row=row)
+        assert shown.shape == (16, 12, 3)
+        return shown.tobytes()
+
+    for name in ("crop", "light"):
+        assert seen(name) == seen(name)
+        others = {seen(name), seen(name, seed=1), seen(name, epoch=2), seen(name, row=1)}
+        assert len(others) == 4
+    plain = PLAIN.pixels(picture, "it")
+    flips = [seen("flip", row=row) for row in range(200)]
+    assert set(flips) == {plain.tobytes(), plain[:, ::-1].tobytes()}
+    assert 70 < flips.count(plain.tobytes()) < 130
+
+
+def test_no_row_trains_alone_where_rows_normalise_each_other() -> None:
+    for rows in (3, 16, 17, 33, 257, 258):
+        steps = training_steps(np.ones(rows), 16, seed=0, epoch=1, least=2)
+        assert sorted(np.concatenate(steps).tolist()) == list(range(rows))
+        assert min(map(len, steps)) >= 2
+        assert max(map(len, steps)) <= 17
+        assert min(len(b) for step in steps for b in micro_batches(step, 4, 2)) >= 2
+
+
+def test_the_checkpoint_says_what_made_it(finetune_images, tmp_path) -> None:
+    assert finetune_images("--quiet", "--augment", "flip").code == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["config"]["augment"] == "flip"
+    assert "max-length" not in manifest["config"]
