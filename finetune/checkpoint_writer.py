@@ -76,11 +76,15 @@ def _body(contents: CheckpointContents) -> dict[str, Any]:
         "labels": list(contents.examples.label_names),
         "config": dict(contents.config),
         "seed": contents.config["seed"],
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _packages(contents.config)},
         "made_from": dict(contents.made_from),
         "splits": dict(contents.splits),
         "test": contents.metrics["test"],
     }
+
+
+def _packages(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return _PACKAGES if config.get("lora") is None else (*_PACKAGES, "peft")
 
 
 def _run_yaml(config: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ DEFAULT_MAX_LENGTH: Final = 128  # tokens, special ones included
 DEFAULT_FREEZE: Final = 0.5
 LR_PARTLY_FROZEN: Final = 1e-4
 LR_FULL: Final = 2e-5
+LR_LORA: Final = 2e-4
 
 CLASS_WEIGHTS: Final = ("none", "balanced")
 METRICS: Final = ("accuracy", "macro_f1", "loss")
@@ -56,6 +57,7 @@ class FinetuneConfig:
     splits: str | None = None
     max_length: int | None = None
     freeze: int | float | str | None = None
+    lora: int | None = None  # rank of the adapters; None trains the weights themselves
     head_first: bool = True  # start a new head from a linear probe
     cache: str = "auto"  # the frozen part's activations
     cache_dir: str | None = None
@@ -108,6 +110,12 @@ class FinetuneConfig:
             max_length=DEFAULT_MAX_LENGTH if self.max_length is None else self.max_length,
         )
 
+    def rate(self, frozen: int) -> float:
+        """The highest learning rate, as given or by what trains; ``frozen`` blocks do not."""
+        if self.lora is not None:
+            return self.lr or LR_LORA
+        return self.lr or (LR_PARTLY_FROZEN if frozen else LR_FULL)
+
     def to_mapping(self) -> dict[str, Any]:
         """Option name -> value, as ``--config`` reads it; options left to choose are absent."""
         values = {option_name(field.name): getattr(self, field.name) for field in fields(self)}
@@ -147,6 +155,7 @@ class FinetuneConfig:
     def _number_faults(self) -> Iterator[str]:
         rules: dict[str, tuple[bool, str]] = {
             "freeze": _freeze_rule(self.freeze),
+            "lora": (self.lora is None or self.lora >= 1, "a rank of 1 or more"),
             "epochs": (self.epochs >= 1, "1 or more"),
             "lr": (self.lr is None or 0 < self.lr < float("inf"), "above 0"),
             "batch_size": (self.batch_size >= 1, "1 or more"),

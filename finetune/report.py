@@ -22,6 +22,7 @@ from edgewright.finetune.depth_report import depth_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.forgetting_report import forgetting_section
+from edgewright.finetune.summary import lora_words
 from edgewright.finetune.train import Fit
 from edgewright.report import (
     Block,
@@ -86,6 +87,7 @@ def _headline(story: Story) -> Headline:
         ("best epoch", f"{summary['best_epoch']} of {summary['epochs_run']} run"),
         ("frozen", f"{summary['frozen']} of {summary['blocks']} blocks"),
         ("trained", f"{trained:.0%} of {summary['parameters'] / 1e6:.1f}M parameters"),
+        *([] if summary["lora"] is None else [("LoRA", lora_words(summary["lora"]))]),
         ("truncated texts", f"{summary['truncated']:.1%}"),
         ("device", f"{summary['device']}, {summary['precision']}"),
         ("seconds", f"{summary['seconds']:.0f}"),

@@ -11,11 +11,12 @@ import torch
 
 from edgewright.examples import Examples
 from edgewright.finetune.batches import TokenRows, to_device
-from edgewright.finetune.config import AUTO_FREEZE, LR_FULL, LR_PARTLY_FROZEN, FinetuneConfig
+from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
 from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart, freeze
+from edgewright.finetune.lora import Adapters
 from edgewright.finetune.start import Start
 from edgewright.finetune.strict import refuse_violations
 from edgewright.finetune.table_audit import TableAudit, audit_tables
@@ -41,6 +42,7 @@ class Task:
     part: FrozenPart
     device: torch.device
     tables: TableAudit | None = None  # None where no audit is wanted
+    adapters: Adapters | None = None  # None without --lora
 
     @classmethod
     def prepare(cls, config: FinetuneConfig, output: Output) -> Task:
@@ -77,10 +79,20 @@ class Task:
         return task if resolved.freeze == AUTO_FREEZE else task.frozen(resolved.freeze)
 
     def frozen(self, depth: Any) -> Task:
-        """The same task with the model's first blocks held; raises as ``freeze.freeze`` does."""
+        """The same task with the model's first blocks held, and with --lora adapters in the others.
+
+        Raises:
+            ConfigError, BackendUnavailableError: as ``freeze.freeze`` and ``Adapters.attach`` do.
+        """
         part = freeze(self.model, depth, self.probe_inputs(1))
-        lr = self.config.lr or (LR_PARTLY_FROZEN if part.blocks else LR_FULL)
-        return replace(self, config=replace(self.config, freeze=part.blocks, lr=lr), part=part)
+        config = replace(self.config, freeze=part.blocks, lr=self.config.rate(part.blocks))
+        return replace(self, config=config, part=part, adapters=self.adapt(part.blocks))
+
+    def adapt(self, frozen: int) -> Adapters | None:
+        """Adapters in the blocks after the first ``frozen``; None without --lora."""
+        if self.config.lora is None:
+            return None
+        return Adapters.attach(self.model, self.config.lora, frozen=frozen, seed=self.config.seed)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -90,7 +102,7 @@ class Task:
         balanced = config.class_weights == "balanced"
         return Recipe(
             epochs=config.epochs,
-            lr=config.lr or LR_PARTLY_FROZEN,
+            lr=config.rate(self.part.blocks),
             batch_size=config.batch_size,
             accumulate=config.accumulate,
             warmup=config.warmup,
@@ -128,7 +140,9 @@ class Task:
 
     @property
     def trainable_parameters(self) -> int:
-        """How many of them train."""
+        """How many of them train, those of adapters included."""
+        if self.adapters is not None:
+            return self.adapters.trained
         frozen = set(self.part.parameters)
         training = (each for each in self.model.parameters() if each.requires_grad)
         return sum(each.numel() for each in training if each not in frozen)
