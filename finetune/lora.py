@@ -112,21 +112,19 @@ def _blocks_behind(model: nn.Module, frozen: int) -> list[nn.Module]:
 
 
 def _linear_layers(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """The linear layers of ``blocks``, by their names in ``model``.
-
-    Subclasses are left alone: PyTorch's own attention has one whose weight it reads without ever
-    calling the layer, and an adapter there would be deaf.
-    """
+    """The linear layers of ``blocks``, by their names in ``model``."""
     inside = {layer for block in blocks for layer in block.modules()}
-    kinds = _linear_kinds()
+    # These read the weights of their linear layers without calling them: no adapter would be heard.
+    deaf = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+    inside -= {layer for each in inside if isinstance(each, deaf) for layer in each.modules()}
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if layer in inside and type(layer) in kinds
+        if layer in inside and isinstance(layer, _linear_kinds())
     }
     if not layers:
         raise ConfigError(
-            f"--lora: there is no linear layer in the {len(blocks)} blocks of "
+            f"--lora: there is no linear layer for an adapter in the {len(blocks)} blocks of "
             f"{type(model).__name__} that are not frozen; leave --lora out"
         )
     return layers
