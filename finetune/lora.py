@@ -9,7 +9,7 @@ they stand beside, and the model is an ordinary one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,7 @@ def _linear_kinds() -> tuple[type[nn.Module], ...]:
     return (nn.Linear, Conv1D)  # GPT-2's Conv1D is a linear layer, its weight transposed
 
 
-def _is_transposed(layers: Any) -> bool:
+def _is_transposed(layers: Iterable[nn.Module]) -> bool:
     return not any(isinstance(layer, nn.Linear) for layer in layers)
 
 
