@@ -16,7 +16,9 @@ DEFAULT_MAX_LENGTH: Final = 128  # tokens, special ones included
 DEFAULT_FREEZE: Final = 0.5
 LR_PARTLY_FROZEN: Final = 1e-4
 LR_FULL: Final = 2e-5
-LR_LORA: Final = 2e-4
+# Ten times that of the weights: on BBC News 1e-3 gave MiniLM the accuracy of --freeze 3 without
+# adapters, 2e-4 two points less.
+LR_LORA: Final = 1e-3
 
 CLASS_WEIGHTS: Final = ("none", "balanced")
 METRICS: Final = ("accuracy", "macro_f1", "loss")

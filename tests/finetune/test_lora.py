@@ -226,7 +226,7 @@ def test_a_rank_below_one_is_refused(rank):
 def test_adapters_have_a_rate_of_their_own():
     assert FinetuneConfig(data="x.csv", lora=8).rate(0) == LR_LORA
     assert FinetuneConfig(data="x.csv", lora=8).rate(2) == LR_LORA
-    assert FinetuneConfig(data="x.csv", lora=8, lr=1e-3).rate(2) == 1e-3
+    assert FinetuneConfig(data="x.csv", lora=8, lr=3e-4).rate(2) == 3e-4
 
 
 def test_a_run_tells_what_it_trained_and_writes_an_ordinary_model(finetune, model_folder, tmp_path):
