@@ -80,11 +80,16 @@ def _body(contents: CheckpointContents) -> dict[str, Any]:
         "labels": list(contents.examples.label_names),
         "config": dict(contents.config),
         "seed": contents.config["seed"],
-        "packages": {name: version(name) for name in _PACKAGES[contents.examples.kind]},
+        "packages": {name: version(name) for name in _packages(contents)},
         "made_from": dict(contents.made_from),
         "splits": dict(contents.splits),
         "test": contents.metrics["test"],
     }
+
+
+def _packages(contents: CheckpointContents) -> tuple[str, ...]:
+    packages = _PACKAGES[contents.examples.kind]
+    return packages if contents.config.get("lora") is None else (*packages, "peft")
 
 
 def _run_yaml(config: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from edgewright.finetune.config import (
     LR_FULL,
     LR_IMAGES_FULL,
     LR_IMAGES_PARTLY_FROZEN,
+    LR_LORA,
     LR_PARTLY_FROZEN,
     METRICS,
     PRECISIONS,
@@ -39,6 +40,7 @@ _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint",
     "edgewright finetune reviews.csv -o checkpoint --model ./my-bert --freeze 4 --epochs 3",
     "edgewright finetune reviews.csv -o checkpoint --freeze auto",
+    "edgewright finetune reviews.csv -o checkpoint --freeze 0 --lora 8",
     "edgewright finetune train.csv -o checkpoint --validation dev.csv --test test.csv",
     "edgewright finetune --from checkpoint --add feedback.parquet -o better",
     "edgewright finetune reviews.csv -o checkpoint --strict",
@@ -123,6 +125,13 @@ def _one_label_column(
     f"depths and keeps the deepest that is as good. [default: {DEFAULT_FREEZE}, or as --from]",
 )
 @click.option(
+    "--lora",
+    type=int,
+    metavar="RANK",
+    help="Train adapters of this rank, such as 8, in the blocks that are not frozen; they are "
+    "merged into the weights at the end.",
+)
+@click.option(
     "--head-first/--no-head-first",
     default=True,
     help="Start a new head from a linear probe, so that it does not distort the blocks.",
@@ -158,7 +167,7 @@ def _one_label_column(
     "--lr",
     type=float,
     help=f"Highest learning rate. [texts: {LR_PARTLY_FROZEN:g} partly frozen, {LR_FULL:g} full; "
-    f"images: {LR_IMAGES_PARTLY_FROZEN:g}, {LR_IMAGES_FULL:g}]",
+    f"images: {LR_IMAGES_PARTLY_FROZEN:g}, {LR_IMAGES_FULL:g}; with --lora: {LR_LORA:g}]",
 )
 @click.option(
     "--batch-size", type=int, default=16, help="Rows of one pass; halved when memory is short."

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from edgewright.finetune.activation_cache import ActivationCache
 from edgewright.finetune.audit_task import start_from_probe, survey_task
 from edgewright.finetune.batches import Indices, Rows, RowSubset, TokenRows
-from edgewright.finetune.config import LR_FULL, LR_PARTLY_FROZEN
 from edgewright.finetune.evaluate import Logits, cross_entropy, predict_logits
 from edgewright.finetune.feed import Feed, open_caches
 from edgewright.finetune.freeze import find_blocks, find_part, hold, thaw
@@ -86,6 +85,8 @@ def choose_depth(task: Task, output: Output) -> DepthChoice:
     """
     of = len(find_blocks(task.model))
     depths = sorted({round(share * of) for share in SHARES})
+    if task.config.lora is not None:
+        depths.remove(of)  # adapters go into blocks that are not frozen
     race = _Race.open(task, depths, output)
     racing = list(depths)
     for rows, survivors in RUNGS:
@@ -185,13 +186,15 @@ class _Race:
         model = task.model if cache is None else cache.model()
         rows: Rows = self.rows if cache is None else cache.rows(self.rows)
         part = find_part(task.model, depth, task.probe_inputs(1))
-        lr = task.config.lr or (LR_PARTLY_FROZEN if depth else LR_FULL)
-        recipe = replace(task.recipe, epochs=1, lr=lr)
+        recipe = replace(task.recipe, epochs=1, lr=task.config.rate(task.examples.kind, depth))
         hold(part)
+        adapters = task.adapt(depth)
         try:
             fit(model, RowSubset(rows, train), recipe, task.device, validate=lambda: None)
             return predict_logits(model, RowSubset(rows, judged), task.device)
         finally:
+            if adapters is not None:
+                adapters.remove()
             thaw(part)
             with torch.no_grad():
                 for name, tensor in _state(task.model):

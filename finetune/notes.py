@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgewright.finetune.audit import Audit
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.forgetting import Forgetting
+from edgewright.finetune.summary import lora_words
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Epoch, Recipe
 from edgewright.output import Output
@@ -23,6 +24,8 @@ def tell_task(task: Task, output: Output) -> None:
         f"{task.parameters / 1e6:.1f}M parameters train; lr {config.lr:g}, {config.device} "
         f"{config.precision}, {config.threads} threads"
     )
+    if task.adapters is not None:
+        output.note(f"LoRA {lora_words(task.adapters.record())}")
     if config.max_length is not None:
         output.note(
             f"{task.truncated:.1%} of the texts are longer than {config.max_length} tokens and "

@@ -223,6 +223,8 @@ def train(task: Task, feed: Feed, output: Output, saver: Saver) -> Fit:
             saver=saver,
         )
     compute_every_token(task.model)
+    if task.adapters is not None:
+        task.adapters.merge()
     thaw(task.part)
     if outcome.stopped_early:
         output.note(f"no better {recipe.metric} in {recipe.patience} epochs: stopped early")

@@ -24,6 +24,7 @@ from edgewright.finetune.depth_report import depth_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.forgetting_report import forgetting_section
+from edgewright.finetune.summary import lora_words
 from edgewright.finetune.train import Fit
 from edgewright.preprocess.thumbnails import thumbnail_uri
 from edgewright.report import (
@@ -91,6 +92,7 @@ def _headline(story: Story) -> Headline:
         ("best epoch", f"{summary['best_epoch']} of {summary['epochs_run']} run"),
         ("frozen", f"{summary['frozen']} of {summary['blocks']} blocks"),
         ("trained", f"{trained:.0%} of {summary['parameters'] / 1e6:.1f}M parameters"),
+        *_lora_facts(summary["lora"]),
         *_truncation(summary),
         ("device", f"{summary['device']}, {summary['precision']}"),
         ("seconds", f"{summary['seconds']:.0f}"),
@@ -114,15 +116,19 @@ def _truncation(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [("truncated texts", f"{summary['truncated']:.1%}")]
 
 
+def _lora_facts(lora: dict[str, int] | None) -> list[tuple[str, str]]:
+    return [] if lora is None else [("LoRA", f"rank {lora['rank']}, {lora['blocks']} blocks")]
+
+
 def _learning(story: Story) -> Section:
-    epochs = story.fit.epochs
+    epochs, lora = story.fit.epochs, story.summary["lora"]
+    trained = "" if lora is None else f" LoRA {lora_words(lora)}, merged into the weights."
     losses = {"train": [(float(each.number), each.train_loss) for each in epochs]}
     measured = [(float(each.number), each.validation) for each in epochs if each.validation]
     if not measured:
         figure = line_figure(losses, x_label="epoch", y_label="loss", caption="Loss by epoch.")
-        return Section(
-            "Learning", [figure], "There were no validation rows: the last epoch is kept."
-        )
+        intro = f"There were no validation rows: the last epoch is kept.{trained}"
+        return Section("Learning", [figure], intro)
     losses["validation"] = [(number, scores.loss) for number, scores in measured]
     quality = {
         "accuracy": [(number, scores.accuracy) for number, scores in measured],
@@ -134,7 +140,7 @@ def _learning(story: Story) -> Section:
         _epoch_table(story.fit),
     ]
     early = "Training stopped early. " if story.fit.stopped_early else ""
-    return Section("Learning", blocks, f"{early}The marked epoch is the one kept.")
+    return Section("Learning", blocks, f"{early}The marked epoch is the one kept.{trained}")
 
 
 def _epoch_table(fit: Fit) -> DataTable:

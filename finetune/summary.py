@@ -43,6 +43,7 @@ def summarise(task: Task, fit: Fit, test: Answers, seconds: float) -> dict[str, 
         "frozen": task.part.blocks,
         "blocks": task.part.of,
         "trainable_parameters": task.trainable_parameters,
+        "lora": None if task.adapters is None else task.adapters.record(),
         "parameters": task.parameters,
         "rows": {split: sum(by.values()) for split, by in task.examples.counts().items()},
         "rows_added": dict(task.dataset.added),
@@ -64,6 +65,7 @@ def metrics_record(task: Task, fit: Fit, test: Answers) -> dict[str, Any]:
         "metric": task.config.metric,
         "stopped_early": fit.stopped_early,
         "truncated": task.truncated,
+        "lora": None if task.adapters is None else task.adapters.record(),
         "test": test_figures(task, test),
     }
 
@@ -87,6 +89,7 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
         f"frozen          {summary['frozen']} of {summary['blocks']} blocks; "
         f"{summary['trainable_parameters']:,} of {summary['parameters']:,} parameters trained",
+        *_lora_lines(summary),
         _calibration_line(summary),
         *_forgetting_lines(summary),
         *([truncated] if summary["max_length"] is not None else []),
@@ -95,6 +98,19 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         f"checkpoint      {summary['checkpoint']}  (report.html tells more)",
         f"next            edgewright optimize {summary['checkpoint']} -o BUNDLE",
     ]
+
+
+def lora_words(record: dict[str, int]) -> str:
+    """What trained with --lora."""
+    return (
+        f"rank {record['rank']} in {record['blocks']} blocks, "
+        f"{record['trained_parameters']:,} parameters trained"
+    )
+
+
+def _lora_lines(summary: dict[str, Any]) -> list[str]:
+    lora = summary["lora"]
+    return [] if lora is None else [f"LoRA            {lora_words(lora)}, merged"]
 
 
 def _calibration_line(summary: dict[str, Any]) -> str:

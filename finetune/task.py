@@ -13,12 +13,13 @@ from edgewright.errors import ConfigError, DataError
 from edgewright.examples import Examples
 from edgewright.finetune.augment import Augmentation
 from edgewright.finetune.batches import TokenRows, to_device
-from edgewright.finetune.config import AUTO_FREEZE, LR_PARTLY_FROZEN, FinetuneConfig, default_lr
+from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
 from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart, freeze
 from edgewright.finetune.image_rows import ImageRows
+from edgewright.finetune.lora import Adapters
 from edgewright.finetune.start import Start
 from edgewright.finetune.strict import refuse_violations
 from edgewright.finetune.table_audit import TableAudit, audit_tables
@@ -45,6 +46,7 @@ class Task:
     part: FrozenPart
     device: torch.device
     tables: TableAudit | None = None  # None where no audit is wanted
+    adapters: Adapters | None = None  # None without --lora
 
     @classmethod
     def prepare(cls, config: FinetuneConfig, output: Output) -> Task:
@@ -83,11 +85,22 @@ class Task:
         return task if resolved.freeze == AUTO_FREEZE else task.frozen(resolved.freeze)
 
     def frozen(self, depth: Any) -> Task:
-        """The same task with the model's first blocks held; raises as ``freeze.freeze`` does."""
+        """The same task with the model's first blocks held, and with --lora adapters in the others.
+
+        Raises:
+            ConfigError, BackendUnavailableError: as ``freeze.freeze`` and ``Adapters.attach`` do.
+        """
         part = freeze(self.model, depth, self.probe_inputs(1))
         _refuse_single_rows(self.model, self.config)
-        lr = self.config.lr or default_lr(self.examples.kind, partly_frozen=part.blocks > 0)
-        return replace(self, config=replace(self.config, freeze=part.blocks, lr=lr), part=part)
+        lr = self.config.rate(self.examples.kind, part.blocks)
+        config = replace(self.config, freeze=part.blocks, lr=lr)
+        return replace(self, config=config, part=part, adapters=self.adapt(part.blocks))
+
+    def adapt(self, frozen: int) -> Adapters | None:
+        """Adapters in the blocks after the first ``frozen``; None without --lora."""
+        if self.config.lora is None:
+            return None
+        return Adapters.attach(self.model, self.config.lora, frozen=frozen, seed=self.config.seed)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -97,7 +110,7 @@ class Task:
         balanced = config.class_weights == "balanced"
         return Recipe(
             epochs=config.epochs,
-            lr=config.lr or LR_PARTLY_FROZEN,
+            lr=config.rate(self.examples.kind, self.part.blocks),
             batch_size=config.batch_size,
             accumulate=config.accumulate,
             warmup=config.warmup,
@@ -150,7 +163,9 @@ class Task:
 
     @property
     def trainable_parameters(self) -> int:
-        """How many of them train."""
+        """How many of them train, those of adapters included."""
+        if self.adapters is not None:
+            return self.adapters.trained
         frozen = set(self.part.parameters)
         training = (each for each in self.model.parameters() if each.requires_grad)
         return sum(each.numel() for each in training if each not in frozen)

@@ -137,6 +137,14 @@ def test_a_file_that_was_half_written_is_not_read(start, unbroken, tmp_path):
     assert told(tmp_path / "killed") == unbroken()
 
 
+def test_adapters_survive(start, unbroken, tmp_path):
+    options = ["--lora", "2", "--freeze", "1"]
+    stop = kill_at(train._Training, "_step", 8)
+    assert wait(start("killed", *options, before=stop)) == -signal.SIGKILL
+    assert wait(start("killed", "--resume", *options)) == 0
+    assert told(tmp_path / "killed") == unbroken(*options)
+
+
 def test_patience_survives(start, tmp_path):
     """A rate that learns nothing stops early, at the same epoch."""
     options = ["--lr", "1e-9", "--no-head-first", "--epochs", "9"]
