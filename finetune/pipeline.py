@@ -98,8 +98,8 @@ def run(
     with watch.phase("audit"):
         audit = audit_task(task, seen)
     tell_audit(audit, output)
-    start_from_probe(task, seen)
     with watch.phase("train"):
+        start_from_probe(task, seen)
         outcome = train(task, feed, output)
     with watch.phase("forgetting"):
         forgetting = settle_weights(task, old)
