@@ -132,10 +132,10 @@ def _run(
     with watch.phase("audit"):
         audit = audit_task(task, seen)
     tell_audit(audit, output)
-    start_from_probe(task, seen)
     if decided is None:
         unfinished.record(_decisions(config, task, feed, depth))
     with watch.phase("train"):
+        start_from_probe(task, seen)
         outcome = train(task, feed, output, Saver(unfinished.folder, output.warn))
     with watch.phase("forgetting"):
         forgetting = settle_weights(task, old)
