@@ -177,6 +177,12 @@ def _one_label_column(
 @click.option(
     "--weight-decay", type=float, default=0.01, help="Of AdamW; none on norms and biases."
 )
+@click.option(
+    "--layer-decay",
+    type=float,
+    default=1.0,
+    help="Factor on the rate from block to block, last to first, as 0.9.",
+)
 @click.option("--clip-norm", type=float, default=1.0, help="Largest norm of the gradients; 0: any.")
 @click.option(
     "--class-weights",

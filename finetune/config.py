@@ -75,6 +75,7 @@ class FinetuneConfig:
     accumulate: int = 1  # passes of one optimiser step
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
+    layer_decay: float = 1.0  # of the learning rate, from block to block, last to first
     clip_norm: float = 1.0  # largest norm of all gradients together; 0 does not clip
     class_weights: str = "none"
     metric: str = "accuracy"
@@ -220,6 +221,7 @@ class FinetuneConfig:
             "max_length": (self.max_length is None or self.max_length >= 1, "1 or more"),
             "warmup": (0 <= self.warmup <= 1, "a share of the steps, from 0 to 1"),
             "weight_decay": (0 <= self.weight_decay < float("inf"), "0 or more"),
+            "layer_decay": (0 < self.layer_decay <= 1, "above 0 and at most 1 (no decay)"),
             "clip_norm": (0 <= self.clip_norm < float("inf"), "0 (no clipping) or more"),
             "patience": (self.patience >= 1, "1 or more"),
             "interpolate": (

@@ -101,6 +101,10 @@ def run(
             if unfinished.decisions is None:  # begun just now, and to no good end
                 unfinished.finish()
             raise
+        except KeyboardInterrupt:
+            if unfinished.is_begun:
+                output.warn(f"interrupted; `--resume` goes on from {unfinished.folder}")
+            raise
         unfinished.finish()
     return summary
 
@@ -221,6 +225,7 @@ def train(task: Task, feed: Feed, output: Output, saver: Saver) -> Fit:
             validate=lambda: feed.score("validation", task.device),
             watcher=Watcher(on_step, lambda epoch: tell_epoch(epoch, recipe, output), output.warn),
             saver=saver,
+            factors=task.rate_factors,
         )
     compute_every_token(task.model)
     if task.adapters is not None:

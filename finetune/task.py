@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from edgewright.errors import ConfigError, DataError
 from edgewright.examples import Examples
@@ -17,9 +18,10 @@ from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
 from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
-from edgewright.finetune.freeze import FrozenPart, freeze
+from edgewright.finetune.freeze import FrozenPart, find_blocks, freeze
 from edgewright.finetune.image_rows import ImageRows
 from edgewright.finetune.lora import Adapters
+from edgewright.finetune.schedule import layer_factors
 from edgewright.finetune.start import Start
 from edgewright.finetune.strict import refuse_violations
 from edgewright.finetune.table_audit import TableAudit, audit_tables
@@ -122,6 +124,17 @@ class Task:
             precision=config.precision,
             seed=config.seed,
         )
+
+    @property
+    def rate_factors(self) -> dict[nn.Parameter, float]:
+        """Of the learning rate, by parameter; empty without --layer-decay.
+
+        Raises:
+            ConfigError: the model's blocks are not recognised.
+        """
+        if self.config.layer_decay == 1:
+            return {}
+        return layer_factors(self.model, find_blocks(self.model), self.config.layer_decay)
 
     def probe_inputs(self, count: int) -> dict[str, torch.Tensor]:
         """At most ``count`` train rows from short to long, on the device: to try the model on."""

@@ -106,6 +106,7 @@ def fit(
     validate: Callable[[], Scores | None],
     watcher: Watcher | None = None,
     saver: Saver | None = None,
+    factors: Mapping[nn.Parameter, float] | None = None,
 ) -> Fit:
     """Train ``model`` in place on ``device`` and leave it with the weights of its best epoch.
 
@@ -121,12 +122,13 @@ def fit(
             epoch is better than another and the last one is kept.
         watcher: is told of steps, epochs and warnings.
         saver: keeps the state between steps.
+        factors: of the learning rate, by parameter; see ``schedule.layer_factors``.
 
     Raises:
         ConfigError: the loss or the gradient is not finite, or one row does not fit in memory.
     """
     watcher, saver = watcher or Watcher(), saver or Saver.none()
-    training = _Training(model, rows, recipe, device, watcher)
+    training = _Training(model, rows, recipe, device, watcher, factors)
     with _dropout_seed_restored(device):
         training.resume(saver.load())
         while not training.is_finished:
@@ -166,7 +168,13 @@ class _Training:
     """The state that steps share."""
 
     def __init__(
-        self, model: nn.Module, rows: Rows, recipe: Recipe, device: torch.device, watcher: Watcher
+        self,
+        model: nn.Module,
+        rows: Rows,
+        recipe: Recipe,
+        device: torch.device,
+        watcher: Watcher,
+        factors: Mapping[nn.Parameter, float] | None = None,
     ) -> None:
         self.model, self.rows, self.recipe = model, rows, recipe
         self.device, self.watcher = device, watcher
@@ -174,7 +182,9 @@ class _Training:
         self.epoch, self.losses = 1, list[float]()
         self.epochs: list[Epoch] = []
         self.best = _Best(recipe.metric)
-        self.optimizer = adamw(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.optimizer = adamw(
+            model, lr=recipe.lr, weight_decay=recipe.weight_decay, factors=factors
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         # A batch normalisation needs two values by channel, and one picture may give a single one.
         self.least_rows = 2 if normalises_batches(model) else 1
@@ -278,7 +288,7 @@ class _Training:
             moments = state.part(f"moment/{index}")
             if moments:
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(step, dtype=torch.float32),
+                    "step": torch.tensor(step, dtype=torch.float32, device=parameter.device),
                     **{name: each.to(parameter.device) for name, each in moments.items()},
                 }
 
@@ -329,7 +339,7 @@ class _Training:
 
     def _update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.clip_norm or math.inf
         norm = float(nn.utils.clip_grad_norm_(self._parameters, limit))

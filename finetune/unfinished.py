@@ -55,6 +55,11 @@ class Unfinished:
     folder: Path
     decisions: Decisions | None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.folder / _DECIDED).exists()
+
     def record(self, decisions: Decisions) -> None:
         """Keep what was decided, before the first step."""
         record = canonical_json(asdict(decisions))
@@ -91,6 +96,7 @@ def open_unfinished(target: Path, *, resume: bool, overwrite: bool) -> Iterator[
             f"{folder} holds a run that did not end; go on with --resume, or begin anew with "
             "--overwrite"
         )
+    made = [each for each in (folder, *folder.absolute().parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder):
         if not resume:
@@ -99,8 +105,9 @@ def open_unfinished(target: Path, *, resume: bool, overwrite: bool) -> Iterator[
         try:
             yield Unfinished(folder, read_decisions(target))
         finally:
-            with suppress(OSError):  # not empty: a run that can go on, or gone: a finished one
-                folder.rmdir()
+            for each in made or [folder]:  # an empty one is of no use to anybody
+                with suppress(OSError):  # not empty, or gone
+                    each.rmdir()
 
 
 def read_decisions(target: Path) -> Decisions | None:

@@ -25,6 +25,7 @@ from edgewright.finetune.freeze import find_blocks, freeze, thaw
 from edgewright.finetune.lora import Adapters
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Recipe, fit
+from edgewright.kinds import IMAGE, TEXT
 from edgewright.optimize.export import export_onnx
 from edgewright.output import Output
 
@@ -224,9 +225,9 @@ def test_a_rank_below_one_is_refused(rank):
 
 
 def test_adapters_have_a_rate_of_their_own():
-    assert FinetuneConfig(data="x.csv", lora=8).rate(0) == LR_LORA
-    assert FinetuneConfig(data="x.csv", lora=8).rate(2) == LR_LORA
-    assert FinetuneConfig(data="x.csv", lora=8, lr=3e-4).rate(2) == 3e-4
+    assert FinetuneConfig(data="x.csv", lora=8).rate(TEXT, 0) == LR_LORA
+    assert FinetuneConfig(data="x.csv", lora=8).rate(IMAGE, 2) == LR_LORA
+    assert FinetuneConfig(data="x.csv", lora=8, lr=3e-4).rate(TEXT, 2) == 3e-4
 
 
 def test_a_run_tells_what_it_trained_and_writes_an_ordinary_model(finetune, model_folder, tmp_path):

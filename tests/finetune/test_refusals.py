@@ -198,18 +198,28 @@ def test_help_and_refusals_need_no_torch_and_training_says_how_to_install_it(tmp
     assert is_clean(tmp_path / "made")
 
 
-def test_an_interrupt_leaves_nothing(finetune, tmp_path, monkeypatch):
-    for name in ("train", "write_checkpoint"):
-        with monkeypatch.context() as patch:
-            patch.setattr(pipeline, name, raise_interrupt)
-            assert finetune(out="made/out").code == 130
-        assert is_clean(tmp_path / "made")
+def test_an_interrupt_before_training_leaves_nothing(finetune, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "audit_task", raise_interrupt)
+    assert finetune(out="made/out").code == 130
+    assert not (tmp_path / "made").exists()
 
 
-def test_an_interrupt_while_writing_leaves_nothing(finetune, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["train", "write_checkpoint"])
+def test_an_interrupt_leaves_what_resume_goes_on_from(finetune, tmp_path, monkeypatch, name):
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, name, raise_interrupt)
+        run = finetune(out="made/out")
+    assert run.code == 130
+    assert "`--resume` goes on from" in run.err
+    assert [each.name for each in (tmp_path / "made").iterdir()] == ["out.unfinished"]
+    assert finetune("--resume", out="made/out").code == 0
+    assert [each.name for each in (tmp_path / "made").iterdir()] == ["out"]
+
+
+def test_an_interrupt_while_writing_leaves_no_half_of_a_checkpoint(finetune, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.report, "render", raise_interrupt)
     assert finetune(out="made/out").code == 130
-    assert is_clean(tmp_path / "made")
+    assert [each.name for each in (tmp_path / "made").iterdir()] == ["out.unfinished"]
 
 
 def raise_interrupt(*_arguments, **_options):
