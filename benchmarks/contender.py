@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.job import Job, Outcome, Training, thread_environment
 
@@ -58,14 +59,12 @@ class Contender:
         return replace(self, python=str(python))
 
 
-def contenders(frozen: int) -> dict[str, Contender]:
+def contenders() -> dict[str, Contender]:
     """Every contender by name; the first is what the others are compared with."""
     every = (
-        Contender(OURS, f"edgewright, {frozen} blocks frozen, cold cache", ("edgewright", "cached")),
-        Contender("trainer-full", "Hugging Face Trainer, full", ("trainer", "full")),
-        Contender(
-            "trainer-frozen", f"Hugging Face Trainer, {frozen} blocks frozen", ("trainer", "frozen")
-        ),
+        Contender(OURS, "edgewright", ("edgewright", "cached")),
+        Contender("trainer-full", "Trainer, full", ("trainer", "full")),
+        Contender("trainer-frozen", "Trainer, frozen", ("trainer", "frozen")),
         Contender("setfit", "SetFit, 1 + 1 pairs a row", ("setfit",)),
         Contender(
             "edgewright-every-token",
@@ -77,9 +76,7 @@ def contenders(frozen: int) -> dict[str, Contender]:
     return {each.name: each for each in every}
 
 
-def versions() -> dict[str, Any]:
+def versions() -> dict[str, str]:
     """Versions of what is compared, and of what it stands on."""
-    from importlib.metadata import version
-
     names = ("edgewright", "torch", "transformers", "accelerate", "numpy")
     return {"python": sys.version.split()[0], **{name: version(name) for name in names}}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,15 +28,16 @@ from benchmarks.contender import OURS, ROOT, Contender, RunFailedError, contende
 from benchmarks.finetune_table import show
 from benchmarks.job import Training
 from benchmarks.news import News
-from benchmarks.setfit_environment import PINS, SetFitMissingError, setfit_python
+from benchmarks.setfit_environment import SetFitMissingError, setfit_python
 from demo import minilm_folder
 from edgewright.proof.host import available_cores, this_host
 
-NAMES: Final = tuple(contenders(0))
+NAMES: Final = tuple(contenders())
+_WIDTH: Final = 140  # columns, where the output is no terminal
 SETFIT_FOLDER: Final = ROOT / "build" / "benchmarks" / "setfit"
-# A smoke test: three contenders, one seed, a slice of the rows.
+# A smoke test: one peer, one seed, a slice of the rows.
 _QUICK: Final = {"seeds": 1, "rows": 24, "heldout": 16, "epochs": 1, "max_length": 16}
-_QUICK_NAMES: Final = NAMES[:3]
+_QUICK_PEERS: Final = ("trainer-frozen",)
 
 
 @click.command(context_settings={"show_default": True})
@@ -71,10 +73,10 @@ def main(
     if quick:
         seeds, rows, heldout = _QUICK["seeds"], _QUICK["rows"], _QUICK["heldout"]
         numbers |= {name: _QUICK[name] for name in ("epochs", "max_length")}
-        chosen = chosen or _QUICK_NAMES
-    console = Console()
+        chosen = chosen or _QUICK_PEERS
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     started = load_average()
-    compared, left_out = entrants(numbers["frozen"], chosen or NAMES)
+    compared, left_out = entrants(chosen or NAMES)
     for name, reason in left_out.items():
         console.print(f"[yellow]without {name}: {reason}[/yellow]")
     news = News.draw(rows, max(8, rows // 7), heldout)
@@ -95,7 +97,7 @@ def main(
         "titles": {each.name: each.title for each in compared},
         "left_out": left_out,
         "host": this_host().to_json(),
-        "versions": {**versions(), "setfit": PINS[0].partition("==")[2]},
+        "versions": versions(),
         "load_average": {"start": started, "end": load_average()},
         **comparison.to_json(),
     }
@@ -105,9 +107,9 @@ def main(
     show(record, console)
 
 
-def entrants(frozen: int, chosen: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
+def entrants(chosen: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
     """Who can run, edgewright first; and by name why another cannot."""
-    known = contenders(frozen)
+    known = contenders()
     names = [name for name in known if name == OURS or name in chosen]
     left_out: dict[str, str] = {}
     if "setfit" in names:

@@ -23,7 +23,7 @@ def table(record: Record) -> Table:
     rows, given = record["rows"], record["settings"]
     shown = Table(
         title=f"{rows['train']} rows, {given['epochs']} epochs, {given['precision']}, "
-        f"{given['threads']} threads, {given['seeds']} seeds"
+        f"{given['threads']} threads, {given['seeds']} seeds, {given['frozen']} of 6 blocks frozen"
     )
     shown.add_column("")
     for column in ("training s", "ratio", "command s", "ratio", "accuracy", "ours minus it"):
@@ -72,9 +72,8 @@ def share(accuracy: Record) -> str:
 
 
 def paired(difference: Record | None) -> str:
-    """A difference in points, its standard error, and whether ours is as good."""
+    """A difference in points and its standard error."""
     if difference is None:
         return ""
-    verdict = "as good" if difference["as_good"] else "worse"
     points, error = 100 * difference["mean"], 100 * difference["standard_error"]
-    return f"{points:+.2f} ± {error:.2f} points, {verdict}"
+    return f"{points:+.2f} ± {error:.2f} points"

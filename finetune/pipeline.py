@@ -126,10 +126,10 @@ def _run(
     tell_feed(feed, output)
     with watch.phase("survey"):
         seen = survey_task(task, feed)
+        start_from_probe(task, seen)
     with watch.phase("audit"):
         audit = audit_task(task, seen)
     tell_audit(audit, output)
-    start_from_probe(task, seen)
     if decided is None:
         unfinished.record(_decisions(config, task, feed, depth))
     with watch.phase("train"):

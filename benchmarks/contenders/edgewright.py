@@ -86,10 +86,11 @@ def told(checkpoint: Checkpoint) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds by phase, and what to note, from what the command has written."""
     measured = json.loads((checkpoint.path / MEASUREMENTS_FILE).read_bytes())
     epochs = json.loads((checkpoint.path / METRICS_FILE).read_bytes())["epochs"]
+    cache = measured["activation_cache"]
     validation = [(epoch["validation"] or {}).get("accuracy") for epoch in epochs]
     notes = {
         "validation_accuracy": validation,
-        "activation_cache": measured["activation_cache"],
+        "activation_cache": {key: cache[key] for key in ("used", "dtype", "filled", "seconds")},
         "precision": checkpoint.artifact.manifest["config"]["precision"],
     }
     return measured["seconds"], notes
