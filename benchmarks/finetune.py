@@ -86,25 +86,32 @@ def main(
             model=str(minilm_folder()), data=str(data), heldout=str(held),
             threads=threads or available_cores(), **numbers,
         )  # fmt: skip
+        record = {
+            "benchmark": "finetune",
+            "quick": quick,
+            "settings": settings(training),
+            "rows": news.counts,
+            "titles": {each.name: each.title for each in compared},
+            "left_out": left_out,
+            "host": this_host().to_json(),
+            "versions": versions(),
+        }
         labels = np.array([label for _, label in news.heldout])
-        runs = list(rounds(compared, training, seeds, labels, Path(folder), console))
-    comparison = Comparison(OURS, runs)
-    record = {
-        "benchmark": "finetune",
-        "quick": quick,
-        "settings": {"seeds": seeds, **settings(training)},
-        "rows": news.counts,
-        "titles": {each.name: each.title for each in compared},
-        "left_out": left_out,
-        "host": this_host().to_json(),
-        "versions": versions(),
-        "load_average": {"start": started, "end": load_average()},
-        **comparison.to_json(),
-    }
+        runs: list[Run] = []
+        for run in rounds(compared, training, seeds, labels, Path(folder), console):
+            runs.append(run)
+            if len(runs) % len(compared) == 0:  # a round is whole; what is stopped later has it
+                load = {"start": started, "end": load_average()}
+                record |= {"load_average": load, **Comparison(OURS, runs).to_json()}
+                write(record, out)
+    show(record, console)
+
+
+def write(record: dict[str, Any], out: Path | None) -> None:
+    """Leave the record where it is wanted."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1) + "\n")
-    show(record, console)
 
 
 def entrants(chosen: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:

@@ -21,9 +21,10 @@ def show(record: Record, console: Console) -> None:
 def table(record: Record) -> Table:
     """One row a contender; ratios are its time over ours."""
     rows, given = record["rows"], record["settings"]
+    seeds = len({run["seed"] for run in record["runs"]})
     shown = Table(
         title=f"{rows['train']} rows, {given['epochs']} epochs, {given['precision']}, "
-        f"{given['threads']} threads, {given['seeds']} seeds, {given['frozen']} of 6 blocks frozen"
+        f"{given['threads']} threads, {seeds} seeds, {given['frozen']} of 6 blocks frozen"
     )
     shown.add_column("")
     for column in ("training s", "ratio", "command s", "ratio", "accuracy", "ours minus it"):

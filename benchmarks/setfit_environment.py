@@ -49,7 +49,8 @@ def _share_libraries(python: Path) -> None:
 
 
 def _works(python: Path) -> bool:
-    return subprocess.run([str(python), "-c", _TRY], capture_output=True, check=False).returncode == 0
+    tried = subprocess.run([str(python), "-c", _TRY], capture_output=True, check=False)
+    return tried.returncode == 0
 
 
 def _run(command: list[str], what: str) -> str:

@@ -40,8 +40,9 @@ def main(job: Job, kind: str) -> None:
         if kind == "every-token"
         else [str(Path(sys.executable).with_name("edgewright"))]
     )
-    summary = json.loads(subprocess.run([*program, *typed], check=True, stdout=subprocess.PIPE).stdout)
+    done = subprocess.run([*program, *typed], check=True, stdout=subprocess.PIPE)
     command_s = time.monotonic() - started
+    summary = json.loads(done.stdout)
     refuse_other_rows(job, summary)
     checkpoint = Checkpoint.open(job.folder / "checkpoint")
     phases, notes = told(checkpoint)

@@ -39,8 +39,7 @@ def main(job: Job) -> None:
     command_s = time.monotonic() - job.started
 
     right = [
-        labels[label] == answer
-        for label, answer in zip(validation["label"], answers, strict=True)
+        labels[label] == answer for label, answer in zip(validation["label"], answers, strict=True)
     ]
     Outcome(
         train_s,
