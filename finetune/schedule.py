@@ -18,8 +18,9 @@ def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Ad
         {"params": [each for each in training if each.ndim > 1], "weight_decay": weight_decay},
         {"params": [each for each in training if each.ndim <= 1], "weight_decay": 0.0},
     ]
-    # In one pass over the numbers: on a CPU a fifth of the time of the default, which makes ten.
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+    # On a CPU in one pass over the numbers: a fifth of the time of the default, which makes ten.
+    fused = all(each.device.type == "cpu" for each in training)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=fused)
 
 
 def warmup_cosine(step: int, steps: int, warmup: float) -> float:
