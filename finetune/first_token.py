@@ -1,12 +1,16 @@
 """What the head does not read is not computed: the last block for the first token alone.
 
 A head that reads the first token needs of the last block that token's query, attention output and
-feed-forward, and every token's keys and values. The rest is most of the block. The result is the
-same number; that the head reads one token, and that the logits agree, is found by running both.
+feed-forward, and what it attends to in the others. With one query the keys and values of the others
+need not be computed either: q . (W x + b) = (q W) . x + q . b, and a sum of W x + b weighted by
+attention is W times the weighted sum of x, so that W meets one vector a row instead of one a token.
+The result is the same number; that the head reads one token, and that the logits agree, is found by
+running both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -98,15 +102,45 @@ def _bert_forward(block: Any) -> Forward:
     def forward(
         hidden_states: torch.Tensor, attention_mask: Any = None, *_args: Any, **_kwargs: Any
     ) -> Any:
-        first = hidden_states[:, :1]
-        attended = block.attention.self(
-            first,
-            attention_mask=_for_first_query(attention_mask),
-            encoder_hidden_states=hidden_states,
-        )
-        return (block.feed_forward_chunk(block.attention.output(attended[0], first)),)
+        first, mask = hidden_states[:, :1], _for_first_query(attention_mask)
+        if _is_plain(block.attention.self, mask):
+            attended = _attend(block.attention.self, hidden_states, mask)
+        else:
+            attended = block.attention.self(
+                first, attention_mask=mask, encoder_hidden_states=hidden_states
+            )[0]
+        return (block.feed_forward_chunk(block.attention.output(attended, first)),)
 
     return forward
+
+
+def _is_plain(attention: Any, mask: Any) -> bool:
+    """Whether ``attention`` is softmax(q k) v of linear layers and no more; adapters are more."""
+    layers = (attention.query, attention.key, attention.value)
+    added = mask is None or (isinstance(mask, torch.Tensor) and mask.is_floating_point())
+    positions = getattr(attention, "position_embedding_type", None) or "absolute"
+    return added and positions == "absolute" and all(type(each) is nn.Linear for each in layers)
+
+
+def _attend(attention: Any, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """What the first of ``tokens`` (rows, tokens, hidden) attends to, (rows, 1, hidden).
+
+    ``mask``, (rows, 1, 1, tokens), is added to the scores.
+    """
+    by_head = (attention.num_attention_heads, attention.attention_head_size)
+    query = attention.query(tokens[:, 0]).unflatten(-1, by_head)
+    key, value = (each.weight.unflatten(0, by_head) for each in (attention.key, attention.value))
+    scores = torch.einsum("rhe,hed->rhd", query, key) @ tokens.transpose(1, 2)
+    if attention.key.bias is not None:
+        scores = scores + (query * attention.key.bias.unflatten(0, by_head)).sum(-1, keepdim=True)
+    scores = scores / math.sqrt(by_head[1])
+    if mask is not None:
+        scores = scores + mask[:, :, 0]
+    weights = attention.dropout(scores.softmax(-1))  # (rows, heads, tokens)
+    attended = torch.einsum("rhd,hed->rhe", weights @ tokens, value)
+    if attention.value.bias is not None:
+        attended = attended + attention.value.bias.unflatten(0, by_head) * weights.sum(-1, True)
+    return attended.flatten(1).unsqueeze(1)
 
 
 def _distilbert_forward(block: Any) -> Forward:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from setfit import SetFitModel, Trainer, TrainingArguments
+from setfit import SetFitModel, Trainer, TrainingArguments  # type: ignore[import-not-found]
 
 from benchmarks.job import Job, Outcome
 

@@ -52,6 +52,32 @@ def test_the_last_block_answers_one_token_until_it_is_undone(kind, inputs):
     assert shapes == [(rows, 1, 32), (rows, tokens, 32)]
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_keys_and_values_are_not_computed_token_by_token(kind, inputs):
+    model = tiny_classifier(kind)
+    attention = find_blocks(model)[-1].attention.self
+    called = []
+    for layer in (attention.key, attention.value):
+        layer.register_forward_hook(lambda *_: called.append(1))
+    assert compute_first_token_only(model, inputs)
+    called.clear()
+    model(**inputs)
+    assert not called
+
+
+def test_an_adapter_beside_a_key_is_not_gone_past(inputs):
+    class Adapted(torch.nn.Linear):
+        def forward(self, states):
+            return super().forward(states) + 0.1 * states
+
+    model = tiny_classifier("bert")
+    attention = find_blocks(model)[-1].attention.self
+    attention.key.__class__ = attention.value.__class__ = Adapted
+    logits, _ = logits_and_gradients(model, inputs)
+    assert compute_first_token_only(model, inputs)
+    torch.testing.assert_close(model(**inputs).logits, logits, rtol=1e-5, atol=1e-6)
+
+
 def test_a_head_that_reads_every_token_is_left_alone(inputs):
     model = tiny_classifier("bert")
     model.bert.pooler.forward = lambda states: states.mean(dim=1)
