@@ -140,7 +140,6 @@ def _run(
     if decided is None:
         unfinished.record(_decisions(config, task, feed, depth))
     with watch.phase("train"):
-        start_from_probe(task, seen)
         outcome = train(task, feed, output, Saver(unfinished.folder, output.warn))
     with watch.phase("forgetting"):
         forgetting = settle_weights(task, old)
