@@ -91,8 +91,9 @@ def choose_depth(task: Task, output: Output) -> DepthChoice:
     racing = list(depths)
     for rows, survivors in RUNGS:
         for depth in racing:
-            race.run(depth, rows)
-            output.note(_line(depth, of, race.last(depth)))
+            if race.has_more(depth, rows):
+                race.run(depth, rows)
+                output.note(_line(depth, of, race.last(depth)))
         if survivors > 1:
             racing = sorted(sorted(racing, key=lambda depth: race.last(depth).loss)[:survivors])
     behind = {depth: race.behind(depth, race.best(racing)) for depth in racing}
@@ -156,6 +157,11 @@ class _Race:
         loss = float(cross_entropy(labels, answers).mean())
         judged = Try(len(chosen[0]), len(labels), float(self.right[depth].mean()), loss)
         self.tries.setdefault(depth, []).append(judged)
+
+    def has_more(self, depth: int, rows: int) -> bool:
+        """Whether training on ``rows`` would be on more than before."""
+        available = min(len(fold.train) for fold in self.folds)
+        return depth not in self.tries or self.last(depth).rows < min(rows, available)
 
     def last(self, depth: int) -> Try:
         return self.tries[depth][-1]

@@ -54,6 +54,12 @@ def test_five_depths_compete_and_the_better_ones_on_more_rows(task, monkeypatch)
     assert {tuple(t.rows for t in each.tries) for each in choice.candidates} == {(16,), (16, 48)}
 
 
+def test_no_depth_trains_twice_on_the_same_rows(task):
+    choice = choose_depth(task(), QUIET)  # the first rung takes all the rows there are
+    assert [len(each.tries) for each in choice.candidates] == [1] * 5
+    assert sum(each.behind is not None for each in choice.candidates) == 3
+
+
 def test_few_rows_are_judged_in_folds_each_row_once(task):
     prepared = task()
     rows = sum(len(prepared.rows[name].labels) for name in ("train", "validation"))
@@ -90,6 +96,7 @@ def test_the_deepest_within_one_standard_error_of_the_best_is_chosen(
         self.tries.setdefault(blocks, []).append(judged)
 
     monkeypatch.setattr(depth._Race, "run", run)
+    monkeypatch.setattr(depth._Race, "has_more", lambda *_: True)
     assert choose_depth(task(), QUIET).blocks == chosen
 
 
