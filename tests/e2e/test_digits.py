@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,17 @@ def test_feedback_on_images_is_kept_and_counted(
         answers = client.classify_images([path.read_bytes() for path in held_out[:4]])
         acks = client.send_feedback([Feedback(a.label, a.prediction_id) for a in answers])
     assert {ack.status for ack in acks} == {AckStatus.STORED}
-    store = f"sqlite:///{folder / 'feedback.db'}"
-    assert run(["feedback", "report", store, "--json"]) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    told = report_once_logged(f"sqlite:///{folder / 'feedback.db'}", capsys)
     assert (told["entries"], told["without_input"], told["agreeing"]) == (4, 4, 4)
     assert told["predictions_with_input"] == 0
+
+
+def report_once_logged(store: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The feedback report when its predictions are there: they are logged off the request path."""
+    deadline = time.monotonic() + 30
+    while True:
+        assert run(["feedback", "report", store, "--json"]) == 0
+        told: dict[str, Any] = json.loads(capsys.readouterr().out)
+        if not told["unmatched"] or time.monotonic() > deadline:
+            return told
+        time.sleep(0.1)
