@@ -95,6 +95,12 @@ class RowSubset:
     rows: Rows
     chosen: Indices  # places in ``rows``
 
+    @classmethod
+    def draw(cls, rows: Rows, most: int, *, seed: int) -> RowSubset:
+        """At most ``most`` rows, by ``seed``, in the order they have in ``rows``."""
+        order = np.random.default_rng(seed).permutation(len(rows.labels))
+        return cls(rows, np.sort(order[:most]))
+
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class indices, shape (chosen,)."""

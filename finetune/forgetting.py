@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgewright.finetune.batches import Rows, TokenRows
+from edgewright.finetune.batches import Rows, RowSubset, TokenRows
 from edgewright.finetune.evaluate import predict_logits, score
 from edgewright.finetune.interpolation import SHARES, Movement, fresh_tensors
 from edgewright.finetune.masked_probe import MaskedProbe
 from edgewright.finetune.neighbour_probe import NeighbourProbe
 from edgewright.finetune.old_set import OldSet, OldSetProbe, paired_change
-from edgewright.finetune.probe import Probe, Reading, Sample
+from edgewright.finetune.probe import Probe, Reading
 from edgewright.finetune.task import Task
 
 _SWEPT_ROWS: Final = 400  # of validation; each of eleven mixtures answers them
@@ -108,7 +108,7 @@ def _look(task: Task, old: OldSet | None, movement: Movement, share: float) -> F
     probe = choose_probe(task, old)
     movement.mix(task.model, 1.0)
     after = probe.read(task.model)
-    validation = Sample.draw(task.rows["validation"], _SWEPT_ROWS, seed=task.config.seed)
+    validation = RowSubset.draw(task.rows["validation"], _SWEPT_ROWS, seed=task.config.seed)
     sweep: tuple[Mixture, ...] = ()
     if task.config.forgetting == "full":
         sweep = tuple(_mixtures(task, probe, movement, validation, share))

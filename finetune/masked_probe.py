@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgewright.finetune.batches import Rows, evaluation_batches, to_device
+from edgewright.finetune.batches import Rows, RowSubset, evaluation_batches, to_device
 from edgewright.finetune.interpolation import encoder_of
-from edgewright.finetune.probe import Reading, Sample
+from edgewright.finetune.probe import Reading
 
 _MOST_ROWS: Final = 64
 _BATCH_ROWS: Final = 8
@@ -57,7 +57,7 @@ class MaskedProbe:
         if language_model is None or tokens is None:
             return None
         mask_id, special = tokens
-        sample = Sample.draw(rows, _MOST_ROWS, seed=seed)
+        sample = RowSubset.draw(rows, _MOST_ROWS, seed=seed)
         language_model = language_model.to(device).eval()
         hidden = _Hidden(sample, mask_id, special, seed)
         before = _read(language_model, hidden, device)

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgewright.finetune.batches import Rows
+from edgewright.finetune.batches import Rows, RowSubset
 from edgewright.finetune.calibration import output_layer
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.interpolation import encoder_of
-from edgewright.finetune.probe import Reading, Sample
+from edgewright.finetune.probe import Reading
 
 Embeddings = NDArray[np.float32]  # (rows, dimensions), each of length 1
 
@@ -54,7 +54,7 @@ class NeighbourProbe:
             why: no other probe was chosen.
         """
         enough = len(validation.labels) >= _LEAST_ROWS
-        sample = Sample.draw(validation if enough else train, MOST_ROWS, seed=seed)
+        sample = RowSubset.draw(validation if enough else train, MOST_ROWS, seed=seed)
         embeddings = embed(model, sample, device)
         nearest = nearest_neighbours(embeddings, _k(len(sample.labels)))
         split = "validation" if enough else "train (validation is too small)"

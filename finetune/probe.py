@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from edgewright.finetune.batches import Indices, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,31 +49,3 @@ class Probe(Protocol):
     def read(self, model: Any) -> Reading:
         """Of ``model`` as it is now."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Some of the rows of another ``Rows``, in the order of ``chosen``."""
-
-    of: Rows
-    chosen: Indices
-
-    @classmethod
-    def draw(cls, rows: Rows, most: int, *, seed: int) -> Sample:
-        """At most ``most`` rows, by ``seed``, in the order they have in ``rows``."""
-        order = np.random.default_rng(seed).permutation(len(rows.labels))
-        return cls(rows, np.sort(order[:most]))
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class indices, shape (rows,)."""
-        return self.of.labels[self.chosen]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Size of each row before padding, shape (rows,)."""
-        return self.of.lengths[self.chosen]
-
-    def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
-        """Model inputs of these rows of the sample."""
-        return self.of.inputs(self.chosen[indices])

@@ -8,7 +8,7 @@ from tiny_models import bert_config, make_rows, save_tokenizer, tiny_classifier,
 
 from edgewright.errors import DataError
 from edgewright.examples import Columns, Examples, example_id
-from edgewright.finetune.batches import TokenRows
+from edgewright.finetune.batches import RowSubset, TokenRows
 from edgewright.finetune.masked_probe import MaskedProbe, load_masked_lm
 from edgewright.finetune.neighbour_probe import (
     NeighbourProbe,
@@ -17,7 +17,7 @@ from edgewright.finetune.neighbour_probe import (
     neighbours_kept,
 )
 from edgewright.finetune.old_set import OldSetProbe, paired_change, read_old_set
-from edgewright.finetune.probe import Reading, Sample
+from edgewright.finetune.probe import Reading
 from edgewright.preprocess import TextPreprocessor
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def shake(model, amount):
 class TestSample:
     def test_is_drawn_by_seed_and_reads_the_rows_it_is_of(self, model_folder):
         rows = token_rows(model_folder)
-        one, two, other = (Sample.draw(rows, 20, seed=seed) for seed in (1, 1, 2))
+        one, two, other = (RowSubset.draw(rows, 20, seed=seed) for seed in (1, 1, 2))
         assert np.array_equal(one.chosen, two.chosen)
         assert not np.array_equal(one.chosen, other.chosen)
         assert len(set(one.chosen.tolist())) == len(one.labels) == len(one.lengths) == 20
@@ -74,7 +74,7 @@ class TestNeighbours:
         model, rows = Bag(), token_rows(model_folder, 5)
         one = rows.inputs(np.array([2]))
         mean = model.words(one["input_ids"]).mean(1)[0].detach().numpy()
-        vectors = embed(model, Sample(rows, np.array([2])), CPU)
+        vectors = embed(model, RowSubset(rows, np.array([2])), CPU)
         np.testing.assert_allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
 
     def test_the_nearest_are_those_of_largest_cosine_but_not_the_row_itself(self):
@@ -105,7 +105,7 @@ class TestNeighbours:
         self, model_folder
     ):
         rows, model = token_rows(model_folder), tiny_classifier("bert")
-        few = Sample.draw(rows, 5, seed=0)
+        few = RowSubset.draw(rows, 5, seed=0)
         probe = NeighbourProbe.of(model, few, rows, CPU, seed=0, why="x")
         assert probe.rows == 60
         assert "train (validation is too small)" in probe.reason
@@ -132,7 +132,7 @@ class TestMasked:
         assert load_masked_lm(tmp_path / "classifier") is None
         tiny_classifier("gpt2").save_pretrained(tmp_path / "decoder")
         assert load_masked_lm(tmp_path / "decoder") is None
-        assert MaskedProbe.of(masked_folder, Sample.draw(rows, 0, seed=0), CPU, seed=0) is None
+        assert MaskedProbe.of(masked_folder, RowSubset.draw(rows, 0, seed=0), CPU, seed=0) is None
 
     def test_the_loss_is_that_of_the_whole_model_at_the_hidden_tokens(
         self, masked_folder, monkeypatch
