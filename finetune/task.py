@@ -17,7 +17,7 @@ from edgewright.finetune.batches import TokenRows, to_device
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
-from edgewright.finetune.evaluate import Answers, Scores, predict_logits, score
+from edgewright.finetune.evaluate import Answers, predict_logits
 from edgewright.finetune.freeze import FrozenPart, find_blocks, freeze
 from edgewright.finetune.image_rows import ImageRows
 from edgewright.finetune.lora import Adapters
@@ -182,11 +182,6 @@ class Task:
         frozen = set(self.part.parameters)
         training = (each for each in self.model.parameters() if each.requires_grad)
         return sum(each.numel() for each in training if each not in frozen)
-
-    def score(self, split: str) -> Scores | None:
-        """The model as it is now on one of ``READ_SPLITS``; None when that is empty."""
-        answers = self.answers(split)
-        return score(answers.labels, answers.logits)
 
     def answers(self, split: str) -> Answers:
         """What the model as it is now answers on one of ``READ_SPLITS``."""

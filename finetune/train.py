@@ -252,7 +252,6 @@ class _Training:
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         progress = Progress(
             self.epoch,
-            len(self.losses),
             self.losses,
             self.batch_size,
             [asdict(each) for each in self.epochs],

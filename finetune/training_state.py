@@ -34,8 +34,7 @@ class Progress:
 
     Attributes:
         epoch: in work, from 1; one more than the last epoch when all is done.
-        step: steps of it that are done.
-        losses: of these steps.
+        losses: of its steps that are done.
         batch_size: smaller than asked where memory was short.
         epochs: the finished ones, as ``dataclasses.asdict`` gives them.
         best: number of the best of them; 0 before the first.
@@ -44,7 +43,6 @@ class Progress:
     """
 
     epoch: int = 1
-    step: int = 0
     losses: Sequence[float] = ()
     batch_size: int = 0
     epochs: Sequence[Mapping[str, Any]] = ()
