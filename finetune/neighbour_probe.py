@@ -19,6 +19,7 @@ from edgewright.finetune.calibration import output_layer
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.interpolation import encoder_of
 from edgewright.finetune.probe import Reading
+from edgewright.finetune.survey import pool
 
 Embeddings = NDArray[np.float32]  # (rows, dimensions), each of length 1
 
@@ -139,19 +140,7 @@ class _Embedder(nn.Module):
         if encoder is None:
             return SimpleNamespace(logits=_head_input(self.model, inputs))
         hidden = encoder(**inputs).last_hidden_state
-        return SimpleNamespace(logits=_mean(hidden, inputs.get("attention_mask")))
-
-
-def _mean(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Over tokens (rows, tokens, dimensions) or places of an image (rows, dimensions, y, x)."""
-    if hidden.ndim == 4:
-        return hidden.mean(dim=(2, 3))
-    if hidden.ndim == 2:
-        return hidden
-    if mask is None or mask.shape != hidden.shape[:2]:
-        return hidden.mean(dim=1)
-    weight = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+        return SimpleNamespace(logits=pool(hidden, inputs.get("attention_mask")))
 
 
 def _head_input(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

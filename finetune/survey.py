@@ -65,7 +65,9 @@ def survey(
             read, answered = _seen(model, inputs, head, encoder)
         return (
             None if read is None else read.float().cpu().numpy(),
-            None if answered is None else _pool(answered, inputs.get("attention_mask")),
+            None
+            if answered is None
+            else pool(answered, inputs.get("attention_mask")).cpu().numpy(),
         )
 
     model.eval()
@@ -105,8 +107,13 @@ def _hidden(answer: Any) -> torch.Tensor:
     return next(iter(tensors_of(answer))) if state is None else state
 
 
-def _pool(states: torch.Tensor, mask: torch.Tensor | None) -> Features:
-    """The mean over tokens (rows, tokens, hidden) or places (rows, channels, height, width)."""
+def pool(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean of a row's states over its tokens or places, fp32 of shape (rows, hidden).
+
+    Args:
+        states: (rows, tokens, hidden), of an image (rows, hidden, height, width), or one a row.
+        mask: (rows, tokens), 0 where there is padding; not looked at where it is of another shape.
+    """
     states = states.float()
     if states.ndim == 4:
         states = states.flatten(2).transpose(1, 2)
@@ -116,8 +123,7 @@ def _pool(states: torch.Tensor, mask: torch.Tensor | None) -> Features:
     if mask is not None and mask.shape == weights.shape:
         weights = mask.float()
     total = (states * weights.unsqueeze(-1)).sum(1)
-    mean: Features = (total / weights.sum(1, keepdim=True).clamp_min(1)).cpu().numpy()
-    return mean
+    return total / weights.sum(1, keepdim=True).clamp_min(1)
 
 
 def _in_order(parts: Sequence[Features | None], order: NDArray[np.int64]) -> Features | None:
