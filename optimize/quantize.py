@@ -59,7 +59,7 @@ def quantize_dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
 
 
 def quantize_static(source: Path, calibration: Calibration, *, reduce_range: bool) -> ir.Model:
-    """NNCF's int8 form of ``source`` for CPUs: QDQ, per-channel weights, bias correction.
+    """NNCF's int8 form of ``source``: QDQ, per-channel weights, bias correction.
 
     Activations of transformers are made asymmetric and smoothed (SmoothQuant), those of
     convolutions are not. Statistics are collected as a stream: memory does not grow with the
@@ -75,6 +75,9 @@ def quantize_static(source: Path, calibration: Calibration, *, reduce_range: boo
         BackendUnavailableError: NNCF is not installed.
         ConfigError: the library cannot quantise this graph.
     """
+    import onnx
+    import onnx_ir as ir
+
     with quiet():
         nncf = _nncf()
         convolutional = is_convolutional(source)
@@ -85,49 +88,15 @@ def quantize_static(source: Path, calibration: Calibration, *, reduce_range: boo
             overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE,
             activations_quantization_params=by_tensor if convolutional else None,
         )
-        preset = nncf.QuantizationPreset.MIXED if convolutional else None
-        return _quantize(nncf, source, calibration, preset, advanced, convolutional=convolutional)
-
-
-def quantize_symmetric(source: Path, calibration: Calibration) -> ir.Model:
-    """NNCF's int8 form of ``source`` for TensorRT, which knows no zero points.
-
-    Activations are symmetric int8 by tensor, weights symmetric int8 by channel in all their 8 bits;
-    biases stay float. Arguments and errors as in ``quantize_static``.
-    """
-    with quiet():
-        nncf = _nncf()
-        signed = nncf.quantization.advanced_parameters.QuantizationParameters(
-            mode=nncf.QuantizationMode.SYMMETRIC, signedness_to_force=True, per_channel=False
-        )
-        advanced = nncf.AdvancedQuantizationParameters(
-            overflow_fix=nncf.OverflowFix.DISABLE, activations_quantization_params=signed
-        )
-        preset, convolutional = nncf.QuantizationPreset.PERFORMANCE, is_convolutional(source)
-        return _quantize(nncf, source, calibration, preset, advanced, convolutional=convolutional)
-
-
-def _quantize(
-    nncf: ModuleType,
-    source: Path,
-    calibration: Calibration,
-    preset: Any,
-    advanced: Any,
-    *,
-    convolutional: bool,
-) -> ir.Model:
-    import onnx
-    import onnx_ir as ir
-
-    with _told("NNCF", source):
-        quantized = nncf.quantize(
-            onnx.load(source),
-            nncf.Dataset(_Batches(calibration)),
-            subset_size=CALIBRATION_BATCHES,
-            preset=preset,
-            model_type=None if convolutional else nncf.ModelType.TRANSFORMER,
-            advanced_parameters=advanced,
-        )
+        with _told("NNCF", source):
+            quantized = nncf.quantize(
+                onnx.load(source),
+                nncf.Dataset(_Batches(calibration)),
+                subset_size=CALIBRATION_BATCHES,
+                preset=nncf.QuantizationPreset.MIXED if convolutional else None,
+                model_type=None if convolutional else nncf.ModelType.TRANSFORMER,
+                advanced_parameters=advanced,
+            )
     model: ir.Model = ir.from_proto(quantized)
     return model
 

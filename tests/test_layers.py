@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client",
         "backends bundle checkpoint factories repository",
-        "proof latency",
+        "proof latency latency_rounds latency_process",
         "finetune optimize serve",
         "artifact_commands predict_command cli",
     )

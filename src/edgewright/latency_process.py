@@ -44,6 +44,8 @@ from edgewright.latency_rounds import VARIETY, time_in_turns
 AT_ONCE: Final = 6  # sessions in one process, the baseline among them
 STALL_S: Final = 300.0  # an engine may be built at loading
 _PROGRESS: Final = struct.Struct("<qq")  # calls begun; the place of the model they are for
+_NOT_BEGUN: Final = (0, -1)
+_START_S: Final = 120.0  # to import what it needs, on a machine that is busy
 _REASON_LENGTH: Final = 300  # characters
 
 
@@ -148,6 +150,8 @@ def repeat(
             jobs.extend((part, left) for part in _parts(group, told.culprit))
         else:
             failures[group[-1].name] = told.reason
+            if len(group) == 2 and not kept and not jobs:
+                jobs.append((group[:1], left))  # the baseline is told of even where nothing else is
     return [_without(samples, failures) for samples in kept], failures
 
 
@@ -200,21 +204,20 @@ def _write_request(
     }
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     (folder / "samples.npz").unlink(missing_ok=True)
-    (folder / "progress").write_bytes(_PROGRESS.pack(0, -1))
+    (folder / "progress").write_bytes(_PROGRESS.pack(*_NOT_BEGUN))
 
 
 def _in_a_fresh_process(
     folder: Path, group: Sequence[Entrant], workload: Workload, stall_s: float
 ) -> Samples | Death:
     command = [sys.executable, "-P", "-m", "edgewright.latency_process", str(folder)]
-    child = subprocess.Popen(
+    with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        stderr = _wait(child, folder, stall_s)
-    finally:
-        child.kill()
-        child.wait()
+    ) as child:
+        try:
+            stderr = _wait(child, folder, stall_s)
+        finally:
+            child.kill()
     if stderr is None or child.returncode:
         _, place = _progress(folder)
         culprit = group[place].name if place >= 0 else None
@@ -230,8 +233,9 @@ def _wait(child: subprocess.Popen[bytes], folder: Path, stall_s: float) -> bytes
     """What the child wrote to stderr; None when it has made no progress for ``stall_s``."""
     while True:
         before = _progress(folder)
+        patience_s = max(stall_s, _START_S) if before == _NOT_BEGUN else stall_s
         try:
-            return child.communicate(timeout=stall_s)[1]
+            return child.communicate(timeout=patience_s)[1]
         except subprocess.TimeoutExpired:
             if _progress(folder) == before:
                 return None

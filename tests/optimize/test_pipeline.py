@@ -21,6 +21,7 @@ from edgewright.bundle import REJECTION, Bundle, Verdict
 from edgewright.checkpoint import Checkpoint
 from edgewright.cli import run as edgewright
 from edgewright.latency import Timing
+from edgewright.latency_process import Measured
 from edgewright.manifest import read_artifact, verify
 from edgewright.optimize import pipeline
 from edgewright.optimize.bench import Bench
@@ -42,6 +43,7 @@ class Entrant:
     mark: str = ""  # another mark, another file
     backend: str = "onnxruntime"
     batch_invariant: bool = True
+    small: bool = False  # another file, without the names of its nodes
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +63,8 @@ def _write(source: Path, target: Path, entrant: Entrant) -> None:
     model.graph.initializer.append(bias)
     model.graph.node.append(helper.make_node("Add", ["own", "bias"], [output.name]))
     model.doc_string = entrant.mark
+    for node in model.graph.node if entrant.small else ():
+        node.name = ""
     onnx.save(model, target)
 
 
@@ -102,9 +106,12 @@ class Runs:
             reference = Reference(inputs.checkpoint)
             return Bench(inputs, reference, candidates, config.threads), [Skipped("x", "no such")]
 
-        timings = {name: _timing(entrant.speedup) for name, entrant in everyone.items()}
+        timings = {
+            name: _timing(entrant.speedup) for name, entrant in everyone.items() if entrant.speedup
+        }
+        failures = {name: "it died" for name in everyone if name not in timings}
         self._monkeypatch.setattr(pipeline, "_make_candidates", make)
-        self._monkeypatch.setattr(Bench, "measure", lambda bench: timings)
+        self._monkeypatch.setattr(Bench, "measure", lambda bench: Measured(timings, failures))
         self._capsys.readouterr()
         code = edgewright(["optimize", str(checkpoint), "-o", str(self.bundle), "--json", *options])
         printed = self._capsys.readouterr()
@@ -366,6 +373,38 @@ def test_nothing_faster_than_fp32_certifies_nothing_and_ships_nothing(
     code, told = runs(checkpoint_here, {"a": Entrant(0.9)})
     assert (code, told["verdict"], told["variant"]) == (3, None, None)
     assert "no candidate is faster" in runs.stderr
+
+
+def test_what_cannot_be_timed_is_told_with_the_reason_and_the_others_go_on(
+    runs: Runs, checkpoint_here: Path
+) -> None:
+    code, told = runs(checkpoint_here, {"a": GOOD, "dead": Entrant(0.0, mark="dead")})
+    assert (code, told["variant"]) == (0, "a")
+    assert [each["name"] for each in told["candidates"]] == [FP32, "a"]
+    assert {"name": "dead", "reason": "it died"} in told["skipped"]
+
+
+def test_where_size_is_preferred_the_smaller_file_ships_first(
+    runs: Runs, checkpoint_here: Path
+) -> None:
+    entrants = {"fast": Entrant(3.0, mark="fast"), "small": Entrant(1.5, small=True)}
+    code, told = runs(checkpoint_here, entrants, "--prefer", "size")
+    assert (code, told["variant"], told["prefer"]) == (0, "small", "size")
+    assert told["size_ratio"] < 1
+    bundle = Bundle.open(runs.bundle)
+    assert bundle.artifact.manifest["config"]["prefer"] == "size"
+    assert bundle.choice["order_of_trials"][0] == "small"
+    runs.bundle = runs.folder / "second"
+    assert runs(checkpoint_here, entrants)[1]["variant"] == "fast"
+
+
+def test_int8_that_is_not_faster_is_a_verdict(runs: Runs, checkpoint_here: Path) -> None:
+    entrants = {"a": GOOD, "even": Entrant(1.01, mark="e"), "slow": Entrant(0.5, mark="s")}
+    _, told = runs(checkpoint_here, entrants)
+    assert [each["faster"] for each in told["candidates"]] == [False, True, False, False]
+    page = (runs.bundle / "report.html").read_text()
+    assert "not faster" in page
+    assert "slower" in page
 
 
 def test_an_altered_ledger_is_refused_by_name_before_any_work(
