@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import LiftConstantsToInitializersPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
 
 def for_tensorrt(model: ir.Model) -> None:
@@ -20,6 +20,7 @@ def for_tensorrt(model: ir.Model) -> None:
     for quantize in model.graph:
         if quantize.op_type == "QuantizeLinear":
             _make_symmetric(model.graph, quantize)
+    RemoveUnusedNodesPass()(model)
 
 
 def _make_symmetric(graph: ir.Graph, quantize: ir.Node) -> None:

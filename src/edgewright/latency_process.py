@@ -175,7 +175,7 @@ def _without(samples: Samples, failures: Mapping[str, str]) -> Samples:
 
 
 def _write_inputs(folder: Path, workload: Workload, make_inputs: InputMaker) -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{shape} {index} {name}": array
         for shape in workload.shares
         for index in range(VARIETY)
@@ -276,7 +276,7 @@ def main(folder: Path) -> None:
             effort=Effort(**request["effort"]),
             row_by_row={each["name"] for each in entrants if each["row_by_row"]},
         )
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{place} {shape}": samples[each["name"]][shape]
         for place, each in enumerate(entrants)
         for shape in workload.shares
