@@ -13,14 +13,7 @@ from edgewright.checkpoint import PREPROCESSING_FOLDER, Checkpoint
 from edgewright.errors import ConfigError
 from edgewright.factories import FACTORY_FILE, Factory, FactoryClassifier, state_sha256
 from edgewright.finetune.config import DEFAULT_FREEZE, DEFAULT_MODEL, FinetuneConfig
-from edgewright.finetune.models import (
-    load_classifier,
-    load_config,
-    locate_model,
-    max_positions,
-    refuse_other_kind,
-    weights_sha256,
-)
+from edgewright.finetune.models import load_classifier
 from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.preprocess import (
     TOKENIZER_FILE,
@@ -29,6 +22,13 @@ from edgewright.preprocess import (
     TextPreprocessor,
 )
 from edgewright.preprocess.processors import image_preprocessor, plain_preprocessor
+from edgewright.pretrained import (
+    load_config,
+    locate_model,
+    max_positions,
+    refuse_other_kind,
+    weights_sha256,
+)
 
 
 @dataclass(frozen=True)

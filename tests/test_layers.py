@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for names in (
         " errors",
         "kinds manifest output options rpc_errors v1",
-        "tables",
+        "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client",
         "backends bundle checkpoint factories repository",
