@@ -16,7 +16,6 @@ from edgewright.finetune.config import DEFAULT_FREEZE, DEFAULT_MODEL, FinetuneCo
 from edgewright.finetune.models import load_classifier
 from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.preprocess import (
-    TOKENIZER_FILE,
     ImagePreprocessor,
     Preprocessor,
     TextPreprocessor,
@@ -27,6 +26,7 @@ from edgewright.pretrained import (
     locate_model,
     max_positions,
     refuse_other_kind,
+    refuse_unknown_inputs,
     weights_sha256,
 )
 
@@ -142,7 +142,7 @@ class Start:
             )
         else:
             preprocessor = _with_length(self.checkpoint, max_length)
-        _refuse_unknown_inputs(model, preprocessor, self.name)
+        refuse_unknown_inputs(model, preprocessor.input_names, self.name)
         if model.config.pad_token_id is None:  # decoders look for the last token before padding
             model.config.pad_token_id = preprocessor.settings.pad_token_id
         return preprocessor
@@ -153,19 +153,4 @@ def _with_length(checkpoint: Checkpoint, max_length: int | None) -> TextPreproce
     if max_length is None or max_length == recorded.max_length:
         return recorded
     limit = recorded.settings.model_max_length or max_length
-    settings = replace(recorded.settings, max_length=min(max_length, limit))
-    tokenizer = checkpoint.path / PREPROCESSING_FOLDER / TOKENIZER_FILE
-    return TextPreprocessor(settings, tokenizer.read_bytes().decode())
-
-
-def _refuse_unknown_inputs(model: nn.Module, preprocessor: TextPreprocessor, name: str) -> None:
-    import inspect
-
-    known = inspect.signature(model.forward).parameters
-    unknown = [each for each in preprocessor.input_names if each not in known]
-    if unknown:
-        raise ConfigError(
-            f"--model {name}: its tokenizer gives {', '.join(unknown)}, which "
-            f"{type(model).__name__} does not take; correct model_input_names in its "
-            "tokenizer_config.json"
-        )
+    return recorded.with_settings(replace(recorded.settings, max_length=min(max_length, limit)))

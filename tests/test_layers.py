@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client",
-        "backends bundle checkpoint factories repository",
+        "backends bundle checkpoint factories model_file repository",
         "proof latency",
         "finetune optimize serve",
         "artifact_commands predict_command cli",

@@ -5,8 +5,9 @@ Weights are read from safetensors alone, and no code that comes with a model is 
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -92,12 +93,39 @@ def refuse_other_kind(config: Any, kind: Kind, name: str, *, option: str = _OPTI
         )
 
 
+def kind_of(config: Any, name: str) -> Kind:
+    """What a classifier of this configuration takes; ConfigError where it is none."""
+    from transformers.models.auto import modeling_auto
+
+    if type(config) in modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return TEXT
+    if type(config) in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return IMAGE
+    raise ConfigError(f"{name}: {config.model_type} classifies neither texts nor images")
+
+
+def refuse_unknown_inputs(
+    model: nn.Module, names: Sequence[str], name: str, *, option: str = _OPTION
+) -> None:
+    """ConfigError where a tokenizer gives arrays that the model does not take."""
+    known = inspect.signature(model.forward).parameters
+    unknown = [each for each in names if each not in known]
+    if unknown:
+        raise ConfigError(
+            f"{option}{name}: its tokenizer gives {', '.join(unknown)}, which "
+            f"{type(model).__name__} does not take; correct model_input_names in its "
+            "tokenizer_config.json"
+        )
+
+
 def max_positions(model: nn.Module) -> int | None:
     """Rows of the position table that text can use; None where nothing limits the length.
 
     RoBERTa and its kin count positions from the row after the padding one, so that of 514 rows
     512 are left. Models without a table (rotary, relative positions) say a limit in their config.
     """
+    from torch import nn
+
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             padding = module.padding_idx
@@ -144,7 +172,8 @@ def _fetch(name: str, revision: str | None, option: str, *, quiet: bool) -> Path
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"{option}{name}: no such folder, and it cannot be fetched from the Hugging Face hub "
-            f"({cause}); give the path of a folder with {CONFIG_FILE}, {_WEIGHTS} and tokenizer.json"
+            f"({cause}); give the path of a folder with {CONFIG_FILE}, {_WEIGHTS} and "
+            "tokenizer.json"
         ) from error
     finally:
         if quiet and not hidden:
