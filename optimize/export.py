@@ -193,14 +193,14 @@ def save(model: ir.Model, path: Path) -> None:
 
 def _check_length(session: Session, preprocessor: Preprocessor, row: Row, name: str) -> None:
     """The longest row that the preprocessing lets through must find its positions."""
-    if not isinstance(preprocessor, TextPreprocessor) or preprocessor.max_length > _LONGEST:
+    limit = preprocessor.max_length if isinstance(preprocessor, TextPreprocessor) else None
+    if limit is None or limit > _LONGEST:
         return
-    length = preprocessor.max_length
     try:
-        session.run(preprocessor.pad([row], length).arrays)
+        session.run(preprocessor.pad([row], limit).arrays)
     except Exception as error:  # the runtime's own classes
         raise ConfigError(
-            f"{name} cannot take the {length} tokens that its preprocessing lets through; pass "
+            f"{name} cannot take the {limit} tokens that its preprocessing lets through; pass "
             "the length it was made for as --max-length"
         ) from error
 
