@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgewright.backends import get_backend
 from edgewright.errors import BackendUnavailableError, ConfigError
+from edgewright.optimize.export import save
 from edgewright.optimize.quiet import quiet
 
 if TYPE_CHECKING:
@@ -109,11 +110,12 @@ def to_fp16(source: Path, target: Path) -> None:
     """
     get_backend("onnxruntime")  # as above
     import onnx
+    import onnx_ir as ir
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with quiet(), _told("ONNX Runtime", source):
         model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
-    target.write_bytes(model.SerializeToString(deterministic=True))
+    save(ir.from_proto(model), target)
 
 
 def is_convolutional(source: Path) -> bool:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
-from edgewright.optimize.export import LOGITS, predict_logits
+from edgewright.optimize.export import predict_logits
+from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.recipes import GPU_BACKENDS, Materials, Recipe
 from edgewright.optimize.variants import RECIPES, SEVEN_BITS, Candidate, Skipped
 from edgewright.preprocess import Preprocessor, Row

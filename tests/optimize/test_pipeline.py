@@ -27,6 +27,7 @@ from edgewright.optimize import pipeline
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.export import Reference, export_onnx
 from edgewright.optimize.inputs import Inputs
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.variants import Candidate, Skipped
 from edgewright.proof.certificate import PairedCounts
 from edgewright.proof.goldens import check_goldens
@@ -50,7 +51,9 @@ class Entrant:
 def fp32(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model as ONNX, exported once."""
     rows = checkpoint.preprocessor().encode(checkpoint.examples().split("search").texts)
-    return export_onnx(checkpoint, tmp_path_factory.mktemp("export"), rows).path
+    return export_onnx(
+        Origin.of_checkpoint(checkpoint), tmp_path_factory.mktemp("export"), rows
+    ).path
 
 
 def _write(source: Path, target: Path, entrant: Entrant) -> None:
@@ -103,7 +106,7 @@ class Runs:
                 candidates[name] = Candidate(
                     name, entrant.backend, file, "fp32", entrant.batch_invariant
                 )
-            reference = Reference(inputs.checkpoint)
+            reference = Reference(inputs.origin)
             return Bench(inputs, reference, candidates, config.threads), [Skipped("x", "no such")]
 
         timings = {
@@ -316,6 +319,29 @@ def test_the_same_inputs_give_the_same_manifest_whatever_the_clock_says(
     runs(checkpoint_here, noisy, "--ledger", str(tmp_path / "second"))
     assert (runs.bundle / "manifest.json").read_bytes() == first
     assert Bundle.open(runs.bundle).chosen.name == "b"
+
+
+def test_two_runs_that_make_every_file_give_the_same_bytes(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the clock is given: int8 is faster."""
+
+    def faster(bench: Bench) -> Measured:
+        speeds = {name: 2.0 if "int8" in name else 1.0 for name in bench.candidates}
+        return Measured({name: _timing(speed) for name, speed in speeds.items()}, {})
+
+    monkeypatch.setattr(Bench, "measure", faster)
+    checkpoint = make_checkpoint(certify=400)
+    files: list[dict[str, bytes]] = []
+    for name in ("first", "second"):
+        options = ["--ledger", str(tmp_path / f"ledger-{name}"), "--max-drop", "0.1", "--quiet"]
+        command = ["optimize", str(checkpoint), "-o", str(tmp_path / name), *options]
+        assert edgewright([*command, "--backend", "onnxruntime"]) == 0
+        folder = tmp_path / name
+        kept = [*(folder / "variants").iterdir(), folder / "manifest.json"]
+        files.append({each.name: each.read_bytes() for each in kept})
+    assert len(files[0]) == 5  # fp32, three int8 files, and the manifest
+    assert files[0] == files[1]
 
 
 def test_a_rejection_leaves_the_bundle_that_is_there(runs: Runs, checkpoint_here: Path) -> None:

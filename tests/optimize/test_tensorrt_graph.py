@@ -14,8 +14,10 @@ from vision_checkpoint import vision_checkpoint
 
 from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
-from edgewright.optimize.export import LOGITS, Reference, export_onnx, predict_logits, save
+from edgewright.optimize.export import Reference, export_onnx, predict_logits, save
 from edgewright.optimize.inputs import rows_of
+from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import quantize_static
 from edgewright.optimize.tensorrt_graph import for_tensorrt
 
@@ -48,14 +50,14 @@ def test_products_have_symmetric_int8_activations_and_weights_by_channel(
     preprocessor, examples = checkpoint.preprocessor(), checkpoint.examples()
     rows = preprocessor.encode(list(examples.split("search").texts))
     calibrate = preprocessor.encode(list(examples.split("calibrate").texts))
-    export = export_onnx(checkpoint, tmp_path, rows).path
+    export = export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, rows).path
     target = tmp_path / "tensorrt.onnx"
     graph = rewritten(export, lambda: (preprocessor.pad([row]).arrays for row in calibrate), target)
     check_form(graph)
     arrays = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     weights = [a for n, a in arrays.items() if a.dtype == np.int8 and a.ndim == 2]
     assert len(weights) >= PRODUCTS
-    expected = Reference(checkpoint).logits(rows)
+    expected = Reference(Origin.of_checkpoint(checkpoint)).logits(rows)
     session = get_backend("openvino").load(target, threads=1)
     logits = predict_logits(session, preprocessor, rows, one_row_at_a_time=True)
     assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) > 0.95
@@ -66,7 +68,7 @@ def test_activations_that_are_never_negative_become_signed_too(tmp_path: Path) -
     checkpoint = vision_checkpoint(tmp_path / "c", vision_model("resnet", 10), SIDE)
     preprocessor = checkpoint.preprocessor()
     rows = rows_of(preprocessor, checkpoint.examples().split("search"))
-    export = export_onnx(checkpoint, tmp_path, rows).path
+    export = export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, rows).path
     target = tmp_path / "tensorrt.onnx"
     check_form(rewritten(export, lambda: (preprocessor.pad([row]).arrays for row in rows), target))
     arrays = preprocessor.pad(rows).arrays

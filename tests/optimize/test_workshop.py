@@ -17,7 +17,9 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.errors import BackendUnavailableError, EdgewrightError, IntegrityError
 from edgewright.manifest import sha256_file
 from edgewright.optimize import workshop
-from edgewright.optimize.export import LOGITS, Export, Reference, export_onnx, predict_logits
+from edgewright.optimize.export import Export, Reference, export_onnx, predict_logits
+from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration
 from edgewright.optimize.recipes import Materials
 from edgewright.optimize.variants import Candidate
@@ -44,7 +46,9 @@ def calibration(checkpoint: Checkpoint) -> Calibration:
 def export(
     checkpoint: Checkpoint, probe: Probe, tmp_path_factory: pytest.TempPathFactory
 ) -> Export:
-    return export_onnx(checkpoint, tmp_path_factory.mktemp("export"), probe.rows)
+    return export_onnx(
+        Origin.of_checkpoint(checkpoint), tmp_path_factory.mktemp("export"), probe.rows
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +131,7 @@ def test_dynamic_depends_on_the_batch_and_nothing_else_does(
 def test_candidates_answer_as_the_checkpoint_does(
     candidates: dict[str, Candidate], checkpoint: Checkpoint, probe: Probe
 ) -> None:
-    expected = Reference(checkpoint).logits(probe.rows)
+    expected = Reference(Origin.of_checkpoint(checkpoint)).logits(probe.rows)
     for candidate in candidates.values():
         session = get_backend(candidate.backend).load(
             candidate.file, threads=1, options=candidate.session_options
@@ -301,7 +305,7 @@ def test_gpu_runtimes_get_fp16_and_tensorrt_symmetric_int8_of_full_range(
     assert "tensorrt-fp16" in names
     assert "tensorrt-int8-static" in names
     rows = probe.rows[:8]
-    expected = Reference(checkpoint).logits(rows)
+    expected = Reference(Origin.of_checkpoint(checkpoint)).logits(rows)
     for file in ("fp16.onnx", "int8-static.tensorrt.onnx"):
         session = get_backend("onnxruntime").load(tmp_path / file, threads=1)
         assert {spec.dtype for spec in session.inputs} == {"int64"}
