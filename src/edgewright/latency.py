@@ -121,9 +121,9 @@ class Effort:
     measured in each even if they take longer.
     """
 
-    budget_s: float = 45.0
+    budget_s: float = 36.0
     restarts: int = 3  # fresh processes; the same models differ between them by up to 7%
-    min_rounds: int = 5
+    min_rounds: int = 3
     max_rounds: int = 101
     confidence: float = 0.95
 
