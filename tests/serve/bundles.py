@@ -42,6 +42,7 @@ class Recipe:
     isa: str | None = None  # likewise, of this host
     chosen: str = "onnxruntime-fp32"
     extra: tuple[Variant, ...] = ()
+    wrong_goldens: tuple[str, ...] = ()  # variants whose recorded scores are those of other classes
     seed: int = 0
 
 
@@ -55,12 +56,14 @@ def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
         variant = _variant(file, recipe)
         variants = [variant, *(replace(each, file=variant.file) for each in recipe.extra)]
         session = get_backend("onnxruntime").load(file, threads=1)
-        make_goldens(
+        goldens = make_goldens(
             ["bank shares rises", "minister loses vote", "team wins the match in a goal"],
             preprocessor(),
             {each.name: (session, not each.batch_invariant) for each in variants},
             keep_raw=True,
-        ).save(staging)
+        )
+        moved = {name: np.roll(goldens.scores[name], 1, axis=1) for name in recipe.wrong_goldens}
+        replace(goldens, scores={**goldens.scores, **moved}).save(staging)
         (staging / "drift.json").write_text("{}")
         (staging / "run.yaml").write_text("seed: 0\n")
         measurements = {each.name: {"speedup": 1.0 + i} for i, each in enumerate(variants)}
@@ -71,7 +74,9 @@ def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
                 "task": "text-classification",
                 "labels": list(LABELS),
                 "variants": [each.to_json() for each in variants],
-                "made_from": "0" * 64,
+                "made_from": {"checkpoint": "0" * 64},
+                "budget": 0.01,
+                "confidence": 0.95,
             },
             {
                 "measurements.json": measured_json({"variants": measurements}),
@@ -172,6 +177,16 @@ def certificate(file: Path, recipe: Recipe) -> Certificate | None:
         instruction_set=recipe.isa or instruction_set(),
         threads=1,
     )
+
+
+def other_variant(
+    name: str, verdict: Verdict | None = Verdict.PASS, backend: str = "onnxruntime"
+) -> Variant:
+    """For ``Recipe.extra``: int8 by name, certified on a host that nobody has."""
+    given = verdict and Certificate(
+        verdict, 0.01, 0.03, 400, 0, 0, 0.01, -0.01, None, "", "", "", "", 1
+    )
+    return Variant(name, backend, "", "int8-static", True, 1, 0.9, certificate=given)
 
 
 def _variant(file: Path, recipe: Recipe) -> Variant:

@@ -119,6 +119,7 @@ def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path
             "variant": "onnxruntime-fp32",
             "runtime": told["models"][0]["runtime"],
             "verdict": "PASS",
+            "chosen_by": "bundle",
         }
     ]
     assert told["ready_ms"] > 0
