@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,14 @@ from edgewright.bundle import (
     Verdict,
 )
 from edgewright.errors import BackendUnavailableError, ConfigError
-from edgewright.proof.host_record import HostKey, HostRecord, read_record, write_record
+from edgewright.proof.host import instruction_set
+from edgewright.proof.host_record import (
+    HostKey,
+    HostRecord,
+    read_record,
+    threads_here,
+    write_record,
+)
 from edgewright.proof.host_trial import try_variants, workload_here
 from edgewright.state_dir import StateDir
 
@@ -66,8 +73,9 @@ class Choice:
 
     variant: Variant
     by: ChosenBy
-    host: HostKey
-    recount: Certificate | None = field(default=None)
+    threads: int
+    instruction_set: str
+    recount: Certificate | None = None
 
 
 def choose(bundle: Bundle, threads: int | None, options: HostOptions = DEFAULT_OPTIONS) -> Choice:
@@ -82,12 +90,14 @@ def choose(bundle: Bundle, threads: int | None, options: HostOptions = DEFAULT_O
         BackendUnavailableError: no runtime of a certified variant is installed.
         IntegrityError: measured here, no variant answers the goldens rightly.
     """
-    host = HostKey.here(bundle, threads, options.isa)
-    record = _record(bundle, host, options)
+    threads = threads_here(bundle, threads)
+    isa = options.isa or instruction_set()
+    standing = choose_variant(bundle)
+    record = _record(bundle, standing, threads, replace(options, isa=isa))
     if record is None:
-        return Choice(choose_variant(bundle), ChosenBy.BUNDLE, host)
-    variant = record.variant(record.chosen)
-    return Choice(bundle.variant(record.chosen), ChosenBy.HOST, host, variant.recount)
+        return Choice(standing, ChosenBy.BUNDLE, threads, isa)
+    chosen = record.variant(record.chosen)
+    return Choice(bundle.variant(chosen.name), ChosenBy.HOST, threads, isa, chosen.recount)
 
 
 def choose_variant(bundle: Bundle) -> Variant:
@@ -126,19 +136,42 @@ def _fastest_certified(bundle: Bundle, backend: str) -> Variant | None:
     return max(certified, key=lambda each: float(measured[each.name]["speedup"]), default=None)
 
 
-def _record(bundle: Bundle, host: HostKey, options: HostOptions) -> HostRecord | None:
+def _record(
+    bundle: Bundle, standing: Variant, threads: int, options: HostOptions
+) -> HostRecord | None:
     """What was measured here, now or earlier; None where optimize's choice stands."""
     state = _state(options)
+    wanted = _is_to_be_measured(standing, options)
+    # Without either, the bundle's other runtimes need not even be imported.
+    if not wanted and (state is None or not state.of(bundle.artifact.manifest_sha256).is_dir()):
+        return None
+    host = HostKey.here(bundle, threads, options.isa)
     previous = read_record(state, bundle, host, log.warning) if state is not None else None
     if previous is not None and options.remeasure != Remeasure.ALWAYS:
         log.info("%s: %s, chosen on this host earlier", bundle.path, previous.chosen)
         return previous
-    if not _is_to_be_measured(bundle, host, options):
-        return None
+    record = _measured(bundle, host, options.limit_s, previous) if wanted else None
+    if record is not None and state is not None:
+        _keep(state, bundle, record)
+    return record
+
+
+def _is_to_be_measured(standing: Variant, options: HostOptions) -> bool:
+    """Where there is no record yet, or whether there is one or not."""
+    if options.remeasure != Remeasure.AUTO:
+        return options.remeasure == Remeasure.ALWAYS
+    runtime, isa = get_backend(standing.backend).runtime(), options.isa or instruction_set()
+    certificate = standing.certificate
+    return certificate is None or not certificate.holds(runtime, isa)
+
+
+def _measured(
+    bundle: Bundle, host: HostKey, limit_s: float, previous: HostRecord | None
+) -> HostRecord | None:
     log.info("%s: measuring its variants on this host (%s)", bundle.path, host.instruction_set)
     try:
         workload = workload_here(bundle)
-        record = try_variants(bundle, host, workload, limit_s=options.limit_s, previous=previous)
+        record = try_variants(bundle, host, workload, limit_s=limit_s, previous=previous)
     except ConfigError as error:
         log.warning(
             "%s could not be measured on this host (%s); optimize's choice answers. "
@@ -148,18 +181,7 @@ def _record(bundle: Bundle, host: HostKey, options: HostOptions) -> HostRecord |
         )
         return None
     _tell(bundle, record)
-    if state is not None:
-        _keep(state, bundle, record)
     return record
-
-
-def _is_to_be_measured(bundle: Bundle, host: HostKey, options: HostOptions) -> bool:
-    if options.remeasure != Remeasure.AUTO:
-        return options.remeasure == Remeasure.ALWAYS
-    variant = choose_variant(bundle)
-    runtime = get_backend(variant.backend).runtime()
-    certificate = variant.certificate
-    return certificate is None or not certificate.holds(runtime, host.instruction_set)
 
 
 def _state(options: HostOptions) -> StateDir | None:

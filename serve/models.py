@@ -117,9 +117,9 @@ def load_model(
     backend = get_backend(variant.backend)
     preprocessor: Preprocessor = bundle.preprocessor()
     session = backend.load(
-        bundle.path / variant.file, threads=choice.host.threads, options=variant.session_options
+        bundle.path / variant.file, threads=choice.threads, options=variant.session_options
     )
-    isa, certificate = choice.host.instruction_set, variant.certificate
+    isa, certificate = choice.instruction_set, variant.certificate
     holds = certificate is not None and certificate.holds(backend.runtime(), isa)
     goldens = check_goldens(bundle, variant, session, preprocessor, same_host=holds)
     verdict, proof = _proven(choice, goldens.verdict)

@@ -16,7 +16,14 @@ from edgewright.bundle import Bundle, Verdict
 from edgewright.errors import BackendUnavailableError, IntegrityError
 from edgewright.latency import Latency, Timing
 from edgewright.proof import host_trial
-from edgewright.proof.host_record import HostKey, record_file
+from edgewright.proof.host_record import (
+    HostKey,
+    Speed,
+    VariantHere,
+    record_file,
+    write_record,
+)
+from edgewright.proof.host_trial import conclude
 from edgewright.repository import Repository
 from edgewright.serve import host_choice
 from edgewright.serve.host_choice import ChosenBy, HostOptions, Remeasure, choose, choose_variant
@@ -37,6 +44,10 @@ SPEEDS = {FP32: 1.0, FAST: 3.0, SLOW: 2.0}
 def timing(speedup: float) -> Timing:
     latency = Latency(1 / speedup, 1 / speedup, 1 / speedup, None, 9)
     return Timing({"1x4": latency}, 1 / speedup, speedup, 0.95 * speedup, 1.05 * speedup)
+
+
+def speed(speedup: float) -> Speed:
+    return Speed({"1x4": 1 / speedup}, 1 / speedup, speedup, (0.95 * speedup, 1.05 * speedup))
 
 
 class Stopwatch:
@@ -113,6 +124,22 @@ def test_on_the_certified_host_nothing_is_measured_or_written(
     assert stopwatch.timed == []
     assert options.state_dir is not None
     assert not options.state_dir.exists()
+
+
+def test_on_the_certified_host_a_record_that_tune_left_is_followed(
+    tmp_path: Path, stopwatch: Stopwatch, options: HostOptions
+) -> None:
+    bundle = Bundle.open(make_bundle(tmp_path / "bundle", Recipe(extra=(other_variant(FAST),))))
+    host = HostKey.here(bundle, None)
+    write_record(
+        StateDir.find(options.state_dir),
+        bundle,
+        conclude(bundle, host, "1x4", [VariantHere(FAST, Verdict.UNVERIFIED, speed(3.0))]),
+    )
+    for remeasure in (Remeasure.AUTO, Remeasure.NEVER):
+        choice = choose(bundle, None, replace(options, remeasure=remeasure))
+        assert (choice.by, choice.variant.name) == (ChosenBy.HOST, FAST)
+    assert stopwatch.timed == []
 
 
 def test_never_leaves_optimizes_choice_and_always_measures(

@@ -48,7 +48,7 @@ class HostKey:
             instruction_set=isa or instruction_set(),
             cpu=this_host().cpu,
             runtimes=tuple(sorted(filter(None, runtimes))),
-            threads=threads or min(bundle.certified_threads, available_cores()),
+            threads=threads_here(bundle, threads),
         )
 
     @property
@@ -57,6 +57,11 @@ class HostKey:
         identity = canonical_json([self.instruction_set, self.cpu, self.runtimes])
         digest = sha256_bytes(identity)[:_HASH_SHOWN]
         return f"{self.instruction_set}-{digest}/{self.threads}-threads.json"
+
+
+def threads_here(bundle: Bundle, threads: int | None) -> int:
+    """As many as asked for, else as were certified and this host has cores for."""
+    return threads or min(bundle.certified_threads, available_cores())
 
 
 def _runtime(backend: str) -> str | None:
