@@ -42,6 +42,7 @@ class Recipe:
     isa: str | None = None  # likewise, of this host
     chosen: str = "onnxruntime-fp32"
     extra: tuple[Variant, ...] = ()
+    weak: tuple[str, ...] = ()  # of ``extra``: their weights are others, so some answers are too
     wrong_goldens: tuple[str, ...] = ()  # variants whose recorded scores are those of other classes
     seed: int = 0
 
@@ -53,13 +54,22 @@ def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
         file = staging / "variants" / "fp32.onnx"
         file.write_bytes(graph(recipe).SerializeToString())
         preprocessor().save(staging / "preprocessing")
-        variant = _variant(file, recipe)
-        variants = [variant, *(replace(each, file=variant.file) for each in recipe.extra)]
-        session = get_backend("onnxruntime").load(file, threads=1)
+        weak = staging / "variants" / "weak.onnx"
+        if recipe.weak:
+            weak.write_bytes(graph(recipe, noise=1.0).SerializeToString())
+        files = {each.name: weak if each.name in recipe.weak else file for each in recipe.extra}
+        variants = [
+            _variant(file, recipe),
+            *(replace(each, file=f"variants/{files[each.name].name}") for each in recipe.extra),
+        ]
+        load = get_backend("onnxruntime").load
         goldens = make_goldens(
             ["bank shares rises", "minister loses vote", "team wins the match in a goal"],
             preprocessor(),
-            {each.name: (session, not each.batch_invariant) for each in variants},
+            {
+                each.name: (load(staging / each.file, threads=1), not each.batch_invariant)
+                for each in variants
+            },
             keep_raw=True,
         )
         moved = {name: np.roll(goldens.scores[name], 1, axis=1) for name in recipe.wrong_goldens}
@@ -104,14 +114,18 @@ def preprocessor() -> TextPreprocessor:
     return TextPreprocessor(settings, tokenizer.to_str())
 
 
-def graph(recipe: Recipe) -> onnx.ModelProto:
-    """Mean of word embeddings, times a matrix. Not batch-invariant: plus the batch's maximum."""
+def graph(recipe: Recipe, noise: float = 0.0) -> onnx.ModelProto:
+    """Mean of word embeddings, times a matrix. Not batch-invariant: plus the batch's maximum.
+
+    ``noise`` is added to the matrix, whose own entries have a deviation of 3.
+    """
     rng = np.random.default_rng(recipe.seed)
     table = rng.normal(size=(len(_VOCABULARY), 8)).astype(np.float32)
     table[_VOCABULARY.index(POISON)] = np.nan
+    weights = rng.normal(size=(8, len(LABELS))) * 3
     constants = {
         "table": table,
-        "weights": rng.normal(size=(8, len(LABELS))).astype(np.float32) * 3,
+        "weights": (weights + noise * rng.normal(size=weights.shape)).astype(np.float32),
         "last": np.array([2], np.int64),
         "tokens": np.array([1], np.int64),
         "batch": np.array([0], np.int64),
