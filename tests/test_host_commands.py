@@ -265,3 +265,21 @@ def test_it_times_for_real(
     told = Tune(bundle, tmp_path / "state", capsys).json("--seconds", "1")
     assert all(each["speed"]["workload_ms"] > 0 for each in told["variants"])
     assert by_name(told)[FP32]["speed"]["speedup"] == 1.0
+
+
+def test_inspect_tells_whose_choice_it_is(tune: Tune, field_rows: Path) -> None:
+    inspect = ["inspect", str(tune.bundle), "--state-dir", str(tune.state)]
+    assert run(inspect) == 0
+    assert "this host  has measured nothing" in tune.capsys.readouterr().out
+    tune("--data", str(field_rows))
+    tune("--threads", "2")
+    assert run(inspect) == 0
+    told = tune.capsys.readouterr().out
+    assert f"this host  chose {SAME} " in told
+    assert "threads 1): 2.00x fp32, VERIFIED" in told
+    assert f"this host  chose {WEAK} " in told
+    assert "threads 2): 3.00x fp32, UNVERIFIED" in told
+    assert run([*inspect, "--json"]) == 0
+    value = json.loads(tune.capsys.readouterr().out)
+    assert value["chosen"] == WEAK
+    assert [record["chosen"] for record in value["host_records"]] == [SAME, WEAK]

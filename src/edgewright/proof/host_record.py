@@ -206,6 +206,17 @@ def read_record(
     return record
 
 
+def records_here(state: StateDir, bundle: Bundle, warn: Callable[[str], None]) -> list[HostRecord]:
+    """Every record of this bundle on this host, by threads; ``warn`` as in ``read_record``."""
+    if not state.of(bundle.artifact.manifest_sha256).is_dir():
+        return []  # so that no runtime need be imported
+    host = HostKey.here(bundle, None)
+    files = record_file(state, bundle, host).parent.glob("*-threads.json")
+    threads = sorted(int(file.name.split("-")[0]) for file in files if file.name[0].isdecimal())
+    found = [read_record(state, bundle, replace(host, threads=each), warn) for each in threads]
+    return [record for record in found if record is not None]
+
+
 def _parse(content: bytes) -> HostRecord | None:
     """ValueError and its like where it is damaged; None where it has another format."""
     value = json.loads(content)
