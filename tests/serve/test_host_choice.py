@@ -23,13 +23,18 @@ from edgewright.proof.host_record import (
     record_file,
     write_record,
 )
-from edgewright.proof.host_trial import conclude
+from edgewright.proof.host_trial import conclude, try_variants, workload_here
 from edgewright.repository import Repository
 from edgewright.serve import host_choice
 from edgewright.serve.host_choice import ChosenBy, HostOptions, Remeasure, choose, choose_variant
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.state_dir import StateDir
-from edgewright.v1.model_pb2 import CHOICE_SOURCE_HOST, VERDICT_UNVERIFIED, GetModelRequest
+from edgewright.v1.model_pb2 import (
+    CHOICE_SOURCE_HOST,
+    VERDICT_UNVERIFIED,
+    VERDICT_VERIFIED,
+    GetModelRequest,
+)
 
 from .bundles import Recipe, make_bundle, other_variant
 from .conftest import Launch
@@ -98,6 +103,27 @@ def test_with_another_runtime_it_is_measured_too(
     bundle = Bundle.open(make_bundle(tmp_path / "bundle", Recipe(runtime="onnxruntime 0.1")))
     assert choose(bundle, None, options).by is ChosenBy.HOST
     assert len(stopwatch.timed) == 1
+
+
+def test_what_rows_proved_on_this_host_is_served_as_verified_with_their_figures(
+    publish: Callable[..., Path], launch: Launch, tmp_path: Path, stopwatch: Stopwatch
+) -> None:
+    repository = publish(news=RECIPE)
+    bundle = Bundle.open(repository / "news" / "1")
+    state, host = StateDir.find(tmp_path / "state"), HostKey.here(bundle, None)
+    record = try_variants(bundle, host, workload_here(bundle), limit_s=1)
+    certificate = bundle.chosen.certificate
+    assert certificate is not None
+    proven = replace(certificate, verdict=Verdict.VERIFIED, n=700, loss_upper_bound=0.004)
+    variants = [
+        each.with_recount(proven if each.name == SLOW else None) for each in record.variants
+    ]
+    write_record(state, bundle, conclude(bundle, host, record.workload, variants))
+    running = launch(repository, state_dir=state.root)
+    model = running.models.GetModel(GetModelRequest()).model
+    assert (model.variant, model.choice_source) == (SLOW, CHOICE_SOURCE_HOST)
+    assert model.certificate.verdict == VERDICT_VERIFIED
+    assert (model.certificate.rows, model.certificate.loss_upper_bound) == (700, 0.004)
 
 
 def test_the_second_start_measures_nothing(

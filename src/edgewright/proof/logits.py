@@ -55,11 +55,10 @@ def predict_batches(
     batches: Sequence[Sequence[int]],
 ) -> NDArray[np.float32]:
     """Logits as of ``predict_logits``, of batches that are given as indices of ``rows``."""
-    output = session.outputs[0].name
     parts = []
     for batch in batches:
         arrays = preprocessor.pad([rows[index] for index in batch]).arrays
-        parts.append(session.run(arrays)[output])
+        parts.append(next(iter(session.run(arrays).values())))  # the first output
     logits = np.concatenate(parts)
     restored = np.empty_like(logits, dtype=np.float32)
     restored[np.concatenate(batches)] = logits
