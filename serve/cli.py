@@ -79,9 +79,9 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 )
 @_option(
     "--remeasure-seconds",
-    "Seconds that timing the variants of one bundle may take at the start.",
+    "Seconds that timing the variants of one bundle may take at most; a quarter is planned.",
     type=float,
-    default=10.0,
+    default=30.0,
 )
 @_option("--log-format", "Form of the log on stderr.", type=click.Choice(FORMATS), default="text")
 @config_option

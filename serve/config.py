@@ -33,7 +33,7 @@ class ServeConfig:
     log_inputs: str = LogInputs.OFF
     state_dir: Path | None = None  # of what this host measures; None: the user's
     remeasure: str = Remeasure.AUTO  # the variants of a bundle, before the first answer
-    remeasure_seconds: float = 10.0  # that timing one bundle's variants may take
+    remeasure_seconds: float = 30.0  # that timing one bundle's variants may take at most
 
     def __post_init__(self) -> None:
         rules = {

@@ -60,7 +60,7 @@ class HostOptions:
 
     state_dir: Path | None = None  # None: the user's
     remeasure: str = Remeasure.AUTO
-    limit_s: float = 10.0  # that timing one bundle may take
+    limit_s: float = 30.0  # that timing one bundle may take at most
     isa: str | None = None  # class of instruction set; None: look
 
 

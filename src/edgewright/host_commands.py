@@ -53,8 +53,8 @@ if TYPE_CHECKING:  # numpy and the runtimes are imported when there is something
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    help="Seconds that timing may take.",
+    default=120.0,
+    help="Seconds that timing may take at most; a quarter is planned.",
 )
 @state_dir_option
 @config_option

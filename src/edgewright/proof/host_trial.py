@@ -26,8 +26,9 @@ Clock = Callable[[], float]  # seconds, monotonic
 
 _SERVABLE: Final = (Verdict.PASS, Verdict.INCONCLUSIVE)  # the latter where optimize allowed it
 _PROVEN: Final = (Verdict.PASS, Verdict.VERIFIED)
-# Of the seconds allowed; the rest is room, as the rounds to come are estimated from the warm-up.
-_PLANNED: Final = 0.7
+# Of the seconds allowed. The rest is room for the fewest rounds on a host that is busy, where a
+# call was seen to take four times as long.
+_PLANNED: Final = 0.25
 _LEAST_ROUNDS: Final = 6  # the fewest that bound a median at 95%
 
 
@@ -72,7 +73,8 @@ def try_variants(
         bundle: verified.
         host: this host, as ``HostKey.here`` tells it.
         workload: what to time.
-        limit_s: seconds that timing may take; loading and goldens are not counted.
+        limit_s: seconds that timing may take at most, where a quarter is planned; loading and
+            goldens are not counted.
         previous: an earlier record of this host, whose recounts still hold.
         clock: seconds; a parameter so that tests need not wait.
 
