@@ -66,8 +66,10 @@ def tune(
     threads: int | None,
     seconds: float,
     state_dir: Path | None,
+    text_column: str | None,
+    label_column: str | None,
+    image_column: str | None,
     output: Output,
-    **columns: str | None,
 ) -> None:
     """Measure BUNDLE's variants on this host and choose the one that `edgewright serve` will serve.
 
@@ -81,8 +83,8 @@ def tune(
 
     opened = Bundle.open(bundle)
     state = StateDir.find(state_dir)
-    named = {name.removesuffix("_column"): value for name, value in columns.items()}
-    examples = None if data is None else _read(data, Columns(**named), opened, output)
+    columns = Columns(text=text_column, label=label_column, image=image_column)
+    examples = None if data is None else _read(data, columns, opened, output)
     host = HostKey.here(opened, threads)
     shapes = workload_here(opened, workload)
     output.note(f"measuring {len(opened.variants)} variants at {shapes}, {host.threads} threads")
