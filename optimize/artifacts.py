@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from edgewright import model_file
 from edgewright.bundle import (
     BUNDLE,
     CHOICE_FILE,
@@ -55,9 +56,10 @@ def write_bundle(outcome: Outcome, contents: Contents) -> None:
     with new_folder(config.output, overwrite=config.overwrite) as folder:
         (folder / VARIANTS_FOLDER).mkdir()
         for name in bundled(outcome):
-            target = folder / VARIANTS_FOLDER / contents.files[name].name
-            if not target.exists():
-                shutil.copyfile(contents.files[name], target)
+            for part in model_file.parts(contents.files[name]):
+                target = folder / VARIANTS_FOLDER / part.name
+                if not target.exists():
+                    shutil.copyfile(part, target)
         contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
         contents.goldens.save(folder)
         (folder / DRIFT_FILE).write_bytes(canonical_json(contents.drift))
@@ -123,7 +125,7 @@ def _body(outcome: Outcome) -> dict[str, Any]:
     return {
         "task": outcome.search.kind.task,
         "labels": list(outcome.search.label_names),
-        "made_from": {"checkpoint": outcome.checkpoint_sha256},
+        "made_from": dict(outcome.made_from),
         "budget": config.max_drop,
         "confidence": config.confidence,
         "allow_inconclusive": config.allow_inconclusive,

@@ -109,11 +109,8 @@ def _read(data: Path, columns: Columns, bundle: Bundle, output: Output) -> Examp
 
     if not data.exists():
         raise DataError(f"--data {data}: there is no such file or folder; check the path")
-    table = read_table(data, columns)
-    kind = bundle.preprocessor().kind
-    if table.kind is not kind:
-        raise DataError(f"{data}: holds {table.kind.many}, and {bundle.path} reads {kind.many}")
-    held_out = hold_out(None, table, bundle.labels, seed=0)
+    table, kind = read_table(data, columns), bundle.preprocessor().kind
+    held_out = hold_out(None, table, bundle.labels, kind=kind, seed=0)
     examples = held_out.splits["certify"].one_per_group()
     for note in (*table.notes, *held_out.notes):
         output.note(note)

@@ -15,6 +15,7 @@ from edgewright.errors import DataError
 from edgewright.examples import Examples, Table, as_examples, start_rows
 from edgewright.examples.sources import gather
 from edgewright.examples.splits import QUARANTINE, SplitShares
+from edgewright.kinds import Kind
 
 _HALVES: Final = SplitShares(
     train=0, validation=0, calibrate=0.5, search=0.5, certify=0, test=0
@@ -35,6 +36,7 @@ def hold_out(
     certify: Table | None,
     label_names: Sequence[str],
     *,
+    kind: Kind,
     seed: int,
     known: Examples | None = None,
 ) -> HeldOut:
@@ -44,6 +46,7 @@ def hold_out(
         calibrate: labelled or not; None where none are given.
         certify: likewise.
         label_names: the classes, in the order of the model's outputs.
+        kind: of the examples that the model takes.
         seed: of the hash that halves.
         known: the examples that the model comes with; none of them is given a new place.
 
@@ -58,7 +61,6 @@ def hold_out(
         if table is not None and table.label_column is not None:
             _refuse_labels(table, label_names)
     given = [table for table in tables.values() if table is not None]
-    kind = known.kind if known is not None else given[0].kind
     _refuse_kinds(given, kind.many)
     rows = start_rows(kind, known)
     first_new = len(rows.ids)
@@ -97,8 +99,8 @@ def _refuse_labels(table: Table, label_names: Sequence[str]) -> None:
         more = f", and {len(places) - _SHOWN} more rows" if len(places) > _SHOWN else ""
         raise DataError(
             f"labels that the model does not know: {', '.join(places[:_SHOWN])}{more}. It knows "
-            f"{', '.join(label_names)}; correct the labels, or name the model's classes with "
-            "--labels, in the order of its outputs"
+            f"{', '.join(label_names)}; correct the labels or, where `edgewright optimize` got the "
+            "model without its classes, name them there with --labels, in the order of its outputs"
         )
 
 

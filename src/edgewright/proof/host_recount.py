@@ -19,12 +19,12 @@ from typing import Final
 
 import numpy as np
 
+from edgewright import model_file
 from edgewright.backends import get_backend
 from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.errors import ConfigError
 from edgewright.examples import Examples
 from edgewright.kinds import IMAGE
-from edgewright.manifest import sha256_file
 from edgewright.metrics import Labels
 from edgewright.preprocess import ImagePreprocessor, LazyRow, Preprocessor, Row
 from edgewright.proof.certificate import (
@@ -125,7 +125,7 @@ def _order(record: HostRecord, reference: Variant) -> list[str]:
 
 def _subject(variant: Variant, bundle: Bundle, host: HostKey) -> Subject:
     return Subject(
-        file_sha256=sha256_file(bundle.path / variant.file),
+        file_sha256=model_file.sha256(bundle.path / variant.file),
         runtime=get_backend(variant.backend).runtime(),
         instruction_set=host.instruction_set,
         row_by_row=not variant.batch_invariant,
