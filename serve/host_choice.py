@@ -186,7 +186,7 @@ def _measured(
 
 def _state(options: HostOptions) -> StateDir | None:
     try:
-        return StateDir.find(options.state_dir)
+        return StateDir.at(options.state_dir)
     except ConfigError as error:
         log.warning("%s; what is measured here will be measured again at the next start", error)
         return None
@@ -220,12 +220,12 @@ def _tell(bundle: Bundle, record: HostRecord) -> None:
 
 def _keep(state: StateDir, bundle: Bundle, record: HostRecord) -> None:
     try:
-        file = write_record(state, bundle, record)
+        file = write_record(state, record)
     except OSError as error:
         log.warning(
             "%s cannot be written (%s), so the next start measures again; "
             "give a folder with --state-dir",
-            state.root,
+            state.path,
             error.strerror,
         )
         return

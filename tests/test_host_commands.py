@@ -240,7 +240,8 @@ def test_a_state_folder_that_cannot_be_written_is_named(tune: Tune) -> None:
 def test_a_damaged_record_is_left_aside_with_a_warning(tune: Tune) -> None:
     file = Path(tune.json()["record"])
     file.write_bytes(b"{")
-    assert f"warning: {file} is damaged; it is left aside" in tune()[1]
+    told = tune()[1]
+    assert f"warning: what this host measured of {tune.bundle} is left aside: {file} " in told
     assert tune()[1].count("warning") == 0
 
 

@@ -172,7 +172,7 @@ def _records(bundle: Bundle, state_dir: Path | None, output: Output) -> list[Hos
     from edgewright.proof.host_record import records_here
 
     try:
-        return records_here(StateDir.find(state_dir), bundle, output.warn)
+        return records_here(StateDir.at(state_dir), bundle, output.warn)
     except ConfigError as error:  # no home folder, so nothing was kept in it
         output.warn(str(error))
         return []

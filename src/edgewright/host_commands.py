@@ -82,7 +82,7 @@ def tune(
     from edgewright.proof.host_trial import try_variants, workload_here
 
     opened = Bundle.open(bundle)
-    state = StateDir.find(state_dir)
+    state = StateDir.at(state_dir)
     columns = Columns(text=text_column, label=label_column, image=image_column)
     examples = None if data is None else _read(data, columns, opened, output)
     host = HostKey.here(opened, threads)
@@ -90,13 +90,13 @@ def tune(
     output.note(f"measuring {len(opened.variants)} variants at {shapes}, {host.threads} threads")
     previous = read_record(state, opened, host, output.warn)
     record = try_variants(opened, host, shapes, limit_s=seconds, previous=previous)
-    file = _write(state, opened, record)
+    file = _write(state, record)
     if examples is not None:
         from edgewright.proof.host_recount import recount
 
         output.note(f"counting losses against fp32 on {len(examples)} rows")
         record = recount(opened, record, examples, file.parent, on_wait=_telling(output))
-        _write(state, opened, record)
+        _write(state, record)
     value = {**record.to_json(), "bundle": str(bundle), "record": str(file)}
     output.result(value, _lines(opened, record, file))
 
@@ -119,14 +119,14 @@ def _read(data: Path, columns: Columns, bundle: Bundle, output: Output) -> Examp
     return examples
 
 
-def _write(state: StateDir, bundle: Bundle, record: HostRecord) -> Path:
+def _write(state: StateDir, record: HostRecord) -> Path:
     from edgewright.proof.host_record import write_record
 
     try:
-        return write_record(state, bundle, record)
+        return write_record(state, record)
     except OSError as error:
         raise ConfigError(
-            f"{state.root} cannot be written ({error.strerror}); "
+            f"{state.path} cannot be written ({error.strerror}); "
             "give a folder that can with --state-dir"
         ) from error
 

@@ -94,7 +94,7 @@ def test_another_cpu_runtime_or_number_of_threads_has_another_record(bundle: Bun
         replace(host, instruction_set="x86_64-another"),
         replace(host, threads=2),
     ]
-    assert len({each.file_name for each in (host, *others)}) == 5
+    assert len({each.record_name for each in (host, *others)}) == 5
 
 
 def test_goldens_become_the_rows_they_were_made_of(bundle: Bundle) -> None:

@@ -15,12 +15,12 @@ from edgewright import backends
 from edgewright.bundle import Bundle, Verdict
 from edgewright.errors import BackendUnavailableError, IntegrityError
 from edgewright.latency import Latency, Timing
+from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof import host_trial
 from edgewright.proof.host_record import (
     HostKey,
     Speed,
     VariantHere,
-    record_file,
     write_record,
 )
 from edgewright.proof.host_trial import conclude, try_variants, workload_here
@@ -110,7 +110,7 @@ def test_what_rows_proved_on_this_host_is_served_as_verified_with_their_figures(
 ) -> None:
     repository = publish(news=RECIPE)
     bundle = Bundle.open(repository / "news" / "1")
-    state, host = StateDir.find(tmp_path / "state"), HostKey.here(bundle, None)
+    state, host = StateDir.at(tmp_path / "state"), HostKey.here(bundle, None)
     record = try_variants(bundle, host, workload_here(bundle), limit_s=1)
     certificate = bundle.chosen.certificate
     assert certificate is not None
@@ -118,8 +118,8 @@ def test_what_rows_proved_on_this_host_is_served_as_verified_with_their_figures(
     variants = [
         each.with_recount(proven if each.name == SLOW else None) for each in record.variants
     ]
-    write_record(state, bundle, conclude(bundle, host, record.workload, variants))
-    running = launch(repository, state_dir=state.root)
+    write_record(state, conclude(bundle, host, record.workload, variants))
+    running = launch(repository, state_dir=state.path)
     model = running.models.GetModel(GetModelRequest()).model
     assert (model.variant, model.choice_source) == (SLOW, CHOICE_SOURCE_HOST)
     assert model.certificate.verdict == VERDICT_VERIFIED
@@ -158,8 +158,7 @@ def test_on_the_certified_host_a_record_that_tune_left_is_followed(
     bundle = Bundle.open(make_bundle(tmp_path / "bundle", Recipe(extra=(other_variant(FAST),))))
     host = HostKey.here(bundle, None)
     write_record(
-        StateDir.find(options.state_dir),
-        bundle,
+        StateDir.at(options.state_dir),
         conclude(bundle, host, "1x4", [VariantHere(FAST, Verdict.UNVERIFIED, speed(3.0))]),
     )
     for remeasure in (Remeasure.AUTO, Remeasure.NEVER):
@@ -240,8 +239,9 @@ def altered(file: Path) -> None:
 
 
 def of_another_format(file: Path) -> None:
-    value = json.loads(file.read_bytes())
-    file.write_text(json.dumps({**value, "format_version": 99}))
+    result = {**json.loads(file.read_bytes())["result"], "format_version": 99}
+    checksum = sha256_bytes(canonical_json(result))
+    file.write_bytes(canonical_json({"result": result, "checksum": checksum}))
 
 
 def not_even_json(file: Path) -> None:
@@ -261,8 +261,7 @@ def test_a_record_that_cannot_be_used_is_left_aside_with_a_warning(
     spoil(file)
     with caplog.at_level(logging.WARNING):
         assert choose(bundle_elsewhere, None, options).variant.name == FAST
-    assert f"{file} " in caplog.text
-    assert "left aside" in caplog.text
+    assert f"what this host measured of {bundle_elsewhere.path} is left aside" in caplog.text
     assert len(stopwatch.timed) == 2
     caplog.clear()
     choose(bundle_elsewhere, None, options)  # it was written anew
@@ -270,9 +269,9 @@ def test_a_record_that_cannot_be_used_is_left_aside_with_a_warning(
 
 
 def record_of(bundle: Bundle, options: HostOptions) -> Path:
-    return record_file(
-        StateDir.find(options.state_dir), bundle, HostKey.here(bundle, None, options.isa)
-    )
+    host = HostKey.here(bundle, None, options.isa)
+    folder = StateDir.at(options.state_dir).of(bundle.artifact.manifest_sha256)
+    return folder / f"{host.record_name}.json"
 
 
 def test_a_record_that_was_copied_from_another_host_or_bundle_is_left_aside(
@@ -352,7 +351,7 @@ def test_a_server_measures_serves_and_uses_the_record_at_its_next_start(
     assert first.classify("bank shares").classifications[0].label
     told = first.models.GetModel(GetModelRequest()).model
     (record,) = state.rglob("*-threads.json")
-    chosen = json.loads(record.read_bytes())["chosen"]
+    chosen = json.loads(record.read_bytes())["result"]["chosen"]
     assert (told.variant, told.chosen_variant) == (chosen, SLOW)
     assert told.choice_source == CHOICE_SOURCE_HOST
     assert told.certificate.verdict == VERDICT_UNVERIFIED

@@ -1,15 +1,14 @@
 """What a host measured of a bundle's variants, and which one it serves because of it.
 
-    STATE_DIR/<manifest hash>/<instruction set>-<hash of CPU and runtimes>/<threads>-threads.json
+    STATE_DIR/bundles/<manifest hash>/<instruction set>-<hash of the host>/<threads>-threads.json
 
 The folder is that of the bundle and of the host, so another CPU or another version of a runtime
-finds no record and measures for itself. A record is written whole, carries a checksum, and one that
-is damaged is left aside with a message: everything in it can be measured again.
+finds no record and measures for itself. One that is damaged is left aside with a message: all that
+is in it can be measured again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Any, Final
 
 from edgewright.backends import get_backend
 from edgewright.bundle import Bundle, Certificate, Verdict
-from edgewright.errors import BackendUnavailableError
+from edgewright.errors import BackendUnavailableError, IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof.host import available_cores, instruction_set, this_host
 from edgewright.state_dir import StateDir
-from edgewright.whole_file import write_whole
 
 FORMAT: Final = "edgewright.host_record"
 FORMAT_VERSION: Final = 1
+_RECORD: Final = "-threads"
 _HASH_SHOWN: Final = 12  # hexadecimal digits; enough to tell the hosts of one state folder apart
 
 
@@ -52,11 +51,15 @@ class HostKey:
         )
 
     @property
-    def file_name(self) -> str:
-        """Where its records lie within a bundle's folder."""
+    def folder(self) -> str:
+        """What a bundle's results of this host lie in, within the bundle's part of the state."""
         identity = canonical_json([self.instruction_set, self.cpu, self.runtimes])
-        digest = sha256_bytes(identity)[:_HASH_SHOWN]
-        return f"{self.instruction_set}-{digest}/{self.threads}-threads.json"
+        return f"{self.instruction_set}-{sha256_bytes(identity)[:_HASH_SHOWN]}"
+
+    @property
+    def record_name(self) -> str:
+        """Under which the state folder keeps this host's record of a bundle."""
+        return f"{self.folder}/{self.threads}{_RECORD}"
 
 
 def threads_here(bundle: Bundle, threads: int | None) -> int:
@@ -164,20 +167,10 @@ class HostRecord:
         )
 
 
-def record_file(state: StateDir, bundle: Bundle, host: HostKey) -> Path:
-    """Where the record of a bundle on a host lies, or would."""
-    return state.of(bundle.artifact.manifest_sha256) / host.file_name
-
-
-def write_record(state: StateDir, bundle: Bundle, record: HostRecord) -> Path:
-    """Put a record in its place, in that of an earlier one.
-
-    Raises:
-        OSError: the state folder cannot be written.
-    """
-    file = record_file(state, bundle, record.host)
-    write_whole(file, _with_checksum(record.to_json()))
-    return file
+def write_record(state: StateDir, record: HostRecord) -> Path:
+    """Put a record in its place, in that of an earlier one; OSError where it cannot be written."""
+    value = {**record.to_json(), "format": FORMAT, "format_version": FORMAT_VERSION}
+    return state.write(record.manifest_sha256, record.host.record_name, value)
 
 
 def read_record(
@@ -187,45 +180,42 @@ def read_record(
 
     ``warn`` is told of one that is damaged, of another format, or of another bundle or host.
     """
-    file = record_file(state, bundle, host)
+    manifest = bundle.artifact.manifest_sha256
     try:
-        content = file.read_bytes()
-    except FileNotFoundError:
+        value = state.read(manifest, host.record_name)
+        record = None if value is None else _parse(value)
+    except (IntegrityError, OSError) as error:
+        warn(f"what this host measured of {bundle.path} is left aside: {error}")
         return None
-    except OSError as error:
-        warn(f"{file} cannot be read ({error.strerror}); it is left aside")
-        return None
-    try:
-        record = _parse(content)
-        fault = "" if record is None else _mismatch(record, bundle, host)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        record, fault = None, "is damaged"
-    if record is None or fault:
-        warn(f"{file} {fault or 'is of another version of edgewright'}; it is left aside")
+    fault = "" if record is None else _mismatch(record, bundle, host)
+    if fault:
+        warn(
+            f"what this host measured of {bundle.path} is left aside: "
+            f"{state.of(manifest) / host.record_name}.json {fault}"
+        )
         return None
     return record
 
 
 def records_here(state: StateDir, bundle: Bundle, warn: Callable[[str], None]) -> list[HostRecord]:
     """Every record of this bundle on this host, by threads; ``warn`` as in ``read_record``."""
-    if not state.of(bundle.artifact.manifest_sha256).is_dir():
+    folder = state.of(bundle.artifact.manifest_sha256)
+    if not folder.is_dir():
         return []  # so that no runtime need be imported
     host = HostKey.here(bundle, None)
-    files = record_file(state, bundle, host).parent.glob("*-threads.json")
-    threads = sorted(int(file.name.split("-")[0]) for file in files if file.name[0].isdecimal())
+    names = [file.stem.removesuffix(_RECORD) for file in (folder / host.folder).glob("*.json")]
+    threads = sorted(int(name) for name in names if name.isdecimal())
     found = [read_record(state, bundle, replace(host, threads=each), warn) for each in threads]
     return [record for record in found if record is not None]
 
 
-def _parse(content: bytes) -> HostRecord | None:
-    """ValueError and its like where it is damaged; None where it has another format."""
-    value = json.loads(content)
-    if (value["format"], value["format_version"]) != (FORMAT, FORMAT_VERSION):
-        return None
-    body = {key: value[key] for key in value.keys() - {"format", "format_version", "checksum"}}
-    if content != _with_checksum(body):
-        raise ValueError("the checksum differs")
-    return HostRecord.from_json(body)
+def _parse(value: Mapping[str, Any]) -> HostRecord:
+    if (value.get("format"), value.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        raise IntegrityError("it is of another version of edgewright")
+    try:
+        return HostRecord.from_json(value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"it is no record of a host ({error!r})") from error
 
 
 def _mismatch(record: HostRecord, bundle: Bundle, host: HostKey) -> str:
@@ -238,8 +228,3 @@ def _mismatch(record: HostRecord, bundle: Bundle, host: HostKey) -> str:
     if not known >= set(recorded) or record.chosen not in recorded:
         return "names variants that the bundle lacks"
     return "chooses what it refuses" if recorded[record.chosen].refused else ""
-
-
-def _with_checksum(body: Mapping[str, Any]) -> bytes:
-    value = {**body, "format": FORMAT, "format_version": FORMAT_VERSION}
-    return canonical_json({**value, "checksum": sha256_bytes(canonical_json(value))})
