@@ -260,7 +260,7 @@ def finetune(target: Path, overwrite: bool, resume: bool, output: Output, **opti
     a folder of Hugging Face datasets, or a hub id. The checkpoint holds the weights, the
     preprocessing, every example with its split, the metrics and a report.
 
-    Several processes, as torchrun starts them by its --nproc-per-node, share the rows of each step.
+    With `torchrun --nproc-per-node 2`, see the example, two processes share the rows of each step.
     """
     config = (_begun(target, options) if resume else None) or FinetuneConfig(**options)
     refuse_existing(target, overwrite=overwrite)

@@ -96,7 +96,7 @@ def open_processes(
     with _answered(place, timeout):
         dist.init_process_group("gloo", rank=place.rank, world_size=place.count, timeout=timeout)
     try:
-        connected = _Connected(place.rank, place.count, place.local, place, timeout)
+        connected = Connected(place.rank, place.count, place.local, place, timeout)
         yield connected.on(device)
         with _answered(place, timeout):
             dist.barrier()  # nobody hangs up while another still reads
@@ -105,14 +105,14 @@ def open_processes(
 
 
 @dataclass(frozen=True)
-class _Connected(Processes):
+class Connected(Processes):
     """Processes that exchange by torch.distributed; ``numbers`` carries tensors of the device."""
 
     place: Place = Place(0, 1, 0, 1)
     timeout: timedelta = timedelta()
     numbers: Any = None
 
-    def on(self, device: str) -> _Connected:
+    def on(self, device: str) -> Connected:
         """The same ones, with tensors on what ``device`` is in the first of them."""
         kind = self.by_first(lambda: resolve_device(device).type)
         if resolve_device(kind).type != "cuda":
@@ -126,9 +126,10 @@ class _Connected(Processes):
         torch.cuda.set_device(self.place.local_rank)
         with _answered(self.place, self.timeout):
             numbers = dist.new_group(backend="nccl", timeout=self.timeout)
-        return _Connected(self.rank, self.count, self.local, self.place, self.timeout, numbers)
+        return Connected(self.rank, self.count, self.local, self.place, self.timeout, numbers)
 
     def by_first(self, work: Callable[[], T]) -> T:
+        """As ``Processes.by_first``."""
         told: list[Any] = [work() if self.is_first else None]
         with _answered(self.place, self.timeout):
             dist.broadcast_object_list(told, src=0)
@@ -136,21 +137,22 @@ class _Connected(Processes):
         return answer
 
     def gather(self, own: T) -> list[T]:
+        """As ``Processes.gather``."""
         gathered: list[Any] = [None] * self.count
         with _answered(self.place, self.timeout):
             dist.all_gather_object(gathered, own)
         return gathered
 
     def add_gradients(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        # One message of fp32 numbers: the loss, how many have each gradient, and the gradients.
+        """As ``Processes.add_gradients``, in one message of fp32 numbers."""
         device = parameters[0].device
         has = [float(each.grad is not None) for each in parameters]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        head = torch.tensor([loss, *has], device=device)
+        head = torch.tensor([loss, *has], device=device)  # the loss, how many have each gradient
         message = torch.cat([head, *[grad.detach().float().flatten() for grad in grads]])
         with _answered(self.place, self.timeout):
             dist.all_reduce(message, group=self.numbers)
-        head, *sums = message.split([len(head), *[grad.numel() for grad in grads]])
+        head, *sums = torch.split(message, [len(head), *[grad.numel() for grad in grads]])
         total, *have = head.tolist()
         for parameter, grad, count in zip(parameters, sums, have, strict=True):
             if count:
@@ -158,6 +160,7 @@ class _Connected(Processes):
         return float(total)
 
     def copy_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """As ``Processes.copy_first``."""
         for tensor in tensors:
             target = tensor.detach()
             # As bytes, so that any number format can travel.

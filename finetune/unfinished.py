@@ -109,7 +109,7 @@ def open_unfinished(
         yield Unfinished(None, processes.by_first(lambda: None), processes)
         return
     folder = unfinished_folder(target)
-    if folder.exists() and not (resume or overwrite):
+    if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(
             f"{folder} holds a run that did not end; go on with --resume, or begin anew with "
             "--overwrite"

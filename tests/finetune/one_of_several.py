@@ -1,4 +1,4 @@
-"""One of several processes, started by ``several.start``: does what its first argument says."""
+"""One of several processes, as ``several.run`` starts it: does what its first argument says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from made_up_rows import MadeUpRows
 from tiny_models import bert_config
 
 from edgewright import cli
-from edgewright.errors import EdgewrightError
 from edgewright.finetune import pipeline, train
 from edgewright.finetune.activation_cache import ActivationCache, CachePlan, fill_cache
 from edgewright.finetune.activation_store import ActivationStore
@@ -28,7 +26,7 @@ from edgewright.finetune.cut import Cut
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.freeze import FrozenPart, freeze
 from edgewright.finetune.process_group import open_processes
-from edgewright.finetune.processes import ALONE, Processes
+from edgewright.finetune.processes import Processes
 from edgewright.finetune.train import Recipe, Watcher, fit
 from edgewright.finetune.training_state import Saver
 
@@ -37,12 +35,10 @@ BLOCKS = 2
 RECIPE = Recipe(epochs=2, lr=1e-3, batch_size=8)
 
 
-def small_bert(labels: int = 3) -> torch.nn.Module:
+def small_bert() -> torch.nn.Module:
     """Without dropout, so that as many processes as one likes give the same losses."""
     torch.manual_seed(0)
-    config = bert_config(
-        num_labels=labels, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
+    config = bert_config(num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return transformers.AutoModelForSequenceClassification.from_config(config).eval()
 
 
@@ -137,18 +133,6 @@ def numbers_copied(processes: Processes) -> list[Any]:
     return [tensor.tolist() for tensor in tensors]
 
 
-def wait_in_vain(timeout_s: float) -> None:
-    """The last process hangs; the others wait for it."""
-    try:
-        with open_processes("cpu", timeout_s=timeout_s) as processes:
-            if processes.rank == processes.count - 1:
-                print("hanging", flush=True)
-                time.sleep(600)
-            processes.gather(processes.rank)
-    except EdgewrightError as error:
-        sys.exit(f"error: {error}")
-
-
 def command(step: int, arguments: list[str]) -> None:
     """The command line; the first process is killed at one of its steps, 0: at none."""
     pipeline.Saver = functools.partial(Saver, every_s=0.0)  # type: ignore[misc]
@@ -169,9 +153,5 @@ if __name__ == "__main__":
     what, *given = sys.argv[1:]
     if what == "train":
         train_live_and_cached(*map(Path, given))
-    elif what == "hang":
-        wait_in_vain(float(given[0]))
-    elif what == "command":
-        command(int(given[0]), given[1:])
     else:
-        sys.exit(f"{what} is nothing to do; {ALONE}")
+        command(int(given[0]), given[1:])

@@ -1,4 +1,4 @@
-"""Starts several processes of ``one_of_several`` that find each other, as torchrun would."""
+"""Starts several Python processes that find each other, as torchrun would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).with_name("one_of_several.py")
 
 @contextmanager
 def started(*arguments: object, count: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
-    """The processes by rank; killed when the block ends.
+    """``python ARGUMENTS``, by rank; killed when the block ends.
 
     As torchrun does, the parent holds the store where they meet, so that its port is free.
     """
@@ -34,7 +34,7 @@ def started(*arguments: object, count: int = 2) -> Iterator[list[subprocess.Pope
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -51,9 +51,9 @@ def started(*arguments: object, count: int = 2) -> Iterator[list[subprocess.Pope
 
 
 def run(*arguments: object, count: int = 2) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of each, by rank, when all have ended by themselves."""
+    """(exit code, stdout, stderr) of ``one_of_several ARGUMENTS``, by rank, ended by themselves."""
     ended = []
-    with started(*arguments, count=count) as processes:
+    with started(PROGRAM, *arguments, count=count) as processes:
         for process in processes:
             out, err = process.communicate(timeout=300)
             ended.append((process.returncode, out, err))

@@ -191,6 +191,11 @@ def test_a_run_that_did_not_end_is_not_overwritten_unasked(start, edgewright, fi
     assert finetune("--overwrite").code == 0
 
 
+def test_a_run_that_was_killed_before_it_had_decided_anything_is_no_hindrance(finetune, tmp_path):
+    (tmp_path / "out.unfinished").mkdir()
+    assert finetune().code == 0
+
+
 def test_other_options_are_refused_by_name(start, finetune, tmp_path):
     stop = kill_at(train._Training, "_step", 3)
     assert wait(start("out", before=stop)) == -signal.SIGKILL
