@@ -134,9 +134,13 @@ def test_more_processes_than_rows_of_a_step_are_refused():
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """What one process gives, and the cache it leaves."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("one")
-    return {"live": trained(None, ALONE), "cached": trained(root, ALONE), "root": root}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return {"live": trained(None, ALONE), "cached": trained(root, ALONE), "root": root}
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
