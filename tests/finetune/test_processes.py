@@ -15,16 +15,18 @@ import torch.distributed as dist
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_rows import MadeUpRows
 from one_of_several import RECIPE, digest, small_bert, trained
 from test_resume import told
 from tiny_models import bert_config, save_tokenizer, tiny_classifier
 
 from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import FinetuneConfig
+from edgewright.finetune.evaluate import Scores
 from edgewright.finetune.process_group import Connected, Place, open_processes
 from edgewright.finetune.processes import ALONE, Processes
 from edgewright.finetune.task import Task
-from edgewright.finetune.train import refuse_processes
+from edgewright.finetune.train import Fit, Watcher, fit, refuse_processes
 from edgewright.output import Output
 from edgewright.proof.host import available_cores
 
@@ -129,6 +131,37 @@ def test_more_processes_than_rows_of_a_step_are_refused():
     refuse_processes(Processes(0, 2), model, 2)
     with pytest.raises(ConfigError, match=r"3 processes .* which are 2; .* --batch-size of 3"):
         refuse_processes(Processes(0, 3), model, 2)
+
+
+class AllRows(Processes):
+    """Processes that compute every row each; the first of them has scores of its own."""
+
+    mine = slice(None)
+    first = Scores(n=3, correct=1, loss=0.5, accuracy=1 / 3, macro_f1=0.2)
+
+    def by_first(self, work):
+        own = work()
+        return self.first if isinstance(own, Scores) else own
+
+
+def fitted(rank: int) -> tuple[list[float], Fit]:
+    """Losses with dropout in one process of ``AllRows``, whose own scores are bad ones."""
+    model, rows, losses = tiny_classifier("bert"), MadeUpRows(24), list[float]()
+    bad = Scores(n=3, correct=0, loss=9.0, accuracy=0.0, macro_f1=0.0)
+    watcher = Watcher(on_step=lambda _epoch, loss: losses.append(loss))
+    device, processes = torch.device("cpu"), AllRows(rank)
+    outcome = fit(
+        model, rows, RECIPE, device, validate=lambda: bad, watcher=watcher, processes=processes
+    )
+    return losses, outcome
+
+
+def test_each_process_drops_other_units():
+    assert fitted(0)[0] == fitted(0)[0] != fitted(1)[0]
+
+
+def test_every_process_goes_by_the_scores_of_the_first():
+    assert [epoch.validation for epoch in fitted(1)[1].epochs] == [AllRows.first] * 2
 
 
 @pytest.fixture(scope="module")
