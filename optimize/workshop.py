@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
-from edgewright.optimize.export import predict_logits
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.recipes import GPU_BACKENDS, Materials, Recipe
 from edgewright.optimize.variants import RECIPES, SEVEN_BITS, Candidate, Skipped
 from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.host import available_cores
+from edgewright.proof.logits import predict_logits
 
 _PROBE_ROWS: Final = 16
 _KEPT_ROWS: Final = 4

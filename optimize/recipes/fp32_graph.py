@@ -11,9 +11,7 @@ from edgewright.optimize.recipes import Materials, Recipe, float_options
 
 def _make(materials: Materials, backends: Sequence[str]) -> Mapping[str, Path]:
     if materials.worked is None:
-        raise ConfigError(
-            "no exact rewriting was applied: it would be fp32 once more"
-        )
+        raise ConfigError("no exact rewriting was applied: it would be fp32 once more")
     return dict.fromkeys(backends, materials.worked)
 
 

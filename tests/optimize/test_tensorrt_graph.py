@@ -14,12 +14,13 @@ from vision_checkpoint import vision_checkpoint
 
 from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
-from edgewright.optimize.export import Reference, export_onnx, predict_logits, save
+from edgewright.optimize.export import Reference, export_onnx, save
 from edgewright.optimize.inputs import rows_of
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import quantize_static
 from edgewright.optimize.tensorrt_graph import for_tensorrt
+from edgewright.proof.logits import predict_logits
 
 PRODUCTS = 6 * 2 + 2  # of the small BERT's two layers; pooler and classifier
 

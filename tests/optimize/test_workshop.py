@@ -17,13 +17,14 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.errors import BackendUnavailableError, EdgewrightError, IntegrityError
 from edgewright.manifest import sha256_file
 from edgewright.optimize import workshop
-from edgewright.optimize.export import Export, Reference, export_onnx, predict_logits
+from edgewright.optimize.export import Export, Reference, export_onnx
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration
 from edgewright.optimize.recipes import Materials, fp16, fp32
 from edgewright.optimize.variants import Candidate
 from edgewright.optimize.workshop import Probe, build_candidates, is_batch_invariant
+from edgewright.proof.logits import predict_logits
 
 BOTH = ("onnxruntime", "openvino")
 
