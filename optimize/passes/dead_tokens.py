@@ -1,0 +1,219 @@
+"""Dead tokens: what the last block computes for tokens that nobody reads is not computed.
+
+A classifier reads one token of the last block, as a rule the first. From there back to the block's
+input everything but the keys and values works token by token: the feed-forward, the products of
+the attention's output and of its query, the attention's own rows. All of it then runs on that
+token alone; keys and values stay for all tokens. As with dead code, it is found by asking backwards
+from the outputs who needs what:
+
+    nobody needs it           it is gone already
+    some tokens are needed    it is computed for these, if its operator is row-wise
+    all tokens are needed     it stays; a reader of some of them gets them by a Gather
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+
+from edgewright.optimize.passes.edits import constant, initializer
+from edgewright.optimize.passes.row_wise import Axes, token_axes
+from edgewright.optimize.passes.shapes import dims, infer_shapes, reshape_target, set_reshape_target
+
+_MOST_TOKENS: Final = 4
+_OLDEST_OPSET: Final = 13  # from here Softmax and Squeeze mean what they mean today
+_PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
+_INT64_MAX: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A few places along one axis of a value; negative ones count from the end."""
+
+    axis: int
+    places: tuple[int, ...]
+
+
+def drop_dead_tokens(model: ir.Model) -> str | None:
+    """Compute the last block for the tokens that are read, in place.
+
+    Returns:
+        Why there is nothing to do; None where something was done.
+    """
+    opset = model.opset_imports.get("", 0)
+    if opset < _OLDEST_OPSET:
+        return f"opset {opset}: it reads {_OLDEST_OPSET} and later"
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    infer_shapes(model)
+    plan = _Plan(model.graph)
+    if not plan.picks:
+        return "no output reads a fixed token of a sequence"
+    if not any(node.op_type in _PRODUCTS for node in plan.row_wise):
+        return "every product is needed for all tokens"
+    _Narrowing(model.graph, plan).rewrite()
+    RemoveUnusedNodesPass()(model)
+    return None
+
+
+class _Plan:
+    """Who needs what of every value, and which nodes will compute it for some tokens only."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.picks: dict[ir.Node, Tokens] = {}  # what a Gather or Slice takes of its input
+        self.row_wise: dict[ir.Node, tuple[Tokens, Axes]] = {}
+        self._needed: dict[ir.Value, Tokens | None] = {}  # None: all tokens
+        for output in graph.outputs:
+            self._need(output, None)
+        for node in reversed(graph):
+            self._visit(node)
+
+    def computed(self, value: ir.Value) -> Tokens | None:
+        """The tokens that the value will hold; None: all."""
+        node = value.producer()
+        return self.row_wise[node][0] if node is not None and node in self.row_wise else None
+
+    def _visit(self, node: ir.Node) -> None:
+        for value in _captured(node):
+            self._need(value, None)
+        wanted = {self._needed[value] for value in node.outputs if value in self._needed}
+        if not wanted:
+            return
+        tokens = wanted.pop() if len(wanted) == 1 else None
+        axes = token_axes(node, tokens.axis) if tokens is not None else None
+        if tokens is not None and axes is not None:
+            self.row_wise[node] = tokens, axes
+            for value, axis in zip(node.inputs, axes, strict=True):
+                self._need(value, None if axis is None else Tokens(axis, tokens.places))
+            return
+        for index, value in enumerate(node.inputs):
+            pick = _pick(node) if index == 0 else None
+            self._need(value, pick)
+            if pick is not None:
+                self.picks[node] = pick
+
+    def _need(self, value: ir.Value | None, tokens: Tokens | None) -> None:
+        if value is not None:
+            known = value in self._needed
+            self._needed[value] = _union(self._needed[value], tokens) if known else tokens
+
+
+class _Narrowing:
+    """Lets every node of a plan compute its tokens only."""
+
+    def __init__(self, graph: ir.Graph, plan: _Plan) -> None:
+        self._graph, self._plan = graph, plan
+        self._taken: dict[tuple[ir.Value, Tokens], ir.Value] = {}
+
+    def rewrite(self) -> None:
+        for node in list(self._graph):
+            if node in self._plan.row_wise:
+                self._narrow(node, *self._plan.row_wise[node])
+            elif node in self._plan.picks:
+                self._pick_anew(node, self._plan.picks[node])
+
+    def _narrow(self, node: ir.Node, tokens: Tokens, axes: Axes) -> None:
+        if node.op_type == "Reshape":
+            self._narrow_reshape(node, tokens, axes)
+        for index, (value, axis) in enumerate(zip(node.inputs, axes, strict=True)):
+            if value is not None and axis is not None:
+                own = self._take(value, Tokens(axis, tokens.places), before=node)
+                node.replace_input_with(index, own)
+
+    def _narrow_reshape(self, node: ir.Node, tokens: Tokens, axes: Axes) -> None:
+        source, shape = dims(node.inputs[0]), dims(node.outputs[0])
+        if source is not None and shape is not None and axes[0] is not None:
+            before, after = list(source), list(shape)
+            before[axes[0]] = after[tokens.axis] = len(tokens.places)
+            set_reshape_target(node, reshape_target(tuple(before), tuple(after)) or [])
+
+    def _pick_anew(self, node: ir.Node, pick: Tokens) -> None:
+        """The pick counts among the tokens that are there now."""
+        source, index = node.inputs[0], node.inputs[1]
+        held = self._plan.computed(source) if source is not None else None
+        if source is None or held is None:
+            return
+        if node.op_type == "Slice":
+            node.outputs[0].replace_all_uses_with(
+                self._take(source, pick, before=node), replace_graph_outputs=True
+            )
+            return
+        old = constant(index)
+        places = np.array([held.places.index(place) for place in pick.places], np.int64)
+        name = f"{node.outputs[0].name}_place"
+        shape = () if old is None else old.shape
+        node.replace_input_with(1, initializer(self._graph, name, places.reshape(shape)))
+
+    def _take(self, value: ir.Value, tokens: Tokens, *, before: ir.Node) -> ir.Value:
+        """The tokens of the value, which holds more of them or all."""
+        held = self._plan.computed(value)
+        if held == tokens:
+            return value
+        if (value, tokens) not in self._taken:
+            places = tokens.places if held is None else [held.places.index(p) for p in tokens.places]
+            name = f"{value.name}_tokens_{tokens.axis}_{'_'.join(map(str, places))}"
+            stored = constant(value)
+            if stored is not None:
+                taken = initializer(self._graph, name, stored.take(places, tokens.axis))
+            else:
+                index = initializer(self._graph, f"{name}_places", np.array(places, np.int64))
+                node = ir.node("Gather", [value, index], {"axis": tokens.axis}, name=name)
+                node.outputs[0].name = name
+                self._graph.insert_before(before, node)
+                taken = node.outputs[0]
+            self._taken[value, tokens] = taken
+        return self._taken[value, tokens]
+
+
+def _pick(node: ir.Node) -> Tokens | None:
+    """The few fixed tokens that a Gather or a Slice takes of a computed sequence."""
+    source = node.inputs[0] if node.inputs else None
+    if node.domain != "" or source is None or source.producer() is None:
+        return None
+    shape = dims(source)
+    if shape is None or source.dtype is None or not source.dtype.is_floating_point():
+        return None
+    found = None
+    if node.op_type == "Gather":
+        found = _gathered(node, len(shape))
+    elif node.op_type == "Slice":
+        found = _sliced(node, len(shape))
+    return found if found is not None and shape[found.axis] != 1 else None
+
+
+def _gathered(node: ir.Node, rank: int) -> Tokens | None:
+    places = constant(node.inputs[1])
+    if places is None or places.size > _MOST_TOKENS:
+        return None
+    return Tokens(node.attributes.get_int("axis", 0) % rank, tuple(places.ravel().tolist()))
+
+
+def _sliced(node: ir.Node, rank: int) -> Tokens | None:
+    """One token: [i, i + 1), or the last."""
+    given = [constant(value) for value in node.inputs[1:]]
+    if len(given) < 3 or any(each is None or each.size != 1 for each in given):
+        return None
+    start, end, axis, step = [*(int(each.item()) for each in given if each is not None), 1][:4]
+    last = start == -1 and end >= 2**31 - 1
+    return Tokens(axis % rank, (start,)) if step == 1 and (last or end == start + 1 != 0) else None
+
+
+def _union(first: Tokens | None, second: Tokens | None) -> Tokens | None:
+    if first is None or second is None or first.axis != second.axis:
+        return None
+    places = tuple(dict.fromkeys([*first.places, *second.places]))
+    return Tokens(first.axis, places) if len(places) <= _MOST_TOKENS else None
+
+
+def _captured(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that the branches or the body of a node read from outside."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graph = attribute.as_graph()
+            yield from graph.outputs
+            for inner in ir.traversal.RecursiveGraphIterator(graph):
+                yield from (value for value in inner.inputs if value is not None)
