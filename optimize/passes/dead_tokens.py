@@ -13,7 +13,7 @@ from the outputs who needs what:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +23,13 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from edgewright.optimize.passes.edits import constant, initializer
 from edgewright.optimize.passes.row_wise import Axes, token_axes
-from edgewright.optimize.passes.shapes import dims, infer_shapes, reshape_target, set_reshape_target
+from edgewright.optimize.passes.shapes import (
+    Dims,
+    dims,
+    infer_shapes,
+    reshape_target,
+    set_reshape_target,
+)
 
 _MOST_TOKENS: Final = 4
 _OLDEST_OPSET: Final = 13  # from here Softmax and Squeeze mean what they mean today
@@ -50,10 +56,11 @@ def drop_dead_tokens(model: ir.Model) -> str | None:
         return f"opset {opset}: it reads {_OLDEST_OPSET} and later"
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     infer_shapes(model)
-    plan = _Plan(model.graph)
+    plan = _Plan(model.graph, {node for node in model.graph if _pick(node) is not None})
     if not plan.picks:
         return "no output reads a fixed token of a sequence"
-    if not any(node.op_type in _PRODUCTS for node in plan.row_wise):
+    plan = _Plan(model.graph, plan.picks_that_save())
+    if not plan.picks:
         return "every product is needed for all tokens"
     _Narrowing(model.graph, plan).rewrite()
     RemoveUnusedNodesPass()(model)
@@ -63,7 +70,8 @@ def drop_dead_tokens(model: ir.Model) -> str | None:
 class _Plan:
     """Who needs what of every value, and which nodes will compute it for some tokens only."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, allowed: Collection[ir.Node]) -> None:
+        self._graph, self._allowed = graph, allowed
         self.picks: dict[ir.Node, Tokens] = {}  # what a Gather or Slice takes of its input
         self.row_wise: dict[ir.Node, tuple[Tokens, Axes]] = {}
         self._needed: dict[ir.Value, Tokens | None] = {}  # None: all tokens
@@ -77,6 +85,20 @@ class _Plan:
         node = value.producer()
         return self.row_wise[node][0] if node is not None and node in self.row_wise else None
 
+    def picks_that_save(self) -> set[ir.Node]:
+        """Picks for which at least one product is computed for fewer tokens."""
+        return {pick for pick in self.picks if self._saves(pick.inputs[0], set())}
+
+    def _saves(self, value: ir.Value | None, seen: set[ir.Node]) -> bool:
+        node = value.producer() if value is not None else None
+        if node is None or node in seen or node not in self.row_wise:
+            return False
+        seen.add(node)
+        narrow = zip(node.inputs, self.row_wise[node][1], strict=True)
+        return node.op_type in _PRODUCTS or any(
+            axis is not None and self._saves(source, seen) for source, axis in narrow
+        )
+
     def _visit(self, node: ir.Node) -> None:
         for value in _captured(node):
             self._need(value, None)
@@ -84,17 +106,23 @@ class _Plan:
         if not wanted:
             return
         tokens = wanted.pop() if len(wanted) == 1 else None
-        axes = token_axes(node, tokens.axis) if tokens is not None else None
+        axes = self._row_wise_axes(node, tokens) if tokens is not None else None
         if tokens is not None and axes is not None:
             self.row_wise[node] = tokens, axes
             for value, axis in zip(node.inputs, axes, strict=True):
                 self._need(value, None if axis is None else Tokens(axis, tokens.places))
             return
         for index, value in enumerate(node.inputs):
-            pick = _pick(node) if index == 0 else None
+            pick = _pick(node) if index == 0 and node in self._allowed else None
             self._need(value, pick)
             if pick is not None:
                 self.picks[node] = pick
+
+    def _row_wise_axes(self, node: ir.Node, tokens: Tokens) -> Axes | None:
+        axes = token_axes(node, tokens.axis)
+        if axes is None or node.op_type != "Reshape":
+            return axes
+        return axes if _narrow_target(self._graph, node, tokens, axes) is not None else None
 
     def _need(self, value: ir.Value | None, tokens: Tokens | None) -> None:
         if value is not None:
@@ -118,18 +146,13 @@ class _Narrowing:
 
     def _narrow(self, node: ir.Node, tokens: Tokens, axes: Axes) -> None:
         if node.op_type == "Reshape":
-            self._narrow_reshape(node, tokens, axes)
+            target = _narrow_target(self._graph, node, tokens, axes)
+            if target is not None:
+                set_reshape_target(self._graph, node, target)
         for index, (value, axis) in enumerate(zip(node.inputs, axes, strict=True)):
             if value is not None and axis is not None:
                 own = self._take(value, Tokens(axis, tokens.places), before=node)
                 node.replace_input_with(index, own)
-
-    def _narrow_reshape(self, node: ir.Node, tokens: Tokens, axes: Axes) -> None:
-        source, shape = dims(node.inputs[0]), dims(node.outputs[0])
-        if source is not None and shape is not None and axes[0] is not None:
-            before, after = list(source), list(shape)
-            before[axes[0]] = after[tokens.axis] = len(tokens.places)
-            set_reshape_target(node, reshape_target(tuple(before), tuple(after)) or [])
 
     def _pick_anew(self, node: ir.Node, pick: Tokens) -> None:
         """The pick counts among the tokens that are there now."""
@@ -167,6 +190,16 @@ class _Narrowing:
                 taken = node.outputs[0]
             self._taken[value, tokens] = taken
         return self._taken[value, tokens]
+
+
+def _narrow_target(graph: ir.Graph, node: ir.Node, tokens: Tokens, axes: Axes) -> Dims | None:
+    """What a Reshape is told that gets and gives these tokens only."""
+    source, shape = dims(node.inputs[0]), dims(node.outputs[0])
+    if source is None or shape is None or axes[0] is None:
+        return None
+    before, after = list(source), list(shape)
+    before[axes[0]] = after[tokens.axis] = len(tokens.places)
+    return reshape_target(graph, tuple(before), tuple(after))
 
 
 def _pick(node: ir.Node) -> Tokens | None:

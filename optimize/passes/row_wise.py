@@ -15,7 +15,7 @@ from typing import Final
 import onnx_ir as ir
 
 from edgewright.optimize.passes.edits import constant
-from edgewright.optimize.passes.shapes import Dims, dims, reshape_target
+from edgewright.optimize.passes.shapes import Dims, dims
 
 # Where the tokens lie in each input; None for an input that is read whole.
 Axes = tuple[int | None, ...]
@@ -123,8 +123,7 @@ def _reshape(node: ir.Node, axis: int, shape: Dims) -> Axes | None:
     source = _dims(node.inputs[0])
     for place, size in enumerate(source):
         if size == shape[axis] and _product(source[:place]) == _product(shape[:axis]):
-            narrow = (_with(source, place, 1), _with(shape, axis, 1))
-            return None if reshape_target(*narrow) is None else (place, None)
+            return place, None
     return None
 
 
@@ -180,10 +179,6 @@ def _product(sizes: Dims) -> tuple[int, tuple[str, ...]]:
     factors = [factor for size in sizes for factor in str(size).split("*")]
     number = math.prod(int(factor) for factor in factors if factor.isdecimal())
     return number, tuple(sorted(factor for factor in factors if not factor.isdecimal()))
-
-
-def _with(shape: Dims, axis: int, size: int) -> Dims:
-    return (*shape[:axis], size, *shape[axis + 1 :])
 
 
 _UNARY: Final = (

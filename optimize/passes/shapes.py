@@ -8,7 +8,7 @@ them, it is read from the shape of an input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final
@@ -34,18 +34,18 @@ def fix_sizes(model: ir.Model) -> None:
     """Write down every number that is known of shapes, in place, and drop what computed it."""
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     known = infer_shapes(model)
-    for node in model.graph:
+    graph = model.graph
+    for node in list(graph):
         if node.op_type == "Reshape" and node.domain == "" and constant(node.inputs[1]) is None:
-            target = reshape_target(dims(node.inputs[0]), dims(node.outputs[0]))
+            target = reshape_target(graph, dims(node.inputs[0]), dims(node.outputs[0]))
             if target is not None:
-                set_reshape_target(node, target)
+                set_reshape_target(graph, node, target)
     RemoveUnusedNodesPass()(model)
-    sizes = _Sizes(model.graph)
-    for node in list(model.graph):
-        for value in node.outputs:
-            numbers = known.get(value.name or "")
-            if numbers is not None and _has_other_readers(value, known) and sizes.can_tell(numbers):
-                value.replace_all_uses_with(sizes.tell(numbers))
+    sizes = _Sizes(graph)
+    for value in [value for node in graph for value in node.outputs]:
+        numbers = known.get(value.name or "")
+        if numbers is not None and _has_other_readers(value, known) and sizes.can_tell(numbers):
+            value.replace_all_uses_with(sizes.tell(numbers))
     RemoveUnusedNodesPass()(model)
 
 
@@ -107,28 +107,41 @@ def dims(value: ir.Value | None) -> Dims | None:
     return None if None in known else sizes
 
 
-def reshape_target(source: Dims | None, target: Dims | None) -> list[int] | None:
-    """The constant that a Reshape from one shape to the other takes; None where none does.
+def reshape_target(graph: ir.Graph, source: Dims | None, target: Dims | None) -> Dims | None:
+    """What a Reshape from one shape to the other is told; None where it cannot be.
 
-    A fixed size is written down, a varying one is 0 where it is at the same axis of the source,
-    and of the rest one may be -1.
+    A fixed size is written down, a varying one is 0 where it is at the same axis of the source.
+    Of the rest one may be -1, and others are read from the shape of an input.
     """
-    if source is None or target is None or 0 in target:  # 0 means something else in the constant
+    if source is None or target is None or 0 in target:  # 0 means something else here
         return None
-    sizes = []
+    sizes = list(target)
     for axis, size in enumerate(target):
-        same = axis < len(source) and source[axis] == size
-        sizes.append(size if isinstance(size, int) else 0 if same else -1)
-    return None if sizes.count(-1) > 1 else sizes
+        if not isinstance(size, int) and source[axis : axis + 1] == (size,):
+            sizes[axis] = 0
+    names = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)]
+    readable = input_axes(graph)
+    deduced = next((axis for axis in names if sizes[axis] not in readable), names[0] if names else 0)
+    if names:
+        sizes[deduced] = -1
+    fits = all(isinstance(size, int) or size in readable for size in sizes)
+    return tuple(sizes) if fits else None
 
 
-def set_reshape_target(node: ir.Node, sizes: Sequence[int]) -> None:
-    """Let a Reshape take its target from a constant in which 0 copies."""
-    graph = node.graph
-    if not isinstance(graph, ir.Graph):
-        raise ValueError(f"{node.name} is in no graph")  # callers take it from one
-    node.replace_input_with(1, _constant_sizes(graph, Numbers(tuple(sizes), scalar=False)))
+def set_reshape_target(graph: ir.Graph, node: ir.Node, sizes: Dims) -> None:
+    """Tell a Reshape of the graph its target, in which 0 copies."""
+    node.replace_input_with(1, _Sizes(graph).tell(Numbers(sizes, scalar=False)))
     node.attributes.pop("allowzero", None)
+
+
+def input_axes(graph: ir.Graph) -> dict[str, tuple[ir.Value, int]]:
+    """An input and its axis by name of the size that varies there."""
+    axes: dict[str, tuple[ir.Value, int]] = {}
+    for value in graph.inputs:
+        for axis, size in enumerate(dims(value) or ()):
+            if isinstance(size, str):
+                axes.setdefault(size, (value, axis))
+    return axes
 
 
 class _Sizes:
@@ -137,11 +150,7 @@ class _Sizes:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._values = {value.name: value for node in graph for value in node.outputs}
-        self._axes: dict[str, tuple[ir.Value, int]] = {}
-        for value in graph.inputs:
-            for axis, size in enumerate(value.shape or ()):
-                if not isinstance(size, int) and size.value is not None:
-                    self._axes.setdefault(str(size), (value, axis))
+        self._axes = input_axes(graph)
 
     def can_tell(self, numbers: Numbers) -> bool:
         return all(isinstance(size, int) or size in self._axes for size in numbers.sizes)
@@ -165,12 +174,11 @@ class _Sizes:
         if name not in self._values:
             node = ir.node(op_type, inputs, attributes, name=name)
             node.outputs[0].name = name
-            self._graph.insert_before(self._place(inputs), node)
+            self._graph.insert_before(self._first_other(), node)
             self._values[name] = node.outputs[0]
         return self._values[name]
 
-    def _place(self, inputs: Sequence[ir.Value]) -> ir.Node:
-        """The node to insert before: the first one that is not ours."""
+    def _first_other(self) -> ir.Node:
         return next(node for node in self._graph if not (node.name or "").startswith(_SIZES))
 
 
