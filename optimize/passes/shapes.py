@@ -91,11 +91,11 @@ def infer_shapes(model: ir.Model) -> Mapping[str, Numbers]:
 
 
 def forget_shapes(model: ir.Model) -> None:
-    """Drop what is noted of values inside the graph."""
+    """Drop what is noted of types and shapes inside the graph."""
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
-                value.shape = None
+                value.type = value.shape = None
 
 
 def dims(value: ir.Value | None) -> Dims | None:
