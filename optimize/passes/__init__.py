@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from edgewright.optimize.passes.dead_tokens import drop_dead_tokens
 from edgewright.optimize.passes.fold_constants import fold_constants
 from edgewright.optimize.passes.shapes import fix_sizes
+from edgewright.optimize.passes.spelling import respell
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,5 +27,6 @@ class GraphPass:
 PASSES: Final = (
     GraphPass("fix-sizes", fix_sizes),
     GraphPass("fold-constants", fold_constants),
+    GraphPass("respell", respell),
     GraphPass("drop-dead-tokens", drop_dead_tokens),
 )

@@ -25,7 +25,7 @@ from edgewright.optimize.quiet import quiet
 Size = int | str  # a number, or the name of one that varies
 Dims = tuple[Size, ...]
 
-_INFERRED_ELEMENTS: Final = 1024  # of a constant whose values may tell a shape
+_INFERRED_ELEMENTS: Final = 1024  # of a table whose values may tell a shape
 _LARGEST: Final = 2**31 - 1
 _SIZES: Final = "sizes/"  # begins the names of numbers that this pass wrote
 
@@ -238,7 +238,7 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
     light = model.clone()
     for value in light.graph.initializers.values():
         held = value.const_value
-        if held is not None and held.size > _INFERRED_ELEMENTS:
+        if held is not None and len(held.shape) > 1 and held.size > _INFERRED_ELEMENTS:
             value.const_value = ir.ExternalTensor(
                 PurePath("absent"), 0, held.nbytes, held.dtype, shape=held.shape, name=value.name
             )
