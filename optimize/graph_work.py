@@ -152,7 +152,11 @@ class _LeftOutError(Exception):
 
 
 def _apply(
-    each: GraphPass, current: Path, path: Path, feeds: Feeds, expected: list[dict[str, NDArray[Any]]]
+    each: GraphPass,
+    current: Path,
+    path: Path,
+    feeds: Feeds,
+    expected: list[dict[str, NDArray[Any]]],
 ) -> float:
     """Write the file after the pass; returns the largest difference of an output."""
     try:

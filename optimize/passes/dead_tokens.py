@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
 from edgewright.optimize.passes.edits import constant, initializer
@@ -100,11 +101,11 @@ class _Plan:
         )
 
     def _visit(self, node: ir.Node) -> None:
-        for value in _captured(node):
-            self._need(value, None)
         wanted = {self._needed[value] for value in node.outputs if value in self._needed}
         if not wanted:
             return
+        for captured in _captured(node):
+            self._need(captured, None)
         tokens = wanted.pop() if len(wanted) == 1 else None
         axes = self._row_wise_axes(node, tokens) if tokens is not None else None
         if tokens is not None and axes is not None:
@@ -156,20 +157,23 @@ class _Narrowing:
 
     def _pick_anew(self, node: ir.Node, pick: Tokens) -> None:
         """The pick counts among the tokens that are there now."""
-        source, index = node.inputs[0], node.inputs[1]
+        source = node.inputs[0]
         held = self._plan.computed(source) if source is not None else None
-        if source is None or held is None:
+        if held is None:
             return
-        if node.op_type == "Slice":
-            node.outputs[0].replace_all_uses_with(
-                self._take(source, pick, before=node), replace_graph_outputs=True
-            )
-            return
-        old = constant(index)
         places = np.array([held.places.index(place) for place in pick.places], np.int64)
-        name = f"{node.outputs[0].name}_place"
-        shape = () if old is None else old.shape
-        node.replace_input_with(1, initializer(self._graph, name, places.reshape(shape)))
+        if node.op_type == "Slice":
+            self._set_places(node, 1, places)
+            self._set_places(node, 2, places + 1)
+        else:
+            self._set_places(node, 1, places)
+
+    def _set_places(self, node: ir.Node, index: int, places: NDArray[np.int64]) -> None:
+        """Of the same rank as those that were there."""
+        before = constant(node.inputs[index])
+        shape = places.shape if before is None else before.shape
+        name = f"{node.outputs[0].name}_places_{index}"
+        node.replace_input_with(index, initializer(self._graph, name, places.reshape(shape)))
 
     def _take(self, value: ir.Value, tokens: Tokens, *, before: ir.Node) -> ir.Value:
         """The tokens of the value, which holds more of them or all."""
@@ -177,7 +181,9 @@ class _Narrowing:
         if held == tokens:
             return value
         if (value, tokens) not in self._taken:
-            places = tokens.places if held is None else [held.places.index(p) for p in tokens.places]
+            places = (
+                tokens.places if held is None else [held.places.index(p) for p in tokens.places]
+            )
             name = f"{value.name}_tokens_{tokens.axis}_{'_'.join(map(str, places))}"
             stored = constant(value)
             if stored is not None:

@@ -33,7 +33,8 @@ def token_axes(node: ir.Node, axis: int) -> Axes | None:
     """
     rule = _RULES.get(node.op_type) if node.domain == "" else None
     shape = dims(node.outputs[0])
-    if rule is None or shape is None or any(dims(each) is None for each in node.inputs if each):
+    given = [value for value in node.inputs if value is not None]
+    if rule is None or shape is None or any(dims(value) is None for value in given):
         return None
     if node.op_type != "Split" and any(output.uses() for output in node.outputs[1:]):
         return None
@@ -72,7 +73,7 @@ def _matmul(node: ir.Node, axis: int, shape: Dims) -> Axes | None:
 
 
 def _gemm(node: ir.Node, axis: int, shape: Dims) -> Axes | None:
-    if axis != 0 or node.attributes.get_int("transA", 0):
+    if axis != 0 or node.attributes.get_int("transA", 0) != 0:
         return None
     bias = _aligned([_dims(value) for value in node.inputs[2:]], axis, shape)
     return None if bias is None else (0, None, *bias)

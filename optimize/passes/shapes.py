@@ -82,17 +82,21 @@ def infer_shapes(model: ir.Model) -> Mapping[str, Numbers]:
         found = inferred.get(value.name or "")
         if found is not None and value not in outputs:
             value.type, value.shape = found.type, found.shape
-    typed = {value.name: value for value in inner if value.dtype == ir.DataType.INT64}
+    ranks = {
+        value.name: value.shape.rank()
+        for value in inner
+        if value.dtype == ir.DataType.INT64 and value.shape is not None
+    }
     return {
-        name: Numbers(sizes, scalar=typed[name].shape == ())
+        name: Numbers(sizes, scalar=ranks[name] == 0)
         for name, sizes in numbers.items()
-        if name in typed and typed[name].shape is not None
+        if ranks.get(name, 2) < 2
     }
 
 
 def forget_shapes(model: ir.Model) -> None:
     """Drop what is noted of types and shapes inside the graph."""
-    for node in model.graph:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             if not value.is_graph_output():
                 value.type = value.shape = None
@@ -119,13 +123,12 @@ def reshape_target(graph: ir.Graph, source: Dims | None, target: Dims | None) ->
     for axis, size in enumerate(target):
         if not isinstance(size, int) and source[axis : axis + 1] == (size,):
             sizes[axis] = 0
-    names = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)]
     readable = input_axes(graph)
-    deduced = next((axis for axis in names if sizes[axis] not in readable), names[0] if names else 0)
-    if names:
-        sizes[deduced] = -1
-    fits = all(isinstance(size, int) or size in readable for size in sizes)
-    return tuple(sizes) if fits else None
+    varying = [axis for axis, size in enumerate(sizes) if isinstance(size, str)]
+    unreadable = [axis for axis in varying if sizes[axis] not in readable]
+    if varying:
+        sizes[(unreadable or varying)[0]] = -1
+    return tuple(sizes) if len(unreadable) < 2 else None
 
 
 def set_reshape_target(graph: ir.Graph, node: ir.Node, sizes: Dims) -> None:
@@ -191,7 +194,7 @@ def _constant_sizes(graph: ir.Graph, numbers: Numbers) -> ir.Value:
 
 
 def _has_other_readers(value: ir.Value, known: Mapping[str, Numbers]) -> bool:
-    """Whether anything but the reckoning of further sizes reads the value, which is not yet ours."""
+    """Whether more than the reckoning of further sizes reads a value that is not yet ours."""
     if (value.name or "").startswith(_SIZES):
         return False
     readers = [use.node for use in value.uses()]
@@ -221,9 +224,13 @@ def _infer(model: onnx.ModelProto) -> tuple[dict[str, ir.Value], dict[str, Dims]
 
 
 def _numbers(data: Any) -> Dims:
-    """sympy's integers and symbols; other expressions by their text, which no axis bears."""
+    """Integers; other expressions of sympy by their text: a name, or what no axis is called."""
     sizes = np.ravel(np.asarray(data, dtype=object)).tolist()
-    return tuple(str(size) if hasattr(size, "is_Symbol") and not size.is_Integer else int(size) for size in sizes)
+    return tuple(int(size) if _is_integer(size) else str(size) for size in sizes)
+
+
+def _is_integer(size: Any) -> bool:
+    return isinstance(size, int | np.integer) or bool(getattr(size, "is_Integer", False))
 
 
 def _input_shapes(model: onnx.ModelProto) -> dict[str, bytes]:
@@ -234,13 +241,27 @@ def _input_shapes(model: onnx.ModelProto) -> dict[str, bytes]:
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model with large constants named but not there: their values tell no shape."""
+    """The model with names for all axes of its inputs, and tables named but not there.
+
+    Their values tell no shape, and a large model would not fit into one message.
+    """
     light = model.clone()
-    for value in light.graph.initializers.values():
+    for value in light.graph.inputs:
+        if value.shape is not None:
+            value.shape = ir.Shape(_named(value.name, value.shape))
+    for name, value in light.graph.initializers.items():
         held = value.const_value
         if held is not None and len(held.shape) > 1 and held.size > _INFERRED_ELEMENTS:
+            shape = ir.Shape(held.shape.numpy())
             value.const_value = ir.ExternalTensor(
-                PurePath("absent"), 0, held.nbytes, held.dtype, shape=held.shape, name=value.name
+                PurePath("absent"), 0, held.nbytes, held.dtype, shape=shape, name=name
             )
     proto: onnx.ModelProto = ir.to_proto(light)
     return proto
+
+
+def _named(name: str | None, shape: ir.Shape) -> list[int | str]:
+    return [
+        size if isinstance(size, int) else str(size.value or f"{name}_{axis}")
+        for axis, size in enumerate(shape)
+    ]

@@ -28,7 +28,7 @@ def respell(model: ir.Model) -> None:
 
 
 def _halve_last(erf: ir.Node) -> None:
-    """x * (0.5 * (1 + erf)) -> (x * (1 + erf)) * 0.5, which is the same number: 0.5 rounds nothing."""
+    """x * (0.5 * (1 + erf)) -> (x * (1 + erf)) * 0.5: the same number, for 0.5 rounds nothing."""
     add = _only_reader(erf.outputs[0], "Add")
     halved = _only_reader(add.outputs[0], "Mul") if add is not None else None
     gelu = _only_reader(halved.outputs[0], "Mul") if halved is not None else None
