@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgewright.optimize.passes.edits import constant, initializer
 from edgewright.optimize.passes.row_wise import Axes, token_axes
@@ -55,7 +55,6 @@ def drop_dead_tokens(model: ir.Model) -> str | None:
     opset = model.opset_imports.get("", 0)
     if opset < _OLDEST_OPSET:
         return f"opset {opset}: it reads {_OLDEST_OPSET} and later"
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     infer_shapes(model)
     plan = _Plan(model.graph, {node for node in model.graph if _pick(node) is not None})
     if not plan.picks:

@@ -32,7 +32,6 @@ _SIZES: Final = "sizes/"  # begins the names of numbers that this pass wrote
 
 def fix_sizes(model: ir.Model) -> None:
     """Write down every number that is known of shapes, in place, and drop what computed it."""
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     known = infer_shapes(model)
     graph = model.graph
     for node in list(graph):
@@ -65,7 +64,7 @@ def infer_shapes(model: ir.Model) -> Mapping[str, Numbers]:
     """Note on every value what is known of its shape.
 
     What the file says of values inside the graph is dropped first: only the shapes of inputs and
-    constants are facts.
+    constants are facts. Constant nodes become initializers, which is what every pass reads.
 
     Returns:
         Numbers by name of the value, where all of them are known: shapes and parts of them.
@@ -73,6 +72,7 @@ def infer_shapes(model: ir.Model) -> Mapping[str, Numbers]:
     Raises:
         ConfigError: shapes can only be told by guessing that two axes of the inputs are equal.
     """
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     inner = [value for node in model.graph for value in node.outputs]
     outputs = set(model.graph.outputs)
     with quiet():
@@ -195,7 +195,7 @@ def _constant_sizes(graph: ir.Graph, numbers: Numbers) -> ir.Value:
 
 def _has_other_readers(value: ir.Value, known: Mapping[str, Numbers]) -> bool:
     """Whether more than the reckoning of further sizes reads a value that is not yet ours."""
-    if (value.name or "").startswith(_SIZES):
+    if value.is_graph_output() or (value.name or "").startswith(_SIZES):
         return False
     readers = [use.node for use in value.uses()]
     return any(output.name not in known for reader in readers for output in reader.outputs)

@@ -141,7 +141,9 @@ def test_rows_answer_alone_as_in_a_padded_batch(
 def test_batch_and_length_stay_dynamic(family: str, worked: Callable[[str], GraphWork]) -> None:
     work = worked(family)
     before, after = ir.load(work.source).graph, ir.load(work.target).graph
-    shapes = [[(value.name, str(value.shape)) for value in graph.inputs] for graph in (before, after)]
+    shapes = [
+        [(value.name, str(value.shape)) for value in graph.inputs] for graph in (before, after)
+    ]
     assert shapes[0] == shapes[1]
     source, target = (
         get_backend("onnxruntime").load(path, threads=1) for path in (work.source, work.target)
