@@ -299,7 +299,7 @@ def test_an_index_that_depends_on_the_batch_is_not_fixed() -> None:
 
 
 def test_a_softmax_over_the_tokens_mixes_them() -> None:
-    block = "s = Softmax <axis = 1> (x) h = Add (s, x)"
+    block = "p = MatMul (x, wf) s = Softmax <axis = 1> (p) h = Add (s, x)"
     model = graph(READ_FIRST, inputs="float[rows, length, 8] x", block=block)
     assert_untouched(model, "every product is needed for all tokens")
 

@@ -112,6 +112,20 @@ def test_one_axis_that_is_nowhere_at_its_place_is_deduced() -> None:
     assert target(model) == [0, -1]
 
 
+def test_a_reshape_that_no_constant_can_tell_stays_computed() -> None:
+    body = """
+        shape = Shape (x)
+        zero = Constant <value_ints = [0]> ()
+        two = Constant <value_ints = [2]> ()
+        varying = Slice (shape, zero, two)
+        doubled = Mul (varying, two)
+        sizes = Concat <axis = 0> (doubled, two)
+        y = Reshape (x, sizes)
+    """
+    model = graph(body, "float[r, l, 2] y")
+    assert rewritten(model, fix_sizes)["Mul"] == 1
+
+
 def test_a_size_that_varies_is_read_from_the_input_once() -> None:
     body = """
         r = Relu (x)
