@@ -7,7 +7,6 @@ why: a graph that no pass understands goes on as it is.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from numpy.typing import NDArray
 from edgewright.backends import Session, get_backend
 from edgewright.errors import ConfigError
 from edgewright.latency import Effort, InputMaker, Timing, Workload, compare
-from edgewright.optimize.export import first_line, save
+from edgewright.model_file import data_file
+from edgewright.optimize.export import save
 from edgewright.optimize.passes import PASSES, GraphPass
 from edgewright.optimize.passes.edits import operators
-from edgewright.optimize.passes.shapes import forget_shapes
+from edgewright.optimize.passes.shapes import forget_shapes, without_weights
 
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
 
@@ -64,7 +64,7 @@ class GraphWork:
     """The passes in their order, and the file that they led to."""
 
     source: Path
-    target: Path  # a copy of the source where no pass was kept
+    target: Path  # as the source where no pass was kept
     passes: tuple[PassRecord, ...]
 
     @property
@@ -112,14 +112,15 @@ def work_graph(
             try:
                 difference = _apply(each, current, path, feeds, expected)
             except _LeftOutError as error:
-                path.unlink(missing_ok=True)
+                for written in (path, data_file(path)):
+                    written.unlink(missing_ok=True)
                 records.append(PassRecord(each.name, str(error), before, before, 0.0))
                 continue
             current = path
             after = operators(ir.load(path))
             kept = path if steps is not None else None
             records.append(PassRecord(each.name, "", before, after, difference, kept))
-        shutil.copyfile(current, target)
+        save(ir.load(current), target)
     return GraphWork(source, target, tuple(records))
 
 
@@ -163,7 +164,7 @@ def _apply(
         model = ir.load(current)
         before = _content(model)
         reason = each.rewrite(model)
-        same = _content(model) == before
+        same = _same(before, _content(model))
         save(model, path)
     except Exception as error:  # of no common class: whatever a library met in the graph
         raise _LeftOutError(f"it cannot read this graph: {_reason(error)}") from error
@@ -181,10 +182,16 @@ def _apply(
     return difference
 
 
-def _content(model: ir.Model) -> bytes:
-    """The model without notes on types and shapes, which it loses."""
+def _content(model: ir.Model) -> tuple[bytes, list[Any]]:
+    """The graph without notes on types and shapes, which it loses, and the tensors it holds."""
     forget_shapes(model)
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    light = without_weights(model).SerializeToString(deterministic=True)
+    return light, [value.const_value for value in model.graph.initializers.values()]
+
+
+def _same(before: tuple[bytes, list[Any]], after: tuple[bytes, list[Any]]) -> bool:
+    pairs = zip(before[1], after[1], strict=False)
+    return before[0] == after[0] and all(first is second for first, second in pairs)
 
 
 def _load(path: Path, threads: int = 1) -> Session:
@@ -212,4 +219,4 @@ def _distance(expected: NDArray[Any], found: NDArray[Any]) -> float:
 
 
 def _reason(error: Exception) -> str:
-    return shorten(first_line(error), _REASON_LENGTH)
+    return shorten((str(error).strip() or type(error).__name__).splitlines()[0], _REASON_LENGTH)

@@ -77,7 +77,7 @@ def infer_shapes(model: ir.Model) -> Mapping[str, Numbers]:
     outputs = set(model.graph.outputs)
     with quiet():
         forget_shapes(model)
-        inferred, numbers = _infer(_without_weights(model))
+        inferred, numbers = _infer(without_weights(model))
     for value in inner:
         found = inferred.get(value.name or "")
         if found is not None and value not in outputs:
@@ -240,7 +240,7 @@ def _input_shapes(model: onnx.ModelProto) -> dict[str, bytes]:
     }
 
 
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
+def without_weights(model: ir.Model) -> onnx.ModelProto:
     """The model with names for all axes of its inputs, and tables named but not there.
 
     Their values tell no shape, and a large model would not fit into one message.

@@ -20,8 +20,7 @@ from tiny_vision import pictures, vision_model
 from edgewright.backends import get_backend
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.latency import Effort, Shape, Workload
-from edgewright.optimize import export as export_module
-from edgewright.optimize.export import LOGITS
+from edgewright.optimize import torch_model
 from edgewright.optimize.graph_work import (
     EXACT,
     SOURCE,
@@ -30,6 +29,7 @@ from edgewright.optimize.graph_work import (
     measure_passes,
     work_graph,
 )
+from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.passes import GraphPass
 from edgewright.optimize.passes.shapes import dims, infer_shapes
 from edgewright.optimize.quantize import quantize_dynamic
@@ -74,12 +74,10 @@ def export(family: str, path: Path, opset: int | None = None) -> Path:
     arrays = text_feed(3, 9) if kind in TEXT else {PIXEL_VALUES: pictures(2).numpy()}
     with quiet():
         if exporter == "torch":
-            export_module._export_with_torch(model, arrays, path)
+            torch_model._export_with_torch(model, arrays, path, opset or 18)
         else:
-            from optimum.exporters.onnx import export as optimum_export
-
-            config = export_module._optimum_config(model, list(arrays))
-            optimum_export(model, config, path, opset=opset)
+            config = torch_model._optimum_config(model, list(arrays))
+            torch_model._export_with_optimum(model, config, path, opset)
     return path
 
 
