@@ -165,7 +165,6 @@ def _apply(
         before = _content(model)
         reason = each.rewrite(model)
         same = _same(before, _content(model))
-        save(model, path)
     except Exception as error:  # of no common class: whatever a library met in the graph
         raise _LeftOutError(f"it cannot read this graph: {_reason(error)}") from error
     if reason is not None:
@@ -173,6 +172,7 @@ def _apply(
     if same:
         raise _LeftOutError("nothing to do")
     try:
+        save(model, path)
         answers = _answers(_load(path), feeds)
     except Exception as error:  # the runtime raises classes of its own, without a common base
         raise _LeftOutError(f"ONNX Runtime refuses what it made: {_reason(error)}") from error

@@ -303,6 +303,20 @@ def test_after_a_pass_that_fails_the_others_go_on(
     assert work.target.read_bytes() == worked("bert/optimum").target.read_bytes()
 
 
+def test_weights_beside_a_large_model_stay_beside_it(
+    worked: Callable[[str], GraphWork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = worked("bert/optimum")
+    monkeypatch.setattr("edgewright.optimize.export._LARGEST_BYTES", 1000)
+    work = work_graph(whole.source, tmp_path / "graph.onnx", feeds_for("bert/optimum"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.onnx", "graph.onnx.data"]
+    assert [each.after for each in work.passes] == [each.after for each in whole.passes]
+    arrays = text_feed(3, 9)
+    np.testing.assert_array_equal(run(work.target, arrays), run(whole.target, arrays))
+    again = work_graph(work.target, tmp_path / "again.onnx", feeds_for("bert/optimum"))
+    assert not again.applied
+
+
 def test_without_feeds_nothing_is_proven(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one batch"):
         work_graph(tmp_path / "fp32.onnx", tmp_path / "graph.onnx", [])
