@@ -178,7 +178,7 @@ def _compare(
 ) -> float:
     """The largest difference of a logit over several shapes; ConfigError beyond ``TOLERANCE``."""
     largest = 0.0
-    for rows in _batches(preprocessor, sample):
+    for rows in sample_batches(preprocessor, sample):
         arrays = preprocessor.pad(rows).arrays
         difference = np.abs(session.run(arrays)[LOGITS] - reference.run(arrays)[LOGITS])
         if not difference.max() <= TOLERANCE:  # NaN is beyond it too
@@ -194,7 +194,7 @@ def _compare(
     return largest
 
 
-def _batches(preprocessor: Preprocessor, sample: Sequence[Row]) -> Iterator[list[Row]]:
+def sample_batches(preprocessor: Preprocessor, sample: Sequence[Row]) -> Iterator[list[Row]]:
     """One row and many, short and long: an axis traced as a constant shows in one of them."""
     if preprocessor.kind is IMAGE:
         yield [sample[0]]

@@ -2,6 +2,7 @@
 
 open        the checkpoint, verified; its splits; the ledger of its certify split
 export      fp32 ONNX, compared with PyTorch
+graph       what the export does in vain is left out, exactly
 variants    more files, int8 ones calibrated on the calibrate split, each on every runtime
 search      what every candidate answers on the search split, as it would be served
 measure     latency in turns, at the declared workload, in processes of their own
@@ -39,7 +40,8 @@ from edgewright.optimize.certify import certify
 from edgewright.optimize.choice import Aim, Contender, Rules, choose, shippable, shortlist
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.drift import drift_reference
-from edgewright.optimize.export import Reference, export_onnx
+from edgewright.optimize.export import Reference, export_onnx, sample_batches
+from edgewright.optimize.graph_work import work_graph
 from edgewright.optimize.inputs import Inputs
 from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.optimize.recipes import Materials
@@ -143,6 +145,10 @@ def _make_candidates(
     with stages("export to ONNX"):
         reference = Reference(inputs.origin, threads=available_cores())
         export = export_onnx(inputs.origin, folder, inputs.search_rows, opset=config.given.opset)
+    with stages("graph: exact rewriting"):
+        batches = sample_batches(inputs.preprocessor, inputs.search_rows)
+        feeds = [inputs.preprocessor.pad(batch).arrays for batch in batches]
+        work = work_graph(export.path, folder / "fp32-graph.onnx", feeds)
     materials = Materials(
         export=export,
         folder=folder,
@@ -150,6 +156,7 @@ def _make_candidates(
         backends=inputs.backends,
         reduce_range=saturates(instruction_set()),
         bf16=has_bf16(),
+        worked=work.target if work.applied else None,
     )
     with stages(f"variants, calibrated on {len(inputs.calibrate)} rows"):
         probe = Probe(inputs.preprocessor, inputs.search_rows)
