@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgewright.factories import FactoryClassifier
 from edgewright.finetune.activation_store import ActivationStore, Array, evict
 from edgewright.finetune.batches import Indices, to_device
 from edgewright.finetune.cached_rows import CachedRows, KeyedRows, RowSets, row_arrays
 from edgewright.finetune.cut import Cut, Replayed, record
 from edgewright.finetune.device import autocast
+from edgewright.finetune.freeze import FrozenPart
 from edgewright.finetune.memory import in_pieces
 
 LIMIT_BYTES: Final = 20 * 2**30  # of all stores together; the least recently used go first
@@ -60,7 +62,7 @@ class ActivationCache:
 
     def rows(self, rows: KeyedRows) -> CachedRows:
         """The same rows, with their activations."""
-        return CachedRows(rows, self.store, self.cut.by_token)
+        return CachedRows(rows, self.store, self.cut)
 
     def model(self) -> Replayed:
         """The model that takes such rows."""
@@ -91,19 +93,21 @@ class CachePlan:
 
 
 def fill_cache(
-    cuts: Mapping[Cut, Sequence[nn.Module]],
+    cuts: Mapping[Cut, FrozenPart],
     rows: Sequence[KeyedRows],
     plan: CachePlan,
     *,
+    views: Sequence[KeyedRows] = (),
     on_rows: Callable[[int], None] = lambda _rows: None,
     warn: Callable[[str], None] = lambda _message: None,
 ) -> list[ActivationCache] | CacheUse:
     """Store what crosses each cut, for every row that is not stored yet, in one pass.
 
     Args:
-        cuts: of one model on the plan's device; each with the modules of the part before it.
-        rows: every set of rows that will be read.
+        cuts: of one model on the plan's device; each with the part before it.
+        rows: every set of rows that will be read, once an epoch.
         plan: how.
+        views: sets that take turns with one of ``rows``.
         on_rows: is told how many rows were computed, batch by batch.
         warn: is told of damaged shards.
 
@@ -112,7 +116,8 @@ def fill_cache(
         or stored rows are not what the model computes.
     """
     started = plan.clock()
-    fill = _Fill(list(cuts), RowSets.of(rows), plan)
+    epoch_rows = sum(len(each.labels) for each in rows)
+    fill = _Fill(list(cuts), RowSets.of([*rows, *views]), epoch_rows, plan)
     try:
         fill.open(cuts)
         for store in fill.stores:
@@ -133,17 +138,18 @@ def fill_cache(
 class _Fill:
     """The state of one fill: a store a cut, and the rows that some store lacks."""
 
-    def __init__(self, cuts: list[Cut], rows: RowSets, plan: CachePlan) -> None:
+    def __init__(self, cuts: list[Cut], rows: RowSets, epoch_rows: int, plan: CachePlan) -> None:
         self.cuts, self.rows, self.plan = cuts, rows, plan
+        self.epoch_rows = epoch_rows  # the first of ``rows``: those of one epoch
         self.stores: list[ActivationStore] = []
         self.dtypes: list[str] = []
         self.missing: list[set[int]] = []
 
-    def open(self, cuts: Mapping[Cut, Sequence[nn.Module]]) -> None:
-        for cut, modules in cuts.items():
+    def open(self, cuts: Mapping[Cut, FrozenPart]) -> None:
+        for cut, part in cuts.items():
             dtype = self.plan.dtype or self._choose_dtype(cut)
             identity = {
-                **part_identity(cut, modules),
+                **part_identity(cut, part),
                 "device": self.plan.device.type,
                 "precision": self.plan.precision,
                 "dtype": dtype,
@@ -173,7 +179,7 @@ class _Fill:
         if plan.must:
             return None
         read_s, _ = self._timed(lambda: [torch.from_numpy(each).float() for each in arrays])
-        work = self._share_of_work(sample, np.arange(len(self.rows.keys)))
+        work = self._share_of_work(sample, np.arange(self.epoch_rows))
         live = plan.epochs * work * compute_s
         cached = self._share_of_work(sample, todo) * compute_s + plan.epochs * work * read_s
         if cached >= live:
@@ -244,7 +250,7 @@ class _Fill:
         replayed.eval()
         with torch.no_grad(), autocast(self.plan.device, self.plan.precision):
             activations = record([cut], inputs)[0].float()
-            exact = replayed(activations, **inputs).logits.float()
+            exact = replayed(activations.clone(), **inputs).logits.float()
             rounded = replayed(activations.half().float(), **inputs).logits.float()
         return exact, rounded
 
@@ -289,29 +295,43 @@ class _Fill:
         return self.plan.clock() - started, result
 
 
-def part_identity(cut: Cut, modules: Sequence[nn.Module]) -> dict[str, Any]:
+def part_identity(cut: Cut, part: FrozenPart) -> dict[str, Any]:
     """What makes the part before a cut what it is: weights, buffers, configuration.
 
     Args:
         cut: the cut.
-        modules: those before it.
+        part: what lies before it.
     """
     digest = hashlib.sha256()
-    for module in modules:
+    inside: set[nn.Parameter] = set()
+    for module in part.modules:
+        inside.update(module.parameters())
         for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            _add(digest, name, tensor)
+    for parameter in part.parameters:
+        if parameter not in inside:  # it belongs to a module that runs behind the cut as well
+            _add(digest, "", parameter)
     return {
         "model": type(cut.model).__name__,
         "blocks": cut.blocks,
         "weights": digest.hexdigest(),
-        "numbers": _numbers(cut.model),
+        "numbers": _numbers(cut.model, part),
         "torch": torch.__version__,
     }
 
 
-def _numbers(model: Any) -> dict[str, Any]:
-    """What a configuration says of sizes and kinds; labels, paths and versions are left out."""
+def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+
+
+def _numbers(model: Any, part: FrozenPart) -> dict[str, Any]:
+    """What a configuration says of sizes and kinds; labels, paths and versions are left out.
+
+    A factory's module has none: its name and how its modules are printed stand for it.
+    """
+    if isinstance(model, FactoryClassifier):
+        return {"factory": str(model.factory), "modules": [repr(each) for each in part.modules]}
     if not hasattr(model, "config"):
         return {}
     plain = (int, float, str, bool)

@@ -46,6 +46,8 @@ _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint --strict",
     "edgewright finetune --from checkpoint --add new.csv --old old.csv --interpolate 0.7 -o mixed",
     "edgewright finetune pictures/ -o checkpoint --model ./my-resnet --augment light",
+    "edgewright finetune pictures/ -o checkpoint --model ./my-vit --augment light "
+    "--augment-views 4",
     "edgewright finetune -o checkpoint --resume",
     "edgewright finetune --config checkpoint/run.yaml -o again",
 )
@@ -153,6 +155,13 @@ def _one_label_column(
     type=click.Choice(AUGMENTS),
     default="none",
     help="Images in training: flip mirrors half of them, crop shows a part, light does both.",
+)
+@click.option(
+    "--augment-views",
+    type=int,
+    metavar="K",
+    help="Make K views of each image, which epochs show in turn, so that --cache can keep them. "
+    "[default: a new one in every epoch, computed live]",
 )
 @click.option("--image-size", help="Pixels that a factory's model takes: 224, or 224x192 (high).")
 @click.option("--image-mean", metavar="R,G,B", help="Likewise, of values 0 to 1. [ImageNet's]")

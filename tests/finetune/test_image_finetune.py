@@ -200,7 +200,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
 
-    def seen(name: str, seed: int = 0, epoch: int = 1, row: int = 0) -> bytes:
+    def seen(name: str, seed: int = 0, view: int = 1, picture_id: str = "0a") -> bytes:
         shown = Augmentation(name, seed).pixels(PLAIN, picture, "it", epoch=epoch, row=row)
         assert shown.shape == (16, 12, 3)
         return shown.tobytes()
