@@ -247,7 +247,7 @@ def _one_label_column(
 @click.option(
     "--strict",
     is_flag=True,
-    help="Refuse to train on texts with two labels or in two splits, or without anything to be "
+    help="Refuse to train on examples with two labels or in two splits, or without anything to be "
     "seen; on label twins; without a row of each class in train, validation and certify; on more "
     "than 20 rows of one class to one of another; on near-duplicates of each other in over a tenth "
     "of the rows.",

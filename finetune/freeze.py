@@ -83,7 +83,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
             share weights (as ALBERT's do). For image models as ``blocks.image_blocks``.
     """
     if reads_images(model):
-        return _separate(image_blocks(model), model)
+        return _separate(image_blocks(model, _own_class), model)
     count = _count_blocks(model)
     lists = [
         module
@@ -150,7 +150,7 @@ def _count_blocks(model: nn.Module) -> int:
     if not reads_images(model):
         return int(getattr(model.config, "num_hidden_layers", 0))
     try:
-        return len(image_blocks(model))
+        return len(image_blocks(model, _own_class))
     except ConfigError:
         return 0
 

@@ -20,7 +20,8 @@ IMAGENET_CROP: Final = 0.875  # of the shorter side, by the usual cut of 224 fro
 class ImageOptions:
     """As they are typed; None is a default. ``FinetuneConfig`` tells what ``faults`` gives.
 
-    All but ``augment`` and ``views`` describe what a factory's model takes; others bring a configuration.
+    All but ``augment`` and ``views`` describe what a factory's model takes; others bring a
+    configuration.
     """
 
     augment: str = "none"

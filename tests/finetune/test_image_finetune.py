@@ -196,21 +196,22 @@ def test_a_file_that_is_no_image_is_named(finetune_images, tmp_path) -> None:
     assert "3/bad.png is no image that is read here" in run.err
 
 
-def test_augmentation_depends_on_seed_epoch_and_row_alone() -> None:
+def test_augmentation_depends_on_seed_view_and_picture_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
 
     def seen(name: str, seed: int = 0, view: int = 1, picture_id: str = "0a") -> bytes:
-        shown = Augmentation(name, seed).pixels(PLAIN, picture, "it", epoch=epoch, row=row)
+        changes = Augmentation(name, seed)
+        shown = changes.pixels(PLAIN, picture, "it", view=view, image_id=picture_id)
         assert shown.shape == (16, 12, 3)
         return shown.tobytes()
 
     for name in ("crop", "light"):
         assert seen(name) == seen(name)
-        others = {seen(name), seen(name, seed=1), seen(name, epoch=2), seen(name, row=1)}
+        others = {seen(name), seen(name, seed=1), seen(name, view=2), seen(name, picture_id="0b")}
         assert len(others) == 4
     plain = PLAIN.pixels(picture, "it")
-    flips = [seen("flip", row=row) for row in range(200)]
+    flips = [seen("flip", picture_id=f"{row:x}") for row in range(200)]
     assert set(flips) == {plain.tobytes(), plain[:, ::-1].tobytes()}
     assert 70 < flips.count(plain.tobytes()) < 130
 
