@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from image_data import digit_folder
 from PIL import Image
-from tiny_vision import USER_CODE, save_vision_folder
 
 from edgewright.checkpoint import Checkpoint
 from edgewright.errors import ConfigError
@@ -22,39 +20,6 @@ from edgewright.finetune.batches import micro_batches, training_steps
 from edgewright.preprocess.images import ImagePreprocessor, ImageSettings
 
 PLAIN = ImagePreprocessor(ImageSettings((16, 12), ()))
-
-
-@pytest.fixture(scope="session")
-def vision_folder(tmp_path_factory) -> Path:
-    return save_vision_folder(tmp_path_factory.mktemp("vision") / "resnet")
-
-
-@pytest.fixture(scope="session")
-def digits_folder(tmp_path_factory) -> Path:
-    return digit_folder(tmp_path_factory.mktemp("data") / "digits", range(150))
-
-
-@pytest.fixture
-def users_code(tmp_path, monkeypatch):
-    folder = tmp_path / "code"
-    folder.mkdir()
-    (folder / "users_code.py").write_text(USER_CODE)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    sys.modules.pop("users_code", None)
-
-
-@pytest.fixture
-def finetune_images(edgewright, digits_folder, vision_folder, tmp_path):
-    def run(*options, data=digits_folder, model=vision_folder, out="out"):
-        source = [] if data is None else [data]
-        chosen = [] if model is None else ["--model", model]
-        quick = ["--epochs", 1, "--threads", 1, "--device", "cpu", "--precision", "fp32"]
-        return edgewright("finetune", *source, *chosen, *quick, "-o", tmp_path / out, *options)
-
-    return run
-
-
 SMALL = ["--image-size", 16, "--image-crop", 1]
 
 
