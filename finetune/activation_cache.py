@@ -147,14 +147,13 @@ class _Fill:
 
     def open(self, cuts: Mapping[Cut, FrozenPart]) -> None:
         for cut, part in cuts.items():
-            dtype = self.plan.dtype or self._choose_dtype(cut)
             identity = {
                 **part_identity(cut, part),
                 "device": self.plan.device.type,
                 "precision": self.plan.precision,
-                "dtype": dtype,
             }
-            store = ActivationStore(self.plan.root, identity)
+            dtype = self.plan.dtype or self._choose_dtype(cut, identity)
+            store = ActivationStore(self.plan.root, {**identity, "dtype": dtype})
             self.stores.append(store)
             self.dtypes.append(dtype)
             self.missing.append(set(store.missing(self.rows.keys).tolist()))
@@ -232,8 +231,13 @@ class _Fill:
             )
         ]
 
-    def _choose_dtype(self, cut: Cut) -> str:
-        """float16 where the model answers a sample of rows alike with it, else float32."""
+    def _choose_dtype(self, cut: Cut, identity: Mapping[str, Any]) -> str:
+        """float16 where the model answers a sample of rows alike with it, else float32.
+
+        What an earlier run has stored as float32, before the head was what it is, is taken.
+        """
+        if ActivationStore.is_there(self.plan.root, {**identity, "dtype": "float32"}):
+            return "float32"
         pieces = in_pieces(lambda rows: self._exact_and_rounded(cut, rows), self._sample())
         exact, rounded = (torch.cat(each) for each in zip(*pieces, strict=True))
         moved = float((rounded - exact).abs().max())

@@ -251,3 +251,10 @@ def test_memory_that_is_short_halves_the_batch_of_the_fill(tmp_path, monkeypatch
     (cache,) = fill(model, part, rows, plan(tmp_path))
     assert max(sizes) <= 20
     assert cache.use.filled == len(set(rows.keys))
+
+
+def test_what_is_there_in_full_precision_is_taken_though_half_would_do(tmp_path):
+    model, part, rows = frozen()
+    (exact,) = fill(model, part, rows, plan(tmp_path, dtype="float32"))
+    (again,) = fill(model, part, rows, plan(tmp_path))
+    assert (again.use.dtype, again.use.found) == ("float32", exact.use.filled)
