@@ -116,8 +116,7 @@ def fill_cache(
         or stored rows are not what the model computes.
     """
     started = plan.clock()
-    epoch_rows = sum(len(each.labels) for each in rows)
-    fill = _Fill(list(cuts), RowSets.of([*rows, *views]), epoch_rows, plan)
+    fill = _Fill(list(cuts), RowSets.of(rows, views), plan)
     try:
         fill.open(cuts)
         for store in fill.stores:
@@ -138,9 +137,8 @@ def fill_cache(
 class _Fill:
     """The state of one fill: a store a cut, and the rows that some store lacks."""
 
-    def __init__(self, cuts: list[Cut], rows: RowSets, epoch_rows: int, plan: CachePlan) -> None:
+    def __init__(self, cuts: list[Cut], rows: RowSets, plan: CachePlan) -> None:
         self.cuts, self.rows, self.plan = cuts, rows, plan
-        self.epoch_rows = epoch_rows  # the first of ``rows``: those of one epoch
         self.stores: list[ActivationStore] = []
         self.dtypes: list[str] = []
         self.missing: list[set[int]] = []
@@ -178,7 +176,7 @@ class _Fill:
         if plan.must:
             return None
         read_s, _ = self._timed(lambda: [torch.from_numpy(each).float() for each in arrays])
-        work = self._share_of_work(sample, np.arange(self.epoch_rows))
+        work = self._share_of_work(sample, np.arange(self.rows.epoch_rows))
         live = plan.epochs * work * compute_s
         cached = self._share_of_work(sample, todo) * compute_s + plan.epochs * work * read_s
         if cached >= live:

@@ -87,18 +87,23 @@ def row_arrays(
 
 @dataclass(frozen=True, eq=False)
 class RowSets:
-    """Several sets of rows under one numbering, in the order given."""
+    """Several sets of rows under one numbering, in the order given.
+
+    An epoch reads as many rows as the first ``epoch_rows`` are; those behind take turns with them.
+    """
 
     sets: Sequence[KeyedRows]
     keys: list[str]
     lengths: NDArray[np.int64]
+    epoch_rows: int
 
     @classmethod
-    def of(cls, sets: Sequence[KeyedRows]) -> RowSets:
-        """Of at least one row."""
-        present = [rows for rows in sets if len(rows.lengths)]
+    def of(cls, sets: Sequence[KeyedRows], views: Sequence[KeyedRows] = ()) -> RowSets:
+        """Of at least one row; ``views`` take turns with one of ``sets``."""
+        present = [rows for rows in (*sets, *views) if len(rows.lengths)]
         keys = [key for rows in present for key in rows.keys]
-        return cls(present, keys, np.concatenate([rows.lengths for rows in present]))
+        lengths = np.concatenate([rows.lengths for rows in present])
+        return cls(present, keys, lengths, sum(len(rows.lengths) for rows in sets))
 
     def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
         """Of rows of one set, as those of a batch of ``batches`` are."""
