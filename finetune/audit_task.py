@@ -14,6 +14,7 @@ from edgewright.finetune.device import autocast
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.findings import SHOWN
 from edgewright.finetune.head import find_head, start_head
+from edgewright.finetune.interpolation import encoder_of
 from edgewright.finetune.linear_probe import FIT_ROWS, Features
 from edgewright.finetune.survey import Survey, survey
 from edgewright.finetune.task import Task
@@ -59,7 +60,7 @@ def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
     if audited and task.tables is not None and task.config.audit == "full":
         drawn = AuditedRows.draw(task.examples, seed=task.config.seed)
         wanted = drawn.by_split(_sizes(task))
-    encoder = getattr(task.model, "base_model", None)
+    encoder = encoder_of(task.model)
     starts = task.config.head_first and not task.start.has_head
     head = None
     if starts or (drawn is not None and encoder is None):
