@@ -17,6 +17,7 @@ from edgewright.finetune.cached_rows import KeyedRows
 from edgewright.finetune.cut import Cut, UncacheableError
 from edgewright.finetune.evaluate import Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart
+from edgewright.finetune.processes import Processes
 from edgewright.finetune.task import READ_SPLITS, Task
 from edgewright.output import Output
 
@@ -30,22 +31,24 @@ class Feed:
     model: nn.Module
     rows: Mapping[str, Rows]
     use: CacheUse
+    processes: Processes
 
     @classmethod
     def live(cls, task: Task, reason: str) -> Feed:
         """The task's own model and rows."""
-        return cls(task.model, task.rows, CacheUse(False, reason))
+        return cls(task.model, task.rows, CacheUse(False, reason), task.processes)
 
     @classmethod
     def cached(cls, task: Task, cache: ActivationCache) -> Feed:
         """The rest of the model, and rows with what crosses the cut."""
         rows = {name: cache.rows(rows) for name, rows in task.rows.items()}
-        return cls(cache.model(), rows, cache.use)
+        return cls(cache.model(), rows, cache.use, task.processes)
 
     def score(self, split: str, device: torch.device) -> Scores | None:
         """The model as it is now on one of ``READ_SPLITS``; None when that is empty."""
         rows = self.rows[split]
-        return score(rows.labels, predict_logits(self.model, rows, device))
+        logits = predict_logits(self.model, rows, device, processes=self.processes)
+        return score(rows.labels, logits)
 
 
 def open_feed(task: Task, output: Output, decided: CacheUse | None = None) -> Feed:
@@ -100,10 +103,11 @@ def open_caches(
         task.recipe.epochs,
         must=config.cache == "on" or decided is not None,
         dtype=None if decided is None else decided.dtype,
+        processes=task.processes,
     )
     rows = [task.rows[name] for name in READ_SPLITS]
     with output.progress() as bar:
-        total = sum(len(each.labels) for each in (*rows, *views))
+        total = sum(len(each.labels) for each in (*rows, *views)) // task.processes.count
         shown = bar.add_task("frozen blocks", total=total, status="")
         filled = fill_cache(
             cuts,
