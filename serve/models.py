@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -13,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend, softmax
-from edgewright.bundle import MEASUREMENTS_FILE, Bundle, Variant, Verdict
-from edgewright.errors import BackendUnavailableError
+from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import check_goldens
-from edgewright.proof.host import available_cores, instruction_set
 from edgewright.repository import Repository
+from edgewright.serve.host_choice import (
+    DEFAULT_OPTIONS,
+    Choice,
+    ChosenBy,
+    HostOptions,
+    choose,
+)
 
-# Needs nothing but [serve], so every bundle holds a certified variant for it.
-FALLBACK_BACKEND: Final = "onnxruntime"
 WARM_UP_TOKENS: Final = (8, 32, 128)
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,9 @@ class ServedModel:
     version: int
     bundle: Bundle
     variant: Variant
-    verdict: Verdict  # the certificate's, or UNVERIFIED where it does not hold on this host
+    chosen_by: ChosenBy
+    verdict: Verdict  # the proof's, or UNVERIFIED where none holds on this host
+    proof: Certificate | None  # the variant's, or the recount that VERIFIED rests on
     runtime: str  # "onnxruntime 1.32.0"
     session: Session
     preprocessor: Preprocessor
@@ -89,7 +93,7 @@ def load_model(
     *,
     threads: int | None,
     max_batch: int,
-    host_isa: str | None = None,
+    host: HostOptions = DEFAULT_OPTIONS,
 ) -> ServedModel:
     """Load one version and prove it fit to answer on this host.
 
@@ -99,7 +103,7 @@ def load_model(
         version: of the model.
         threads: of its session; None for as many as it was certified with, or this host has.
         max_batch: the most rows that will run together, for the warm-up.
-        host_isa: class of instruction set of this host; None to look.
+        host: what to do where its certificate does not hold.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
@@ -108,26 +112,31 @@ def load_model(
     """
     started = time.monotonic()
     bundle = repository.bundle(name, version)
-    variant = choose_variant(bundle)
+    choice = choose(bundle, threads, host)
+    variant = choice.variant
     backend = get_backend(variant.backend)
     preprocessor: Preprocessor = bundle.preprocessor()
     session = backend.load(
-        bundle.path / variant.file,
-        threads=threads or _certified_threads(variant),
-        options=variant.session_options,
+        bundle.path / variant.file, threads=choice.threads, options=variant.session_options
     )
-    holds = _certificate_holds(variant, backend.runtime(), host_isa or instruction_set())
+    isa, certificate = choice.instruction_set, variant.certificate
+    holds = certificate is not None and certificate.holds(backend.runtime(), isa)
     goldens = check_goldens(bundle, variant, session, preprocessor, same_host=holds)
+    verdict, proof = _proven(choice, goldens.verdict)
     model = ServedModel(
         name=name,
         version=version,
         bundle=bundle,
         variant=variant,
-        verdict=goldens.verdict,
+        chosen_by=choice.by,
+        verdict=verdict,
+        proof=proof,
         runtime=backend.runtime(),
         session=session,
         preprocessor=preprocessor,
     )
+    if verdict is Verdict.UNVERIFIED:
+        _warn_unverified(model, isa)
     _warm_up(model, max_batch)
     log.info(
         "%s version %d: %s on %s, %s, %d goldens agree; ready in %.1f s",
@@ -142,63 +151,27 @@ def load_model(
     return model
 
 
-def choose_variant(bundle: Bundle) -> Variant:
-    """The variant that optimize chose or, where its runtime is missing, the best that runs here.
-
-    Raises:
-        BackendUnavailableError: no runtime of a certified variant is installed.
-    """
-    chosen = bundle.chosen
-    try:
-        get_backend(chosen.backend)
-    except BackendUnavailableError as error:
-        fallback = _fastest_certified(bundle, FALLBACK_BACKEND)
-        if fallback is None:
-            raise
-        log.warning(
-            "%s: the chosen variant %s cannot run here (%s); %s answers in its place",
-            bundle.path,
-            chosen.name,
-            error,
-            fallback.name,
-        )
-        return fallback
-    return chosen
+def _proven(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:
+    """What is told of the variant: its certificate or, where only that holds here, the recount."""
+    recount = choice.recount
+    if verdict is Verdict.UNVERIFIED and recount and recount.verdict is Verdict.VERIFIED:
+        return Verdict.VERIFIED, recount
+    return verdict, choice.variant.certificate
 
 
-def _fastest_certified(bundle: Bundle, backend: str) -> Variant | None:
-    measured = json.loads((bundle.path / MEASUREMENTS_FILE).read_bytes())["variants"]
-    certified = [
-        variant
-        for variant in bundle.variants
-        if variant.backend == backend
-        and variant.certificate is not None
-        and variant.certificate.verdict is Verdict.PASS
-    ]
-    return max(certified, key=lambda each: float(measured[each.name]["speedup"]), default=None)
-
-
-def _certified_threads(variant: Variant) -> int:
-    threads = variant.certificate.threads if variant.certificate else 1
-    return min(threads, available_cores())
-
-
-def _certificate_holds(variant: Variant, runtime: str, isa: str) -> bool:
-    certificate = variant.certificate
+def _warn_unverified(model: ServedModel, isa: str) -> None:
+    name, certificate = model.variant.name, model.variant.certificate
     if certificate is None:
-        log.warning("%s has no certificate; it is served UNVERIFIED", variant.name)
-        return False
-    holds = certificate.runtime == runtime and certificate.instruction_set == isa
-    if not holds:
-        log.warning(
-            "%s was certified on %s with %s; on %s with %s it is served UNVERIFIED",
-            variant.name,
-            certificate.instruction_set,
-            certificate.runtime,
-            isa,
-            runtime,
-        )
-    return holds
+        log.warning("%s has no certificate; it is served UNVERIFIED", name)
+        return
+    log.warning(
+        "%s was certified on %s with %s; on %s with %s it is served UNVERIFIED",
+        name,
+        certificate.instruction_set,
+        certificate.runtime,
+        isa,
+        model.runtime,
+    )
 
 
 def _warm_up(model: ServedModel, max_batch: int) -> None:

@@ -32,11 +32,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "kinds manifest output options rpc_errors v1",
         "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
-        " connection client",
+        " connection client state_dir",
         "backends bundle checkpoint factories model_file repository",
         "proof latency",
         "finetune optimize serve",
-        "artifact_commands predict_command cli",
+        "artifact_commands host_commands predict_command cli",
         "__main__",
     )
 )

@@ -13,15 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import grpc
 import pytest
+import without_amx
 from click.testing import CliRunner
 
 from edgewright.errors import IntegrityError
+from edgewright.proof.host import instruction_set
 from edgewright.repository import Repository
 from edgewright.serve.cli import serve
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
@@ -74,9 +77,12 @@ class Process:
 def start() -> Iterator[Start]:
     processes: list[Process] = []
 
-    def begin(*arguments: str, gate: Path | None = None, **env: str) -> Process:
-        plain = ["-c", "from edgewright.cli import main; main()"]
-        code = plain if gate is None else ["-c", HELD, str(gate)]
+    def begin(
+        *arguments: str, gate: Path | None = None, without: ModuleType | None = None, **env: str
+    ) -> Process:
+        run = "-c" if without is None else str(without.__file__)
+        plain = [run, "from edgewright.cli import main; main()"]
+        code = plain if gate is None else [run, HELD, str(gate)]
         processes.append(Process([sys.executable, *code, "serve", *arguments], env))
         return processes[-1]
 
@@ -109,6 +115,23 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.skipif(
+    not instruction_set().endswith("-amx"),
+    reason="this CPU has no AMX, so there is nothing to deny a process",
+)
+def test_what_was_certified_with_amx_is_measured_again_where_a_process_may_not_use_it(
+    start: Start, repository: Path, tmp_path: Path
+) -> None:
+    process = start(
+        str(repository), *FREE_PORTS, "--json", "--state-dir", str(tmp_path), without=without_amx
+    )
+    (model,) = process.ready()["models"]
+    assert (model["verdict"], model["chosen_by"]) == ("UNVERIFIED", "host")
+    assert list(tmp_path.rglob("*-threads.json"))
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.wait()[0] == 0
+
+
 def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path) -> None:
     process = start(str(repository), *FREE_PORTS, "--json")
     told = process.ready()
@@ -119,6 +142,7 @@ def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path
             "variant": "onnxruntime-fp32",
             "runtime": told["models"][0]["runtime"],
             "verdict": "PASS",
+            "chosen_by": "bundle",
         }
     ]
     assert told["ready_ms"] > 0
