@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "kinds manifest output options rpc_errors v1",
         "tables",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
-        " connection client",
+        " connection client state_dir",
         "backends bundle checkpoint factories repository",
         "proof latency",
         "finetune optimize serve",

@@ -1,0 +1,42 @@
+"""Results of one host, kept beside no bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgewright.errors import IntegrityError
+from edgewright.state_dir import StateDir, default_state_dir
+
+BUNDLE = "ab" * 32
+
+
+def test_the_default_follows_the_xdg_convention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/ann"))
+    assert default_state_dir({}) == Path("/home/ann/.local/state/edgewright")
+    assert default_state_dir({"XDG_STATE_HOME": ""}) == default_state_dir({})
+    assert default_state_dir({"XDG_STATE_HOME": "/var/state"}) == Path("/var/state/edgewright")
+    assert StateDir.at(None).path == default_state_dir()
+    assert StateDir.at(Path("here")).path == Path("here")
+
+
+def test_what_is_written_of_a_bundle_is_read_of_that_bundle_alone(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    assert state.read(BUNDLE, "engines") is None
+    assert not state.path.exists()
+    file = state.write(BUNDLE, "engines", {"built": 1})
+    state.write(BUNDLE, "engines", {"built": 2})
+    assert state.read(BUNDLE, "engines") == {"built": 2}
+    assert state.read(BUNDLE, "measurements") is None
+    assert state.read("cd" * 32, "engines") is None
+    assert [each.name for each in file.parent.iterdir()] == ["engines.json"]
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace(b"7", b"8"), lambda text: text[:9]])
+def test_an_altered_result_is_named(tmp_path: Path, change) -> None:
+    state = StateDir(tmp_path)
+    file = state.write(BUNDLE, "engines", {"rows": 7})
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(IntegrityError, match=r"engines\.json was altered; remove it"):
+        state.read(BUNDLE, "engines")
