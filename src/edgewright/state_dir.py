@@ -6,7 +6,7 @@ host adds lies in a folder of its own, which can be deleted at any time and be m
     STATE_DIR/engines/                        TensorRT engines and timing caches, by their keys
     STATE_DIR/bundles/<manifest SHA-256>/     one JSON file for each kind of result on a bundle
 
-STATE_DIR is ``--state-dir``, else ``$XDG_STATE_HOME/edgewright``, else ``~/.local/state/edgewright``.
+STATE_DIR is ``--state-dir``, else ``edgewright`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
 """
 
 from __future__ import annotations
