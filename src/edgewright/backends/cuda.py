@@ -5,6 +5,7 @@ The GPU is the first that the process sees; ``CUDA_VISIBLE_DEVICES`` chooses ano
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,6 +53,14 @@ def call(name: str, *arguments: Any) -> Any:
         told = _words(bindings, status)
         raise BackendUnavailableError(f"CUDA: {name} failed with {told}")
     return values[0] if values else None
+
+
+def release_with(owner: object, free: str, handle: Any) -> weakref.finalize[Any, Any]:
+    """Call ``free(handle)`` when ``owner`` goes, or when what is returned is called.
+
+    What it answers is nobody's concern any more: at the process's end CUDA may have gone first.
+    """
+    return weakref.finalize(owner, getattr(runtime(), free), handle)
 
 
 def this_gpu() -> Gpu:

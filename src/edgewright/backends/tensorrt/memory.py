@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.backends.cuda import call, runtime
+from edgewright.backends.cuda import call, release_with, runtime
 
 
 class Stream:
@@ -21,7 +21,7 @@ class Stream:
 
     def __init__(self) -> None:
         self._stream = call("cudaStreamCreate")
-        weakref.finalize(self, call, "cudaStreamDestroy", self._stream)
+        release_with(self, "cudaStreamDestroy", self._stream)
 
     @property
     def handle(self) -> int:
@@ -83,5 +83,5 @@ class Buffer:
 
 def _allocated(buffer: Buffer, allocate: str, free: str, size: int) -> int:
     address = int(call(allocate, size))
-    buffer._release.append(weakref.finalize(buffer, call, free, address))
+    buffer._release.append(release_with(buffer, free, address))
     return address
