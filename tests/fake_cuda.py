@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 
-class cudaError_t(enum.IntEnum):  # noqa: N801
+class cudaError_t(enum.IntEnum):
     cudaSuccess = 0
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
 
 
-class cudaMemcpyKind(enum.IntEnum):  # noqa: N801
+class cudaMemcpyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
 
@@ -92,7 +92,7 @@ class FakeCuda:
     def cudaMallocHost(self, size: int) -> int:
         return self._allocate(size, "host")
 
-    def cudaFree(self, devPtr: int) -> tuple[Any, ...]:  # noqa: N803
+    def cudaFree(self, devPtr: int) -> tuple[Any, ...]:
         return self._free(devPtr, "device")
 
     def cudaFreeHost(self, ptr: int) -> tuple[Any, ...]:

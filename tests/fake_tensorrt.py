@@ -76,7 +76,7 @@ def make_module(fake: FakeTensorRt) -> Any:
         INPUT = 1
         OUTPUT = 2
 
-    DataType = enum.IntEnum("DataType", list(_NUMPY))  # noqa: N806
+    DataType = enum.IntEnum("DataType", list(_NUMPY))
 
     def nptype(trt_type: Any) -> Any:
         return _NUMPY[trt_type.name]

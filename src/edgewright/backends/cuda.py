@@ -48,7 +48,10 @@ def call(name: str, *arguments: Any) -> Any:
         BackendUnavailableError: it failed; says which, and what CUDA says of it.
     """
     bindings = runtime()
-    status, *values = getattr(bindings, name)(*arguments)
+    try:
+        status, *values = getattr(bindings, name)(*arguments)
+    except RuntimeError as error:  # cuda-python 12, where there is no driver to call
+        raise BackendUnavailableError(f"CUDA: {name} failed: {error}") from error
     if status != bindings.cudaError_t.cudaSuccess:
         told = _words(bindings, status)
         raise BackendUnavailableError(f"CUDA: {name} failed with {told}")
