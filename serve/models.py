@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend, softmax
 from edgewright.bundle import MEASUREMENTS_FILE, Bundle, Variant, Verdict
-from edgewright.errors import BackendUnavailableError
+from edgewright.errors import BackendUnavailableError, IntegrityError
 from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
+from edgewright.proof.engines import proven_session
 from edgewright.proof.goldens import check_goldens
 from edgewright.proof.host import available_cores, instruction_set
 from edgewright.repository import Repository
+from edgewright.state_dir import StateDir
 
 # Needs nothing but [serve], so every bundle holds a certified variant for it.
 FALLBACK_BACKEND: Final = "onnxruntime"
@@ -90,6 +92,7 @@ def load_model(
     threads: int | None,
     max_batch: int,
     host_isa: str | None = None,
+    state: StateDir | None = None,
 ) -> ServedModel:
     """Load one version and prove it fit to answer on this host.
 
@@ -100,6 +103,7 @@ def load_model(
         threads: of its session; None for as many as it was certified with, or this host has.
         max_batch: the most rows that will run together, for the warm-up.
         host_isa: class of instruction set of this host; None to look.
+        state: what this host found out; an engine that is proven there answers. None: the default.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
@@ -108,15 +112,20 @@ def load_model(
     """
     started = time.monotonic()
     bundle = repository.bundle(name, version)
-    variant = choose_variant(bundle)
-    backend = get_backend(variant.backend)
     preprocessor: Preprocessor = bundle.preprocessor()
-    session = backend.load(
-        bundle.path / variant.file,
-        threads=threads or _certified_threads(variant),
-        options=variant.session_options,
-    )
-    holds = _certificate_holds(variant, backend.runtime(), host_isa or instruction_set())
+    engine = _built_engine(bundle, state or StateDir.at(None), max_batch)
+    if engine is not None:
+        variant, session, runtime = engine
+    else:
+        variant = choose_variant(bundle)
+        backend = get_backend(variant.backend)
+        session = backend.load(
+            bundle.path / variant.file,
+            threads=threads or _certified_threads(variant),
+            options=variant.session_options,
+        )
+        runtime = backend.runtime()
+    holds = _certificate_holds(variant, runtime, host_isa or instruction_set())
     goldens = check_goldens(bundle, variant, session, preprocessor, same_host=holds)
     model = ServedModel(
         name=name,
@@ -124,7 +133,7 @@ def load_model(
         bundle=bundle,
         variant=variant,
         verdict=goldens.verdict,
-        runtime=backend.runtime(),
+        runtime=runtime,
         session=session,
         preprocessor=preprocessor,
     )
@@ -140,6 +149,36 @@ def load_model(
         time.monotonic() - started,
     )
     return model
+
+
+def _built_engine(
+    bundle: Bundle, state: StateDir, max_batch: int
+) -> tuple[Variant, Session, str] | None:
+    """An engine that `edgewright build-engine` built and proved on this host, and its runtime."""
+    if not bundle.prepared:
+        return None
+    try:
+        found = proven_session(bundle, state)
+    except (BackendUnavailableError, IntegrityError) as error:
+        log.warning("%s: no engine of it is used (%s)", bundle.path, error)
+        return None
+    if found is None:
+        log.warning(
+            "%s: no engine of it is proven on this host; run `edgewright build-engine %s`",
+            bundle.path,
+            bundle.path,
+        )
+        return None
+    variant, session, backend = found
+    if session.max_rows < max_batch:
+        log.warning(
+            "%s: its engine takes %d rows and --max-batch is %d, so it is not used",
+            bundle.path,
+            session.max_rows,
+            max_batch,
+        )
+        return None
+    return variant, session, backend.runtime()
 
 
 def choose_variant(bundle: Bundle) -> Variant:

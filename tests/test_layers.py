@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "backends bundle checkpoint factories repository",
         "proof latency",
         "finetune optimize serve",
-        "artifact_commands predict_command cli",
+        "artifact_commands engine_command predict_command cli",
     )
 )
 CLIENT_MAY_IMPORT = {"grpc", "google"}

@@ -17,11 +17,14 @@ STEP = np.float32(0.05)  # of quantised activations
 def ids(rows: int, length: int, seed: int = 0) -> dict[str, NDArray[np.int64]]:
     """Inputs of any of the classifiers here."""
     rng = np.random.default_rng(seed)
-    return {"input_ids": rng.integers(0, WORDS, (rows, length))}
+    return {
+        "input_ids": rng.integers(0, WORDS, (rows, length)),
+        "attention_mask": np.ones((rows, length), np.int64),
+    }
 
 
 def fp32_classifier(path: Path) -> Path:
-    """Embeddings summed over tokens, then a product."""
+    """The mean of a text's embeddings, then a product."""
     table, weights = _weights()
     nodes = [
         *_pooled(),
@@ -68,15 +71,24 @@ def _weights() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def _pooled() -> list[Any]:
     return [
         helper.make_node("Gather", ["table", "input_ids"], ["embedded"], name="/embed"),
-        helper.make_node("ReduceMean", ["embedded"], ["pooled"], axes=[1], keepdims=0),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["wide"]),
+        helper.make_node("Mul", ["embedded", "wide"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "tokens"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["wide", "tokens"], ["count"], keepdims=0),
+        helper.make_node("Div", ["sum", "count"], ["pooled"]),
     ]
 
 
 def _save(path: Path, nodes: list[Any], constants: dict[str, Any]) -> Path:
+    constants = {**constants, "last": np.array([2]), "tokens": np.array([1])}
     graph = helper.make_graph(
         nodes,
         "classifier",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["rows", "length"])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "length"])
+            for name in ("input_ids", "attention_mask")
+        ],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", CLASSES])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_onnx import fp32_classifier, int8_classifier
+from tiny_onnx import fp32_classifier, ids, int8_classifier
 
 from edgewright.backends import get_backend
 from edgewright.backends.placement import (
@@ -97,7 +97,7 @@ def test_fp32_is_in_float_everywhere(fp32: Path) -> None:
 
 def test_a_placement_leaves_the_session_as_it_was(fused: Path) -> None:
     session = get_backend("onnxruntime").load(fused, threads=1)
-    inputs = {"input_ids": np.ones((2, 3), np.int64)}
+    inputs = ids(2, 3)
     before = session.run(inputs)["logits"]
     session.placement()
     np.testing.assert_array_equal(session.run(inputs)["logits"], before)

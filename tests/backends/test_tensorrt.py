@@ -32,8 +32,8 @@ from edgewright.errors import (
     IntegrityError,
 )
 
-ONE = "input_ids=1x1,1x8,1x16"
-MANY = "input_ids=1x1,4x8,8x16"
+ONE = "attention_mask=1x1,1x8,1x16 input_ids=1x1,1x8,1x16"
+MANY = "attention_mask=1x1,4x8,8x16 input_ids=1x1,4x8,8x16"
 OPTIONS = {"profiles": f"{ONE};{MANY}"}
 
 
@@ -75,7 +75,11 @@ def test_a_session_tells_what_goes_in_and_out_and_its_answers_are_the_callers_to
     backend: TensorRtBackend, model: Path
 ) -> None:
     session = backend.load(model, threads=1, options=OPTIONS)
-    assert session.inputs == (TensorSpec("input_ids", "int64", (-1, -1)),)
+    assert session.inputs == (
+        TensorSpec("input_ids", "int64", (-1, -1)),
+        TensorSpec("attention_mask", "int64", (-1, -1)),
+    )
+    assert session.max_rows == 8
     assert session.outputs == (TensorSpec("logits", "float32", (-1, 3)),)
     sizes = [(8, 16), (2, 3), (8, 16), (1, 2)]
     inputs = [ids(*size, seed=index) for index, size in enumerate(sizes)]
@@ -112,8 +116,8 @@ def test_each_shape_runs_on_the_first_profile_that_holds_it(
 ) -> None:
     session = backend.load(model, threads=1, options=OPTIONS)
     assert [str(each) for each in session.profiles] == [ONE, MANY]
-    assert session._choose({"input_ids": (1, 16)}) == 0
-    assert session._choose({"input_ids": (2, 1)}) == 1
+    for shape, expected in (((1, 16), 0), ((2, 1), 1)):
+        assert session._choose(dict.fromkeys(("input_ids", "attention_mask"), shape)) == expected
 
 
 @pytest.mark.parametrize("shape", [(9, 1), (1, 17), (0, 4)])
@@ -121,7 +125,8 @@ def test_a_shape_beyond_every_profile_is_refused_by_name(
     backend: TensorRtBackend, model: Path, shape: tuple[int, int]
 ) -> None:
     session = backend.load(model, threads=1, options=OPTIONS)
-    told = re.escape(f"input_ids {shape[0]}x{shape[1]}: the engine of {model} takes")
+    size = "x".join(map(str, shape))
+    told = f"input_ids {size}, attention_mask {size}: the engine of {re.escape(str(model))} takes"
     with pytest.raises(InputError, match=told):
         session.run(ids(*shape))
 
@@ -133,7 +138,7 @@ def test_an_input_that_is_missing_or_of_another_type_is_named(
     with pytest.raises(InputError, match="no input input_ids; there are: words"):
         session.run({"words": np.zeros((1, 1))})
     with pytest.raises(InputError, match="input_ids is float64; int64 is expected"):
-        session.run({"input_ids": np.zeros((1, 1))})
+        session.run({**ids(1, 1), "input_ids": np.zeros((1, 1))})
 
 
 def test_a_second_load_takes_the_engine_that_was_built(
@@ -307,8 +312,8 @@ def test_every_node_that_tensorrt_cannot_read_is_named(
     with pytest.raises(IntegrityError) as failure:
         backend.load(model, threads=1, options=OPTIONS)
     assert str(failure.value) == (
-        f"TensorRT cannot read {model}: node 2 (QuantizeLinear /q): no importer registered; "
-        "node 5 (MatMul /head.0): no importer registered"
+        f"TensorRT cannot read {model}: node 7 (QuantizeLinear /q): no importer registered; "
+        "node 10 (MatMul /head.0): no importer registered"
     )
 
 
@@ -326,7 +331,7 @@ def test_a_file_that_is_no_model_is_named(
 
 def test_a_profile_that_leaves_an_input_out_is_told(backend: TensorRtBackend, model: Path) -> None:
     options = {"profiles": "words=1x1,1x2,1x3"}
-    with pytest.raises(BackendUnavailableError, match="no profile for input_ids"):
+    with pytest.raises(BackendUnavailableError, match="no profile for attention_mask, input_ids"):
         backend.load(model, threads=1, options=options)
 
 
@@ -358,7 +363,7 @@ def test_memory_and_streams_are_given_back_with_the_session(
     first = set(fake.cuda.memory)
     session.run(ids(1, 4, seed=1))
     assert set(fake.cuda.memory) == first  # a warm session allocates nothing
-    assert len(first) == 4  # an input and an output, on both sides
+    assert len(first) == 6  # two inputs and an output, on both sides
     del session
     gc.collect()
     assert fake.cuda.memory == {}

@@ -71,6 +71,11 @@ class TensorRtSession:
         self._stream.wait()
         return {name: view.copy() for name, view in outputs.items()}
 
+    @property
+    def max_rows(self) -> int:
+        """The most rows that one call may hold."""
+        return max(each.largest[0] for profile in self.profiles for each in profile.ranges.values())
+
     def placement(self) -> Placement:
         """What the engine is made of, by its inspector."""
         return placement_of(self._trt, self._engine, str(this_gpu()))

@@ -1,0 +1,134 @@
+"""What a host without a GPU makes for one that has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import prepared_bundle
+import pytest
+from onnx import TensorProto, helper
+from tiny_onnx import fp32_classifier, ids, int8_classifier
+
+from edgewright.backends import get_backend
+from edgewright.backends.tensorrt.profiles import Range, parse_profiles
+from edgewright.bundle import Bundle
+from edgewright.cli import run
+from edgewright.errors import ConfigError
+from edgewright.latency import Workload
+from edgewright.optimize.half import write_half
+from edgewright.optimize.prepared import profiles_for, refuse_unfit
+from edgewright.preprocess import ImagePreprocessor, ImageSettings
+from edgewright.proof.goldens import Goldens
+
+
+def test_there_is_a_profile_for_each_number_of_rows_tuned_for_its_most_frequent_length() -> None:
+    first, second = profiles_for(
+        prepared_bundle.preprocessor(), Workload.parse("8x8:0.2,1x4:0.6,1x9:0.1,8x99:0.1")
+    )
+    assert first.ranges["input_ids"] == Range((1, 1), (1, 4), (1, 16))
+    assert second.ranges["attention_mask"] == Range((1, 1), (8, 8), (32, 16))
+    assert set(first.ranges) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize(("max_rows", "most"), [(2, 8), (64, 64)])
+def test_the_last_profile_takes_what_a_server_batches_and_what_goldens_need(
+    max_rows: int, most: int
+) -> None:
+    (only,) = profiles_for(prepared_bundle.preprocessor(), Workload.parse("1x4"), max_rows=max_rows)
+    assert only.ranges["input_ids"] == Range((1, 1), (1, 4), (most, 16))
+    (longer,) = profiles_for(prepared_bundle.preprocessor(), Workload.parse("1x400"))
+    assert longer.ranges["input_ids"].best == (1, 16)
+
+
+def test_images_have_one_size_and_any_number() -> None:
+    settings = ImageSettings(resize=(8, 10), crop=())
+    (only,) = profiles_for(ImagePreprocessor(settings), Workload.parse("4x8"))
+    assert only.ranges == {"pixel_values": Range((1, 3, 8, 10), (4, 3, 8, 10), (32, 3, 8, 10))}
+
+
+def test_a_bundle_keeps_what_is_prepared_apart_and_says_that_it_is_unproven(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Bundle.open(prepared_bundle.make_bundle(tmp_path / "bundle"))
+    assert [each.name for each in bundle.variants] == ["onnxruntime-fp32"]
+    assert [each.name for each in bundle.prepared] == ["tensorrt-int8-static", "tensorrt-fp16"]
+    for variant in bundle.prepared:
+        assert variant.certificate is None
+        assert (bundle.path / variant.file).is_file()
+        first, second = parse_profiles(variant.session_options["profiles"])
+        assert first.holds({"input_ids": (1, 16), "attention_mask": (1, 16)})
+        assert second.holds({"input_ids": (32, 1), "attention_mask": (32, 1)})
+    assert run(["inspect", str(bundle.path)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("unproven until `edgewright build-engine` has built it on a GPU host") == 2
+
+
+def test_the_scores_to_come_are_those_that_the_quantisation_defines(tmp_path: Path) -> None:
+    """Not those of a fused kernel, which may saturate: computed here by hand."""
+    bundle = Bundle.open(prepared_bundle.make_bundle(tmp_path / "bundle"))
+    goldens = Goldens.load(bundle.path)
+    constants = {
+        each.name: onnx.numpy_helper.to_array(each)
+        for each in onnx.load(bundle.path / bundle.prepared[0].file).graph.initializer
+    }
+    mask = goldens.inputs["attention_mask"][..., None]
+    pooled = (constants["table"][goldens.inputs["input_ids"]] * mask).sum(axis=1) / mask.sum(axis=1)
+    rounded = np.clip(np.round(pooled / constants["step"]), -128, 127) * constants["step"]
+    logits = rounded @ (constants["weights"] * constants["scale"])
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(goldens.scores["tensorrt-int8-static"], expected, atol=1e-5)
+
+
+def test_signed_symmetric_files_fit(tmp_path: Path) -> None:
+    refuse_unfit(int8_classifier(tmp_path / "int8.onnx"))
+    refuse_unfit(fp32_classifier(tmp_path / "fp32.onnx"))
+    moved = onnx.load(tmp_path / "int8.onnx")
+    (zero,) = (each for each in moved.graph.initializer if each.name == "zero")
+    moved.graph.node.insert(0, helper.make_node("Constant", [], ["zero"], value=zero))
+    moved.graph.initializer.remove(zero)
+    onnx.save(moved, tmp_path / "constant.onnx")
+    refuse_unfit(tmp_path / "constant.onnx")
+
+
+def test_what_tensorrt_does_not_build_is_told_node_by_node(tmp_path: Path) -> None:
+    unsigned = int8_classifier(tmp_path / "unsigned.onnx", activations=np.uint8)
+    with pytest.raises(ConfigError) as failure:
+        refuse_unfit(unsigned)
+    assert failure.value.faults == (
+        "unsigned.onnx: QuantizeLinear /q has a zero point other than int8 0; "
+        "TensorRT wants S8 symmetric",
+        "unsigned.onnx: DequantizeLinear /dq has a zero point other than int8 0; "
+        "TensorRT wants S8 symmetric",
+    )
+    model = onnx.load(unsigned)
+    model.graph.node[-1].op_type = "MatMulInteger"
+    del model.graph.node[7].input[2]  # of QuantizeLinear: uint8 without it
+    onnx.save(model, unsigned)
+    with pytest.raises(ConfigError) as failure:
+        refuse_unfit(unsigned)
+    assert len(failure.value.faults) == 3
+    assert "MatMulInteger logits is no QuantizeLinear" in failure.value.faults[-1]
+
+
+def test_half_precision_keeps_what_goes_in_and_out_and_nearly_the_numbers(tmp_path: Path) -> None:
+    source = fp32_classifier(tmp_path / "fp32.onnx")
+    write_half(source, tmp_path / "fp16.onnx")
+    half = onnx.load(tmp_path / "fp16.onnx").graph
+    assert {each.data_type for each in half.initializer if each.name in ("table", "weights")} == {
+        TensorProto.FLOAT16
+    }
+    backend = get_backend("onnxruntime")
+    whole, halved = (backend.load(path, threads=1) for path in (source, tmp_path / "fp16.onnx"))
+    assert (halved.inputs, halved.outputs) == (whole.inputs, whole.outputs)
+    np.testing.assert_allclose(
+        halved.run(ids(3, 5))["logits"], whole.run(ids(3, 5))["logits"], atol=0.02
+    )
+
+
+def test_half_precision_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    source = fp32_classifier(tmp_path / "fp32.onnx")
+    for name in ("a.onnx", "b.onnx"):
+        write_half(source, tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
