@@ -25,7 +25,7 @@ images: $(READY)  ## Build both images and run the loop in them; about a quarter
 	$(BIN)/python -m deploy.images
 
 test: $(READY)    ## Every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)    ## ruff, and mypy strict on the installed tree
 	$(BIN)/ruff check .

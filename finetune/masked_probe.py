@@ -85,7 +85,7 @@ def load_masked_lm(folder: Path) -> Any | None:
     """The masked language model in ``folder``; None where a tensor of it or its head is missing."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM
 
-    from edgewright.finetune.models import quiet_transformers
+    from edgewright.pretrained import quiet_transformers
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or not _may_hold_a_head(folder, config):

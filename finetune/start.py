@@ -13,22 +13,22 @@ from edgewright.checkpoint import PREPROCESSING_FOLDER, Checkpoint
 from edgewright.errors import ConfigError
 from edgewright.factories import FACTORY_FILE, Factory, FactoryClassifier, state_sha256
 from edgewright.finetune.config import DEFAULT_FREEZE, DEFAULT_MODEL, FinetuneConfig
-from edgewright.finetune.models import (
-    load_classifier,
-    load_config,
-    locate_model,
-    max_positions,
-    refuse_other_kind,
-    weights_sha256,
-)
+from edgewright.finetune.models import load_classifier
 from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.preprocess import (
-    TOKENIZER_FILE,
     ImagePreprocessor,
     Preprocessor,
     TextPreprocessor,
 )
 from edgewright.preprocess.processors import image_preprocessor, plain_preprocessor
+from edgewright.pretrained import (
+    load_config,
+    locate_model,
+    max_positions,
+    refuse_other_kind,
+    refuse_unknown_inputs,
+    weights_sha256,
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Start:
             )
         else:
             preprocessor = _with_length(self.checkpoint, max_length)
-        _refuse_unknown_inputs(model, preprocessor, self.name)
+        refuse_unknown_inputs(model, preprocessor.input_names, self.name)
         if model.config.pad_token_id is None:  # decoders look for the last token before padding
             model.config.pad_token_id = preprocessor.settings.pad_token_id
         return preprocessor
@@ -153,19 +153,4 @@ def _with_length(checkpoint: Checkpoint, max_length: int | None) -> TextPreproce
     if max_length is None or max_length == recorded.max_length:
         return recorded
     limit = recorded.settings.model_max_length or max_length
-    settings = replace(recorded.settings, max_length=min(max_length, limit))
-    tokenizer = checkpoint.path / PREPROCESSING_FOLDER / TOKENIZER_FILE
-    return TextPreprocessor(settings, tokenizer.read_bytes().decode())
-
-
-def _refuse_unknown_inputs(model: nn.Module, preprocessor: TextPreprocessor, name: str) -> None:
-    import inspect
-
-    known = inspect.signature(model.forward).parameters
-    unknown = [each for each in preprocessor.input_names if each not in known]
-    if unknown:
-        raise ConfigError(
-            f"--model {name}: its tokenizer gives {', '.join(unknown)}, which "
-            f"{type(model).__name__} does not take; correct model_input_names in its "
-            "tokenizer_config.json"
-        )
+    return recorded.with_settings(replace(recorded.settings, max_length=min(max_length, limit)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from edgewright import model_file
 from edgewright.bundle import (
     BUNDLE,
     CHOICE_FILE,
@@ -24,6 +25,7 @@ from edgewright.bundle import (
 from edgewright.errors import ConfigError
 from edgewright.manifest import canonical_json, measured_json, new_folder, refuse_existing, seal
 from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.prepared import Prepared, with_prepared
 from edgewright.optimize.report import optimize_report
 from edgewright.preprocess import Preprocessor
 from edgewright.proof.goldens import Goldens
@@ -43,6 +45,7 @@ class Contents:
     preprocessor: Preprocessor
     goldens: Goldens
     drift: Mapping[str, Any]
+    prepared: Sequence[Prepared] = ()  # for TensorRT, on a host without a GPU
 
 
 def write_bundle(outcome: Outcome, contents: Contents) -> None:
@@ -55,15 +58,22 @@ def write_bundle(outcome: Outcome, contents: Contents) -> None:
     with new_folder(config.output, overwrite=config.overwrite) as folder:
         (folder / VARIANTS_FOLDER).mkdir()
         for name in bundled(outcome):
-            target = folder / VARIANTS_FOLDER / contents.files[name].name
-            if not target.exists():
-                shutil.copyfile(contents.files[name], target)
+            for part in model_file.parts(contents.files[name]):
+                target = folder / VARIANTS_FOLDER / part.name
+                if not target.exists():
+                    shutil.copyfile(part, target)
         contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
-        contents.goldens.save(folder)
+        for each in contents.prepared:
+            shutil.copyfile(each.file, folder / each.variant.file)
+        with_prepared(contents.goldens, contents.prepared).save(folder)
         (folder / DRIFT_FILE).write_bytes(canonical_json(contents.drift))
         (folder / CONFIG_FILE).write_bytes(config.yaml())
         variants = [_variant(outcome, contents, name) for name in sorted(bundled(outcome))]
-        body = {**_body(outcome), "variants": [each.to_json() for each in variants]}
+        body = {
+            **_body(outcome),
+            "variants": [each.to_json() for each in variants],
+            "prepared": [each.variant.to_json() for each in contents.prepared],
+        }
         seal(folder, BUNDLE, body, {CHOICE_FILE: measured_json(_choice(outcome)), **_told(outcome)})
     shutil.rmtree(config.rejected, ignore_errors=True)
 
@@ -123,7 +133,7 @@ def _body(outcome: Outcome) -> dict[str, Any]:
     return {
         "task": outcome.search.kind.task,
         "labels": list(outcome.search.label_names),
-        "made_from": {"checkpoint": outcome.checkpoint_sha256},
+        "made_from": dict(outcome.made_from),
         "budget": config.max_drop,
         "confidence": config.confidence,
         "allow_inconclusive": config.allow_inconclusive,

@@ -14,9 +14,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright import model_file
 from edgewright.backends import Session, get_backend, softmax
+from edgewright.bundle import Against
 from edgewright.latency import Timing, compare, inputs_from_rows
-from edgewright.manifest import sha256_file
 from edgewright.metrics import Labels
 from edgewright.optimize.export import Reference, predict_logits
 from edgewright.optimize.inputs import Inputs, rows_of
@@ -69,7 +70,7 @@ class Bench:
         """What a certificate of this candidate binds."""
         candidate = self.candidates[name]
         return Subject(
-            file_sha256=sha256_file(candidate.file),
+            file_sha256=model_file.sha256(candidate.file),
             runtime=get_backend(candidate.backend).runtime(),
             instruction_set=instruction_set(),
             row_by_row=not candidate.batch_invariant,
@@ -79,7 +80,10 @@ class Bench:
     def count_on_certify(self, names: Iterable[str]) -> dict[str, PairedCounts]:
         """Run candidates over the certify rows. The only thing that reads them."""
         rows = rows_of(self.inputs.preprocessor, self.inputs.certify)
-        labels, reference = self.inputs.certify.labels, self.reference.logits(rows).argmax(axis=1)
+        reference = self.reference.logits(rows).argmax(axis=1)
+        # Without labels the model is right by definition, and every other answer is a loss.
+        of_labels = self.inputs.against is Against.LABELS
+        labels = self.inputs.certify.labels if of_labels else reference
         with self._workers() as pool:
             jobs = {name: pool.submit(self._logits, name, rows) for name in names}
             return {

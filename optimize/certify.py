@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from edgewright.bundle import Certificate
+from edgewright.bundle import Against, Certificate
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.proof.certificate import PairedCounts, Subject, certificate, reused
 from edgewright.proof.ledger import Ledger
@@ -16,6 +16,7 @@ def certify(
     count: Callable[[Sequence[str]], Mapping[str, PairedCounts]],
     ledger: Ledger,
     config: OptimizeConfig,
+    against: Against = Against.LABELS,
 ) -> dict[str, Certificate]:
     """A certificate for each frozen candidate, by name.
 
@@ -26,6 +27,7 @@ def certify(
             and not at all where there is none.
         ledger: of the certify split, locked; holds the counts before this returns.
         config: budget, confidence and threads.
+        against: what ``count`` holds answers against.
     """
     new: dict[Subject, str] = {}
     for name in frozen:
@@ -34,10 +36,12 @@ def certify(
     if new:
         counts = count(list(new.values()))
         ledger.record(new, {subject: counts[name] for subject, name in new.items()}, config.threads)
-    return {name: _certificate(subjects[name], ledger, config) for name in frozen}
+    return {name: _certificate(subjects[name], ledger, config, against) for name in frozen}
 
 
-def _certificate(subject: Subject, ledger: Ledger, config: OptimizeConfig) -> Certificate:
+def _certificate(
+    subject: Subject, ledger: Ledger, config: OptimizeConfig, against: Against
+) -> Certificate:
     trial = ledger.find(subject)
     if trial is None:
         return reused(
@@ -45,6 +49,7 @@ def _certificate(subject: Subject, ledger: Ledger, config: OptimizeConfig) -> Ce
             budget=config.max_drop,
             threads=config.threads,
             split_sha256=ledger.split_sha256,
+            against=against,
         )
     return certificate(
         trial,
@@ -52,4 +57,5 @@ def _certificate(subject: Subject, ledger: Ledger, config: OptimizeConfig) -> Ce
         budget=config.max_drop,
         confidence=config.confidence,
         split_sha256=ledger.split_sha256,
+        against=against,
     )

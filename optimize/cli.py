@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from edgewright.backends import BACKENDS
 from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.given import Given
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
 
@@ -19,6 +21,10 @@ _EXAMPLES = (
     "edgewright optimize checkpoint -o bundle",
     "edgewright optimize checkpoint -o bundle --max-drop 0.02 --confidence 0.9",
     "edgewright optimize checkpoint -o bundle --backend onnxruntime --workload 1x32:0.5,8x128:0.5",
+    "edgewright optimize checkpoint -o bundle --certify fresh.csv",
+    "edgewright optimize ./distilbert-sst2 -o bundle --calibrate rows.csv --certify others.csv",
+    "edgewright optimize model.onnx -o bundle --preprocessing ./tokenizer --labels no,yes "
+    "--calibrate rows.csv --certify unlabelled.csv",
     "edgewright optimize checkpoint -o bundle --config run.yaml --overwrite --json",
 )
 
@@ -52,6 +58,37 @@ _EXAMPLES = (
         "[default: single texts and batches as long as the data]"
     ),
 )
+@click.option(
+    "--calibrate",
+    metavar="DATA",
+    help="Rows for value ranges and for the search, in place of the checkpoint's; needed where "
+    "CHECKPOINT is a model that finetune did not make. A table, a folder of images, or a hub id.",
+)
+@click.option(
+    "--certify",
+    metavar="DATA",
+    help="Likewise, rows on which the loss is bounded. Without labels it is bounded by how often "
+    "answers differ from the model's.",
+)
+@click.option("--text-column", help="Of these tables.  [default: the one with a usual name]")
+@click.option("--label-column", help="Of these tables.  [default: the one with a usual name]")
+@click.option("--image-column", help="Of these tables, with paths of image files.")
+@click.option(
+    "--preprocessing",
+    metavar="FOLDER",
+    help="Tokenizer or image processor of such a model.  [default: beside it]",
+)
+@click.option(
+    "--labels",
+    metavar="A,B,C",
+    help="Its classes in the order of its outputs, or a file with one a line.  "
+    "[default: as its config.json says]",
+)
+@click.option(
+    "--max-length", type=int, help="Tokens that its texts are cut to.  [default: all it can take]"
+)
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--opset", type=int, help="Of the ONNX export.  [default: the exporter's]")
 @click.option("--threads", type=int, default=1, help="Threads of one session.")
 @click.option(
     "--ledger",
@@ -75,6 +112,9 @@ _EXAMPLES = (
 def optimize(output: Output, bundle: Path, backends: tuple[str, ...], **options: Any) -> None:
     """Make CHECKPOINT small and fast, and prove that it still answers as well.
 
+    CHECKPOINT is what `edgewright finetune` wrote, a Hugging Face classifier (a folder or hub id),
+    or an ONNX file.
+
     Exports the model, quantises it, times every file on every runtime, and certifies on rows that
     nothing else has seen that the fastest loses at most --max-drop. Exits with 3 when all that is
     faster loses more, with 7 when there are too few rows to tell; then no bundle is written and the
@@ -82,5 +122,6 @@ def optimize(output: Output, bundle: Path, backends: tuple[str, ...], **options:
     """
     from edgewright.optimize.pipeline import run
 
-    config = OptimizeConfig(output=bundle, backends=tuple(backends), **options)
+    given = Given(**{each.name: options.pop(each.name) for each in fields(Given)})
+    config = OptimizeConfig(output=bundle, backends=tuple(backends), given=given, **options)
     run(config, output)

@@ -12,6 +12,7 @@ import yaml
 from edgewright.backends import BACKENDS
 from edgewright.errors import ConfigError
 from edgewright.latency import Workload
+from edgewright.optimize.given import NOTHING_GIVEN, Given
 from edgewright.proof.ledger import DEFAULT_FOLDER
 
 
@@ -22,7 +23,8 @@ class OptimizeConfig:
     ``max_drop`` is the accuracy that may be lost, as a share of rows: 0.01 is one point.
     ``backends`` empty means all that are installed. ``workload`` None means single texts and
     batches as long as those of the search split. ``ledger`` None means a folder beside the
-    checkpoint.
+    checkpoint. ``given`` is for
+    models and rows that finetune did not make.
     """
 
     checkpoint: Path
@@ -37,6 +39,7 @@ class OptimizeConfig:
     no_raw_examples: bool = False
     seed: int = 0
     overwrite: bool = False
+    given: Given = NOTHING_GIVEN
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -57,6 +60,7 @@ class OptimizeConfig:
             yield f"--threads is {self.threads}; it must be 1 or more"
         if not 0 <= self.seed < 2**32:
             yield f"--seed is {self.seed}; it must be from 0 to 4294967295"
+        yield from self.given.faults()
         if self.output.resolve() == self.checkpoint.resolve():
             yield f"-o {self.output} is the checkpoint itself; choose another path"
         if self.workload is not None:
@@ -68,7 +72,8 @@ class OptimizeConfig:
     @property
     def ledger_folder(self) -> Path:
         """Where the trials on the certify split are written down."""
-        return self.ledger or self.checkpoint.resolve().parent / DEFAULT_FOLDER
+        beside = self.checkpoint if self.checkpoint.exists() else self.output  # a hub id is nowhere
+        return self.ledger or beside.resolve().parent / DEFAULT_FOLDER
 
     @property
     def rejected(self) -> Path:
@@ -86,6 +91,7 @@ class OptimizeConfig:
             "allow-inconclusive": self.allow_inconclusive,
             "no-raw-examples": self.no_raw_examples,
             "seed": self.seed,
+            **self.given.options(),
         }
 
     def yaml(self) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.bundle import Certificate, Verdict
+from edgewright.bundle import Against, Certificate, Verdict
 from edgewright.errors import AccuracyGateError, EdgewrightError, GateInconclusiveError
 from edgewright.examples import Examples
 from edgewright.metrics import Labels, accuracy
@@ -52,7 +52,7 @@ class Outcome:
     """One run. ``search`` holds one row per near-duplicate group; certify rows are not kept."""
 
     config: OptimizeConfig
-    checkpoint_sha256: str
+    made_from: Mapping[str, str]  # what the model came as -> its SHA-256
     search: Examples
     reference: Labels  # the fine-tuned model's answers on ``search``
     standings: tuple[Standing, ...]  # in the order in which they were made; the baseline first
@@ -64,6 +64,7 @@ class Outcome:
     workload: str
     host: Host
     seconds: Mapping[str, float]  # by stage
+    against: Against = Against.LABELS
 
     @property
     def baseline(self) -> Standing:

@@ -22,7 +22,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.bundle import Certificate
+from edgewright import model_file
+from edgewright.bundle import Against, Certificate
 from edgewright.latency import Timing
 from edgewright.optimize.artifacts import (
     Contents,
@@ -108,6 +109,12 @@ class Stages:
 
 def _look_ahead(inputs: Inputs, config: OptimizeConfig, output: Output) -> None:
     """Find out before the work, not after it, what would make it worthless."""
+    for note in inputs.notes:
+        output.note(f"  {note}")
+    if inputs.against is Against.REFERENCE:
+        output.note(
+            "  the certify rows have no labels: the loss is bounded by how often answers differ"
+        )
     shortage = inputs.shortage(config)
     if shortage is not None:
         output.warn(shortage)
@@ -126,8 +133,8 @@ def _make_candidates(
     inputs: Inputs, config: OptimizeConfig, folder: Path, stages: Stages
 ) -> tuple[Bench, list[Skipped]]:
     with stages("export to ONNX"):
-        reference = Reference(inputs.checkpoint, threads=available_cores())
-        export = export_onnx(inputs.checkpoint, folder, inputs.search_rows)
+        reference = Reference(inputs.origin, threads=available_cores())
+        export = export_onnx(inputs.origin, folder, inputs.search_rows, opset=config.given.opset)
     with stages(f"quantise, calibrated on {len(inputs.calibrate)} rows"):
         candidates, skipped = build_candidates(
             export,
@@ -137,6 +144,8 @@ def _make_candidates(
             instruction_set=instruction_set(),
             probe=Probe(inputs.preprocessor, inputs.search_rows),
         )
+    if not inputs.search_has_labels:
+        inputs = inputs.judged_by(reference.logits(inputs.search_rows).argmax(axis=1))
     by_name = {candidate.name: candidate for candidate in candidates}
     return Bench(inputs, reference, by_name, config.threads), skipped
 
@@ -149,7 +158,7 @@ def _standing(bench: Bench, name: str, scores: NDArray[np.float32], timing: Timi
     contender = Contender(
         name=name,
         backend=candidate.backend,
-        size_bytes=candidate.file.stat().st_size,
+        size_bytes=model_file.size_bytes(candidate.file),
         search=counts,
         speedup=timing.ratio,
         speedup_low=timing.ratio_low,
@@ -179,7 +188,9 @@ def _certify(
         frozen = shortlist(list(contenders.values()), baseline, rules, tried, ledger.free_slots)
         names = [contender.name for contender in frozen]
         output.note(f"  frozen for the certify split, in this order: {', '.join(names) or 'none'}")
-        return certify(names, subjects, bench.count_on_certify, ledger, config)
+        return certify(
+            names, subjects, bench.count_on_certify, ledger, config, bench.inputs.against
+        )
 
 
 def _conclude(
@@ -194,7 +205,8 @@ def _conclude(
     shipped = shippable(frozen, certificates, allow_inconclusive=config.allow_inconclusive)
     return Outcome(
         config=config,
-        checkpoint_sha256=bench.inputs.checkpoint.artifact.manifest_sha256,
+        made_from=bench.inputs.origin.made_from,
+        against=bench.inputs.against,
         search=bench.inputs.search,
         reference=bench.reference_on_search,
         standings=tuple(

@@ -23,7 +23,9 @@ from edgewright.backends.tensorrt.profiles import Profile, Range, format_profile
 from edgewright.bundle import VARIANTS_FOLDER, Variant
 from edgewright.errors import ConfigError
 from edgewright.latency import Workload
-from edgewright.preprocess import Preprocessor, TextPreprocessor
+from edgewright.metrics import Labels, accuracy
+from edgewright.optimize.export import predict_logits
+from edgewright.preprocess import Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import BATCH_ROWS, Goldens, golden_scores
 
 BACKEND: Final = "tensorrt"
@@ -42,49 +44,45 @@ class Prepared:
     scores: NDArray[np.float32]  # (rows, classes)
 
 
-def prepare(
-    file: Path,
-    kind: str,
-    precision: str,
-    *,
-    profiles: Sequence[Profile],
-    goldens: Goldens,
-    preprocessor: Preprocessor,
-    search_accuracy: float,
-) -> Prepared:
-    """Prepare one file for TensorRT.
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What every prepared file of one run shares."""
 
-    Args:
-        file: ONNX with explicit S8 symmetric Q and DQ for int8, converted for fp16.
-        kind: "int8-static", "fp16"; ends the variant's name.
-        precision: as ``Variant.precision``.
-        profiles: as ``profiles_for``.
-        goldens: of the bundle; their inputs are run.
-        preprocessor: the bundle's.
-        search_accuracy: of the file on the search rows, run as ``golden_options`` says.
+    preprocessor: Preprocessor  # the bundle's
+    profiles: Sequence[Profile]  # ``profiles_for``
+    goldens: Goldens  # of the bundle; their inputs are run
+    search_rows: Sequence[Row]
+    search_labels: Labels  # of these rows, shape (rows,)
 
-    Raises:
-        ConfigError: the file's quantisation is none that TensorRT builds; names the nodes.
-    """
-    refuse_unfit(file)
-    session = get_backend("onnxruntime").load(file, threads=1, options=golden_options())
-    scores = golden_scores(session, preprocessor, goldens.inputs, goldens.batch_rows)
-    variant = Variant(
-        name=f"{BACKEND}-{kind}",
-        backend=BACKEND,
-        file=f"{VARIANTS_FOLDER}/{file.name}",
-        precision=precision,
-        batch_invariant=True,
-        size_bytes=file.stat().st_size,
-        search_accuracy=search_accuracy,
-        session_options={PROFILES: format_profiles(profiles)},
-    )
-    return Prepared(variant, file, scores)
+    def prepare(self, file: Path, kind: str, precision: str) -> Prepared:
+        """Prepare one file for TensorRT.
 
+        Args:
+            file: ONNX with explicit S8 symmetric Q and DQ for int8, converted for fp16.
+            kind: "int8-static", "fp16"; ends the variant's name.
+            precision: as ``Variant.precision``.
 
-def golden_options() -> Mapping[str, str]:
-    """ONNX Runtime's session options under which a file computes what its Q and DQ define."""
-    return dict(_AS_DEFINED)
+        Raises:
+            ConfigError: the file's quantisation is none that TensorRT builds; names the nodes.
+        """
+        refuse_unfit(file)
+        session = get_backend("onnxruntime").load(file, threads=1, options=_AS_DEFINED)
+        goldens = self.goldens
+        scores = golden_scores(session, self.preprocessor, goldens.inputs, goldens.batch_rows)
+        answers = predict_logits(
+            session, self.preprocessor, self.search_rows, one_row_at_a_time=False
+        ).argmax(axis=1)
+        variant = Variant(
+            name=f"{BACKEND}-{kind}",
+            backend=BACKEND,
+            file=f"{VARIANTS_FOLDER}/{file.name}",
+            precision=precision,
+            batch_invariant=True,
+            size_bytes=file.stat().st_size,
+            search_accuracy=accuracy(self.search_labels, answers),
+            session_options={PROFILES: format_profiles(self.profiles)},
+        )
+        return Prepared(variant, file, scores)
 
 
 def with_prepared(goldens: Goldens, prepared: Sequence[Prepared]) -> Goldens:

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from edgewright.bundle import Certificate, Verdict
+from edgewright.bundle import Against, Certificate, Verdict
 from edgewright.figures import Point, interval_scatter_figure
 from edgewright.kinds import TEXT
 from edgewright.metrics import (
@@ -89,15 +89,16 @@ def _headline(outcome: Outcome) -> Headline:
 
 
 def _plain_words(given: Certificate) -> str:
+    counted = f"it lost {given.lost} that the model gets right and won {given.won}"
+    if given.against is Against.REFERENCE:
+        counted = f"without labels it answered {given.lost} otherwise than the model"
     if given.verdict is not Verdict.PASS:
         return (
             f"Not proven, and shipped because --allow-inconclusive was given: on {given.n} certify "
-            f"rows it lost {given.lost} that the fine-tuned model gets right and won {given.won}; "
-            f"{rows_wanted(given)}."
+            f"rows {counted}; {rows_wanted(given)}."
         )
     return (
-        f"On {given.n} rows that nothing else has seen it lost {given.lost} that the fine-tuned "
-        f"model gets right and won {given.won}. So it loses at most "
+        f"On {given.n} rows that nothing else has seen {counted}. So it loses at most "
         f"{points(given.loss_upper_bound)} points of accuracy; a claim made this way is wrong in "
         f"at most {100 * given.error_rate:g} of 100 cases."
     )
@@ -276,7 +277,7 @@ def _circumstances(outcome: Outcome) -> Section:
         ("Threads of a session", str(config.threads)),
         ("Workload", outcome.workload),
         ("Confidence", f"{config.confidence:g}"),
-        ("Checkpoint", outcome.checkpoint_sha256),
+        *[(what.capitalize(), sha256) for what, sha256 in outcome.made_from.items()],
         *[(f"Seconds, {stage}", f"{seconds:.1f}") for stage, seconds in outcome.seconds.items()],
     ]
     blocks: list[Block] = [DataTable(["Fact", "Value"], facts)]

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend
 from edgewright.errors import ConfigError, IntegrityError
-from edgewright.optimize.export import LOGITS, Export, predict_logits, save
+from edgewright.optimize.export import Export, predict_logits, save
+from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.quantize import (
     Calibration,
     is_convolutional,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import sqlite3
+import time
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -21,7 +23,7 @@ from sqlalchemy import (
 )
 
 from edgewright.errors import FeedbackStoreError
-from edgewright.serve.store_url import SQLITE
+from edgewright.serve.store_url import SQLITE, SQLITE_PATIENCE_S
 
 SCHEMA_VERSION: Final = 1
 # Two replicas that start at once must not both make the tables. Any number will do for PostgreSQL.
@@ -29,6 +31,7 @@ _LOCK: Final = {
     "sqlite": "BEGIN IMMEDIATE",
     "postgresql": "SELECT pg_advisory_xact_lock(4119280731)",
 }
+_LOOK_AGAIN_S: Final = 0.01
 
 METADATA: Final = MetaData()
 
@@ -100,16 +103,32 @@ def check(connection: Connection, store: str) -> None:
         )
 
 
-def configure(kind: str, driver_connection: object) -> None:
-    """Make a new connection durable: an acknowledged entry must survive the loss of power."""
-    cursor = driver_connection.cursor()  # type: ignore[attr-defined]  # DB-API 2.0
+def configure(kind: str, driver_connection: Any) -> None:
+    """Make a new DB-API connection durable: what is acknowledged must survive the loss of power."""
+    cursor = driver_connection.cursor()
     if kind == SQLITE:
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous=FULL")
     else:
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') = 'off'"
         )
-        driver_connection.commit()  # type: ignore[attr-defined]
+        driver_connection.commit()
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Let the file have a write-ahead log; replicas that start at once may all ask for it.
+
+    Unlike a transaction, this change does not wait for others: SQLite answers "locked" at once.
+    """
+    until = time.monotonic() + SQLITE_PATIENCE_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(_LOOK_AGAIN_S)

@@ -15,7 +15,7 @@ SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 # A server that is away, or a network that swallows packets, must not hold feedback for minutes.
 _POSTGRESQL_PATIENCE: Final = {"connect_timeout": "5", "tcp_user_timeout": "10000"}  # s, ms
-_SQLITE_PATIENCE_S: Final = 10.0  # for another process's transaction
+SQLITE_PATIENCE_S: Final = 10.0  # for another process's transaction
 _EXPECTED: Final = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE is expected"
 
 
@@ -61,7 +61,7 @@ class StoreUrl:
     def connect_args(self) -> dict[str, Any]:
         """What the driver is told beside the URL; what the URL itself says goes first."""
         if self.kind == SQLITE:
-            return {"timeout": _SQLITE_PATIENCE_S}
+            return {"timeout": SQLITE_PATIENCE_S}
         return {k: v for k, v in _POSTGRESQL_PATIENCE.items() if k not in self.url.query}
 
     def scrubbed(self, message: str) -> str:

@@ -85,7 +85,7 @@ def outcome(folder: Path, *standings: Standing, **changes: Any) -> Outcome:
     everyone = (baseline, *standings)
     plain = Outcome(
         config=OptimizeConfig(folder / "checkpoint", folder / "bundle", max_drop=BUDGET),
-        checkpoint_sha256="a" * 64,
+        made_from={"checkpoint": "a" * 64},
         search=search_examples(),
         reference=scores().argmax(axis=1),
         standings=everyone,

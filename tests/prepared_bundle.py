@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from tiny_onnx import WORDS, fp32_classifier, int8_classifier
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -15,8 +18,7 @@ from edgewright.backends import get_backend
 from edgewright.bundle import BUNDLE, Certificate, Variant, Verdict
 from edgewright.latency import Workload
 from edgewright.manifest import measured_json, new_folder, seal, sha256_file
-from edgewright.optimize.half import write_half
-from edgewright.optimize.prepared import Prepared, prepare, profiles_for, with_prepared
+from edgewright.optimize.prepared import Preparation, Prepared, profiles_for, with_prepared
 from edgewright.preprocess import TextPreprocessor, TextSettings
 from edgewright.proof.goldens import Goldens, make_goldens
 from edgewright.proof.host import instruction_set
@@ -43,19 +45,19 @@ def preprocessor() -> TextPreprocessor:
 
 def make_prepared(files: Path, goldens: Goldens) -> list[Prepared]:
     """Both engines' files below ``files``, with profiles and scores."""
-    write_half(fp32_classifier(files / "fp32.onnx"), files / "fp16.tensorrt.onnx")
+    model = onnx.load(str(fp32_classifier(files / "fp32.onnx")))
+    onnx.save(convert_float_to_float16(model, keep_io_types=True), files / "fp16.tensorrt.onnx")
     int8_classifier(files / "int8-static.tensorrt.onnx")
     made = preprocessor()
+    preparation = Preparation(
+        preprocessor=made,
+        profiles=profiles_for(made, WORKLOAD),
+        goldens=goldens,
+        search_rows=made.encode(TEXTS),
+        search_labels=np.arange(len(TEXTS)) % len(LABELS),
+    )
     return [
-        prepare(
-            files / f"{kind}.tensorrt.onnx",
-            kind,
-            kind,
-            profiles=profiles_for(made, WORKLOAD),
-            goldens=goldens,
-            preprocessor=made,
-            search_accuracy=0.9,
-        )
+        preparation.prepare(files / f"{kind}.tensorrt.onnx", kind, kind)
         for kind in ("int8-static", "fp16")
     ]
 

@@ -30,10 +30,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for names in (
         " errors",
         "kinds manifest output options rpc_errors v1",
-        "tables",
+        "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client state_dir",
-        "backends bundle checkpoint factories repository",
+        "backends bundle checkpoint factories model_file repository",
         "proof latency",
         "finetune optimize serve",
         "artifact_commands engine_command predict_command cli",

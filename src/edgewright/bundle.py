@@ -48,6 +48,13 @@ class Verdict(StrEnum):
     UNVERIFIED = "UNVERIFIED"  # proven elsewhere: another instruction set or runtime
 
 
+class Against(StrEnum):
+    """What a loss was counted against."""
+
+    LABELS = "labels"  # rows that the model answers rightly and the variant wrongly
+    REFERENCE = "reference"  # rows without labels, that the two answer differently
+
+
 @dataclass(frozen=True)
 class Certificate:
     """The accuracy loss of one variant against the checkpoint, bounded on the certify split.
@@ -70,6 +77,7 @@ class Certificate:
     runtime: str  # "onnxruntime 1.32.0"
     instruction_set: str  # edgewright.proof.host.instruction_set()
     threads: int
+    against: Against = Against.LABELS
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``from_json`` is its inverse."""
@@ -78,7 +86,8 @@ class Certificate:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Certificate:
         """The certificate that ``to_json`` wrote."""
-        return cls(**{**value, "verdict": Verdict(value["verdict"])})
+        against = Against(value.get("against", Against.LABELS))
+        return cls(**{**value, "verdict": Verdict(value["verdict"]), "against": against})
 
 
 @dataclass(frozen=True)

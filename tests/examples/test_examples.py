@@ -292,7 +292,7 @@ class TestGrowing:
     ) -> None:
         """``compared`` = 3 takes the way of components too large to compare row by row."""
         monkeypatch.setattr("edgewright.examples.splits.COMPARED_ROWS", compared)
-        monkeypatch.setattr("edgewright.examples.COMPARED_ROWS", compared)
+        monkeypatch.setattr("edgewright.examples.rows.COMPARED_ROWS", compared)
         sources, added = history
         shares = SplitShares()
         examples, report = build_examples(sources, shares=shares, seed=seed)

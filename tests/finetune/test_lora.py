@@ -27,6 +27,7 @@ from edgewright.finetune.task import Task
 from edgewright.finetune.train import Recipe, fit
 from edgewright.kinds import IMAGE, TEXT
 from edgewright.optimize.export import export_onnx
+from edgewright.optimize.origin import Origin
 from edgewright.output import Output
 
 # transformers' DeBERTa and ModernBERT use torch.jit when they are imported.
@@ -368,6 +369,6 @@ def test_a_merged_checkpoint_is_exported_like_any_other(finetune, tmp_path):
     assert finetune("--lora", 4, "--freeze", 2).code == 0
     made = Checkpoint.open(tmp_path / "out")
     rows = made.preprocessor().encode(made.examples().split("test").texts[:4])
-    export = export_onnx(made, tmp_path, rows)
+    export = export_onnx(Origin.of_checkpoint(made), tmp_path, rows)
     assert export.max_difference < 1e-4
     assert b"lora" not in export.path.read_bytes()

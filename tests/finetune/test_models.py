@@ -9,13 +9,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import VOCABULARY, bert_config, tiny_classifier
 
 from edgewright.errors import ConfigError
-from edgewright.finetune.models import (
-    load_classifier,
-    load_config,
-    locate_model,
-    max_positions,
-    weights_sha256,
-)
+from edgewright.finetune.models import load_classifier
+from edgewright.pretrained import load_config, locate_model, max_positions, weights_sha256
 
 LABELS = ("a", "b", "c")
 

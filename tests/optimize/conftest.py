@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from small_sentences import COMMON, LABELS, WORDS, sentences
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -23,13 +23,6 @@ from edgewright.examples import Examples, example_id
 from edgewright.manifest import canonical_json, new_folder, seal
 from edgewright.preprocess import TextPreprocessor
 
-LABELS = ("business", "sport", "tech")
-WORDS = {
-    "business": "bank shares profit market economy trade oil deal sales growth",
-    "sport": "match goal coach league player win cup team season final",
-    "tech": "software phone online network users computer game digital broadband chip",
-}
-COMMON = "the a of to in said on for new year with people at first more after will"
 SPLIT_ROWS = {
     "train": 240,
     "validation": 40,
@@ -39,25 +32,6 @@ SPLIT_ROWS = {
     "test": 60,
 }
 MAX_LENGTH = 24
-
-
-def sentences(rows: int, seed: int) -> tuple[list[str], np.ndarray]:
-    """Sentences of common words with a few of the class; every twelfth borrows from another."""
-    rng = np.random.default_rng(seed)
-    texts, labels, seen = [], [], set[str]()
-    while len(texts) < rows:
-        label = int(rng.integers(len(LABELS)))
-        source = label if rng.random() > 0.08 else int(rng.integers(len(LABELS)))
-        words = [
-            *rng.choice(WORDS[LABELS[source]].split(), 3),
-            *rng.choice(COMMON.split(), rng.integers(4, 14)),
-        ]
-        text = " ".join(rng.permutation(words))
-        if text not in seen:
-            seen.add(text)
-            texts.append(text)
-            labels.append(label)
-    return texts, np.array(labels, dtype=np.int64)
 
 
 def make_examples(split_rows: dict[str, int], seed: int = 0) -> Examples:

@@ -11,12 +11,16 @@ import numpy as np
 import onnx
 import pytest
 
+from edgewright import model_file
 from edgewright.backends import get_backend
 from edgewright.checkpoint import MODEL_FOLDER, PREPROCESSING_FOLDER, Checkpoint
 from edgewright.errors import ConfigError
 from edgewright.manifest import Artifact
 from edgewright.optimize import export as export_module
-from edgewright.optimize.export import LOGITS, Reference, export_onnx, predict_logits
+from edgewright.optimize import torch_model
+from edgewright.optimize.export import Reference, export_onnx, predict_logits
+from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.optimize.origin import Origin
 from edgewright.preprocess import TextPreprocessor, TokenRow
 
 LABELS = ["business", "sport", "tech"]
@@ -85,7 +89,7 @@ def test_every_architecture_gives_the_one_contract(
     exporter: str,
 ) -> None:
     checkpoint = make_architecture(model_type, input_names, **sizes)
-    export = export_onnx(checkpoint, tmp_path, encode(checkpoint))
+    export = export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, encode(checkpoint))
     assert export.exporter.startswith(exporter)
     assert export.max_difference < 1e-4
     session = get_backend("onnxruntime").load(export.path, threads=1)
@@ -98,7 +102,9 @@ def test_every_architecture_gives_the_one_contract(
     # Rows and lengths that were not traced, against a model that the exporter never touched.
     rows = encode(checkpoint, ["oil", "a " * 11, "the coach said", "game " * 20, "cup"])
     logits = predict_logits(session, checkpoint.preprocessor(), rows)
-    np.testing.assert_allclose(logits, Reference(checkpoint).logits(rows), atol=1e-4)
+    np.testing.assert_allclose(
+        logits, Reference(Origin.of_checkpoint(checkpoint)).logits(rows), atol=1e-4
+    )
     assert logits.std(axis=0).min() > 1e-3  # the rows do get different answers
 
 
@@ -113,14 +119,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(
         folder.mkdir()
         # Another sample must not show either: it is compared, not traced into the file.
         rows = encode(checkpoint, TEXTS if name == "first" else TEXTS[::-1])
-        contents.append(export_onnx(checkpoint, folder, rows).path.read_bytes())
+        contents.append(
+            export_onnx(Origin.of_checkpoint(checkpoint), folder, rows).path.read_bytes()
+        )
     assert contents[0] == contents[1]
     assert str(tmp_path).encode() not in contents[0]
     assert b"site-packages" not in contents[0]
 
 
 def test_export_says_what_it_wrote(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    export = export_onnx(checkpoint, tmp_path, encode(checkpoint))
+    export = export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, encode(checkpoint))
     opsets = {each.domain: each.version for each in onnx.load(export.path).opset_import}
     assert export.opset == opsets[""]
     assert 0 < export.max_difference < 1e-4
@@ -130,15 +138,15 @@ def test_export_says_what_it_wrote(checkpoint: Checkpoint, tmp_path: Path) -> No
 def test_an_export_that_answers_differently_is_refused(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faithful = export_module._export_with_optimum
+    faithful = torch_model._export_with_optimum
 
-    def shifted(model: Any, config: Any, path: Path) -> None:
+    def shifted(model: Any, config: Any, path: Path, opset: int | None) -> None:
         model.classifier.bias.data[1] += 0.01
-        faithful(model, config, path)
+        faithful(model, config, path, opset)
 
-    monkeypatch.setattr(export_module, "_export_with_optimum", shifted)
+    monkeypatch.setattr(torch_model, "_export_with_optimum", shifted)
     with pytest.raises(ConfigError, match=r"inputs of 1x\d+, row 0, class 1") as caught:
-        export_onnx(checkpoint, tmp_path, encode(checkpoint))
+        export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, encode(checkpoint))
     assert "0.01" in str(caught.value)
     assert "bert" in str(caught.value)
 
@@ -147,9 +155,9 @@ def test_an_export_that_holds_for_one_length_only_is_refused(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What tracing does to Python arithmetic on shapes: the length, 16 here, becomes a constant."""
-    faithful = export_module._export_with_optimum
+    faithful = torch_model._export_with_optimum
 
-    def frozen(model: Any, config: Any, path: Path) -> None:
+    def frozen(model: Any, config: Any, path: Path, opset: int | None) -> None:
         plain = model.bert.forward
 
         def forward(input_ids: Any = None, attention_mask: Any = None, **rest: Any) -> Any:
@@ -159,12 +167,13 @@ def test_an_export_that_holds_for_one_length_only_is_refused(
             return plain(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
         model.bert.forward = forward
-        faithful(model, config, path)
+        faithful(model, config, path, opset)
 
-    monkeypatch.setattr(export_module, "_export_with_optimum", frozen)
-    export_onnx(checkpoint, tmp_path, encode(checkpoint))  # none is longer than 16
+    monkeypatch.setattr(torch_model, "_export_with_optimum", frozen)
+    origin = Origin.of_checkpoint(checkpoint)
+    export_onnx(origin, tmp_path, encode(checkpoint))  # none is longer than 16
     with pytest.raises(ConfigError, match=r"answers differently.*inputs of 1x22, row 0"):
-        export_onnx(checkpoint, tmp_path, encode(checkpoint, [*TEXTS, "goal " * 20]))
+        export_onnx(origin, tmp_path, encode(checkpoint, [*TEXTS, "goal " * 20]))
 
 
 def test_a_model_that_cannot_be_traced_is_refused_by_name(
@@ -175,36 +184,61 @@ def test_a_model_that_cannot_be_traced_is_refused_by_name(
     def fail(*_: Any) -> None:
         raise RuntimeError("unsupported operator: fly\nwith a long trace")
 
-    monkeypatch.setattr(export_module, "_export_with_torch", fail)
+    monkeypatch.setattr(torch_model, "_export_with_torch", fail)
     with pytest.raises(ConfigError, match="ernie.*unsupported operator: fly") as caught:
-        export_onnx(checkpoint, tmp_path, encode(checkpoint))
+        export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, encode(checkpoint))
     assert "long trace" not in str(caught.value)
 
 
 def test_an_export_with_other_outputs_is_refused(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faithful = export_module._export_with_optimum
+    faithful = torch_model._export_with_optimum
 
-    def renamed(model: Any, config: Any, path: Path) -> None:
-        faithful(model, config, path)
+    def renamed(model: Any, config: Any, path: Path, opset: int | None) -> None:
+        faithful(model, config, path, opset)
         graph = onnx.load(path)
         graph.graph.output.append(graph.graph.output[0])
         graph.graph.output[1].name = graph.graph.node[-2].output[0]
         onnx.save(graph, path)
 
-    monkeypatch.setattr(export_module, "_export_with_optimum", renamed)
+    monkeypatch.setattr(torch_model, "_export_with_optimum", renamed)
     with pytest.raises(ConfigError, match="one float32 logits"):
-        export_onnx(checkpoint, tmp_path, encode(checkpoint))
+        export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, encode(checkpoint))
 
 
-def test_models_beyond_one_onnx_file_are_refused_before_the_export(
+def test_weights_that_protobuf_cannot_hold_lie_beside_the_graph(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    origin, rows = Origin.of_checkpoint(checkpoint), encode(checkpoint)
+    folders = [tmp_path / name for name in ("whole", "split", "again")]
+    for folder in folders:
+        folder.mkdir()
+    whole = export_onnx(origin, folders[0], rows).path
     monkeypatch.setattr(export_module, "_LARGEST_BYTES", 1000)
-    with pytest.raises(ConfigError, match="2 GiB"):
-        export_onnx(checkpoint, tmp_path, encode(checkpoint))
-    assert not list(tmp_path.iterdir())
+    split, again = (export_onnx(origin, folder, rows).path for folder in folders[1:])
+    assert model_file.parts(whole) == [whole]
+    assert model_file.parts(split) == [split, split.with_name("fp32.onnx.data")]
+    assert [part.read_bytes() for part in model_file.parts(split)] == [
+        part.read_bytes() for part in model_file.parts(again)
+    ]
+    assert split.stat().st_size < whole.stat().st_size / 4
+    session = get_backend("onnxruntime").load(split, threads=1)
+    expected = predict_logits(
+        get_backend("onnxruntime").load(whole, threads=1), origin.preprocessor, rows
+    )
+    assert np.array_equal(predict_logits(session, origin.preprocessor, rows), expected)
+    before = model_file.sha256(split)
+    data = model_file.data_file(split)
+    data.write_bytes(data.read_bytes()[:-1] + b"!")
+    assert model_file.sha256(split) != before
+
+
+def test_the_opset_can_be_chosen(make_architecture: ArchitectureMaker, tmp_path: Path) -> None:
+    for model_type, opset in (("bert", 15), ("ernie", 19)):
+        origin = Origin.of_checkpoint(make_architecture(model_type, THREE, **SIZES))
+        export = export_onnx(origin, tmp_path, origin.preprocessor.encode(TEXTS), opset=opset)
+        assert export.opset == opset
 
 
 def test_export_prints_nothing(
@@ -212,7 +246,7 @@ def test_export_prints_nothing(
 ) -> None:
     for model_type in ("bert", "ernie"):
         checkpoint = make_architecture(model_type, THREE, **SIZES)
-        export_onnx(checkpoint, tmp_path, encode(checkpoint))
+        export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, encode(checkpoint))
     assert capfd.readouterr() == ("", "")
 
 
@@ -229,7 +263,7 @@ class TestReference:
         arrays = preprocessor(texts).arrays
         with torch.no_grad():
             expected = model(**{k: torch.from_numpy(v) for k, v in arrays.items()}).logits
-        logits = Reference(checkpoint).logits(preprocessor.encode(texts))
+        logits = Reference(Origin.of_checkpoint(checkpoint)).logits(preprocessor.encode(texts))
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
 
@@ -237,7 +271,7 @@ class TestReference:
         self, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A row beside a longer one gets the answer that it gets alone, in every architecture."""
-        reference, session = Reference(checkpoint), Echo()
+        reference, session = Reference(Origin.of_checkpoint(checkpoint)), Echo()
         monkeypatch.setattr(reference, "run", session.run)
         rows = encode(checkpoint, ["deal oil", "the match", "the " * 15, "a b c", "cup"] * 5)
         logits = reference.logits(rows)
@@ -250,8 +284,10 @@ class TestReference:
 
         before = torch.get_num_threads()
         seen = []
-        reference = Reference(checkpoint, threads=before + 1)
-        reference.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+        reference = Reference(Origin.of_checkpoint(checkpoint), threads=before + 1)
+        reference.session.model.register_forward_hook(
+            lambda *_: seen.append(torch.get_num_threads())
+        )
         reference.logits(encode(checkpoint))
         assert set(seen) == {before + 1}
         assert torch.get_num_threads() == before

@@ -17,9 +17,11 @@ from edgewright.errors import ConfigError, IntegrityError
 from edgewright.factories import Factory, FactoryClassifier
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.drift import drift_reference
-from edgewright.optimize.export import LOGITS, TOLERANCE, Reference, export_onnx
+from edgewright.optimize.export import TOLERANCE, Reference, export_onnx
 from edgewright.optimize.inputs import Inputs, rows_of
+from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.onnxruntime_graph import unsigned_activations
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import is_convolutional, quantize_static
 from edgewright.optimize.variants import Probe, build_candidates
 from edgewright.proof.goldens import PIXELS, Goldens, golden_scores, make_goldens
@@ -40,21 +42,24 @@ def resnet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resnet")
     checkpoint = vision_checkpoint(folder / "c", vision_model("resnet", 10), SIDE)
     rows = rows_of(checkpoint.preprocessor(), checkpoint.examples().split("search"))
-    return checkpoint, rows, export_onnx(checkpoint, folder, rows)
+    return checkpoint, rows, export_onnx(Origin.of_checkpoint(checkpoint), folder, rows)
 
 
 def check_export(checkpoint, folder: Path) -> None:
     rows = rows_of(checkpoint.preprocessor(), checkpoint.examples().split("search"))
-    export = export_onnx(checkpoint, folder, rows)
+    export = export_onnx(Origin.of_checkpoint(checkpoint), folder, rows)
     session = get_backend("onnxruntime").load(export.path, threads=1)
     (spec,) = session.inputs
     assert (spec.name, spec.dtype) == ("pixel_values", "float32")
     assert spec.shape == checkpoint.preprocessor().input_shape
     arrays = checkpoint.preprocessor().pad(rows[:5]).arrays
     found = session.run(arrays)[LOGITS]
-    assert np.abs(found - Reference(checkpoint).logits(rows[:5])).max() < TOLERANCE
+    assert (
+        np.abs(found - Reference(Origin.of_checkpoint(checkpoint)).logits(rows[:5])).max()
+        < TOLERANCE
+    )
     before = export.path.read_bytes()
-    assert export_onnx(checkpoint, folder, rows).path.read_bytes() == before
+    assert export_onnx(Origin.of_checkpoint(checkpoint), folder, rows).path.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -75,7 +80,7 @@ def test_convolutions_are_told_from_products(resnet, tmp_path: Path) -> None:
     assert is_convolutional(resnet[2].path)
     vit = vision_checkpoint(tmp_path / "c", vision_model("vit", 10), SIDE)
     rows = rows_of(vit.preprocessor(), vit.examples().split("search"))
-    assert not is_convolutional(export_onnx(vit, tmp_path, rows).path)
+    assert not is_convolutional(export_onnx(Origin.of_checkpoint(vit), tmp_path, rows).path)
 
 
 def test_convolutions_become_int8_with_unsigned_activations_by_tensor(resnet, tmp_path) -> None:

@@ -8,6 +8,7 @@ import yaml
 
 from edgewright.errors import ConfigError
 from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.given import Given
 
 
 def _config(**options: Any) -> OptimizeConfig:
@@ -73,4 +74,5 @@ def test_yaml_holds_every_option_but_the_paths() -> None:
         "allow-inconclusive": False,
         "no-raw-examples": False,
         "seed": 3,
+        **Given().options(),
     }

@@ -26,6 +26,7 @@ from edgewright.optimize import pipeline
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.export import Reference, export_onnx
 from edgewright.optimize.inputs import Inputs
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.variants import Candidate, Skipped
 from edgewright.proof.certificate import PairedCounts
 from edgewright.proof.goldens import check_goldens
@@ -48,7 +49,9 @@ class Entrant:
 def fp32(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model as ONNX, exported once."""
     rows = checkpoint.preprocessor().encode(checkpoint.examples().split("search").texts)
-    return export_onnx(checkpoint, tmp_path_factory.mktemp("export"), rows).path
+    return export_onnx(
+        Origin.of_checkpoint(checkpoint), tmp_path_factory.mktemp("export"), rows
+    ).path
 
 
 def _write(source: Path, target: Path, entrant: Entrant) -> None:
@@ -99,7 +102,7 @@ class Runs:
                 candidates[name] = Candidate(
                     name, entrant.backend, file, "fp32", entrant.batch_invariant
                 )
-            reference = Reference(inputs.checkpoint)
+            reference = Reference(inputs.origin)
             return Bench(inputs, reference, candidates, config.threads), [Skipped("x", "no such")]
 
         timings = {name: _timing(entrant.speedup) for name, entrant in everyone.items()}

@@ -8,16 +8,14 @@ import numpy as np
 import onnx
 import prepared_bundle
 import pytest
-from onnx import TensorProto, helper
-from tiny_onnx import fp32_classifier, ids, int8_classifier
+from onnx import helper
+from tiny_onnx import fp32_classifier, int8_classifier
 
-from edgewright.backends import get_backend
 from edgewright.backends.tensorrt.profiles import Range, parse_profiles
 from edgewright.bundle import Bundle
 from edgewright.cli import run
 from edgewright.errors import ConfigError
 from edgewright.latency import Workload
-from edgewright.optimize.half import write_half
 from edgewright.optimize.prepared import profiles_for, refuse_unfit
 from edgewright.preprocess import ImagePreprocessor, ImageSettings
 from edgewright.proof.goldens import Goldens
@@ -56,6 +54,7 @@ def test_a_bundle_keeps_what_is_prepared_apart_and_says_that_it_is_unproven(
     assert [each.name for each in bundle.prepared] == ["tensorrt-int8-static", "tensorrt-fp16"]
     for variant in bundle.prepared:
         assert variant.certificate is None
+        assert 0 <= variant.search_accuracy <= 1
         assert (bundle.path / variant.file).is_file()
         first, second = parse_profiles(variant.session_options["profiles"])
         assert first.holds({"input_ids": (1, 16), "attention_mask": (1, 16)})
@@ -110,25 +109,3 @@ def test_what_tensorrt_does_not_build_is_told_node_by_node(tmp_path: Path) -> No
         refuse_unfit(unsigned)
     assert len(failure.value.faults) == 3
     assert "MatMulInteger logits is no QuantizeLinear" in failure.value.faults[-1]
-
-
-def test_half_precision_keeps_what_goes_in_and_out_and_nearly_the_numbers(tmp_path: Path) -> None:
-    source = fp32_classifier(tmp_path / "fp32.onnx")
-    write_half(source, tmp_path / "fp16.onnx")
-    half = onnx.load(tmp_path / "fp16.onnx").graph
-    assert {each.data_type for each in half.initializer if each.name in ("table", "weights")} == {
-        TensorProto.FLOAT16
-    }
-    backend = get_backend("onnxruntime")
-    whole, halved = (backend.load(path, threads=1) for path in (source, tmp_path / "fp16.onnx"))
-    assert (halved.inputs, halved.outputs) == (whole.inputs, whole.outputs)
-    np.testing.assert_allclose(
-        halved.run(ids(3, 5))["logits"], whole.run(ids(3, 5))["logits"], atol=0.02
-    )
-
-
-def test_half_precision_is_the_same_bytes_every_time(tmp_path: Path) -> None:
-    source = fp32_classifier(tmp_path / "fp32.onnx")
-    for name in ("a.onnx", "b.onnx"):
-        write_half(source, tmp_path / name)
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

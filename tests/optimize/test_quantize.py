@@ -19,6 +19,7 @@ from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
 from edgewright.optimize import quantize as quantize_module
 from edgewright.optimize.export import Export, Reference, export_onnx, predict_logits, save
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration, quantize_dynamic, quantize_static
 
 LAYERS = 2
@@ -29,7 +30,9 @@ PRODUCTS = 6 * LAYERS + 2  # query, key, value, output, two of the feed-forward;
 def export(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Export:
     texts = list(checkpoint.examples().split("search").texts)
     folder = tmp_path_factory.mktemp("export")
-    return export_onnx(checkpoint, folder, checkpoint.preprocessor().encode(texts))
+    return export_onnx(
+        Origin.of_checkpoint(checkpoint), folder, checkpoint.preprocessor().encode(texts)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def agreement(checkpoint: Checkpoint, path: Path, backend: str = "onnxruntime") 
     rows = checkpoint.preprocessor().encode(list(checkpoint.examples().split("search").texts))
     session = get_backend(backend).load(path, threads=1)
     logits = predict_logits(session, checkpoint.preprocessor(), rows, one_row_at_a_time=True)
-    expected = Reference(checkpoint).logits(rows)
+    expected = Reference(Origin.of_checkpoint(checkpoint)).logits(rows)
     return float(np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)))
 
 
@@ -187,7 +190,7 @@ from edgewright.optimize.quantize import quantize_dynamic, quantize_static
 checkpoint = Checkpoint.open(Path({str(checkpoint_path)!r}))
 preprocessor = checkpoint.preprocessor()
 rows = preprocessor.encode(["the match", "new phone users of the network"])
-export = export_onnx(checkpoint, Path({str(work)!r}), rows)
+export = export_onnx(Origin.of_checkpoint(checkpoint), Path({str(work)!r}), rows)
 quantize_dynamic(export.path, Path({str(work / "dynamic.onnx")!r}), reduce_range=True)
 batches = lambda: (preprocessor.pad([row]).arrays for row in rows)
 quantize_static(export.path, batches, reduce_range=True)

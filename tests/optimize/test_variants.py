@@ -14,7 +14,9 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.errors import IntegrityError
 from edgewright.manifest import sha256_file
 from edgewright.optimize import variants as variants_module
-from edgewright.optimize.export import LOGITS, Export, Reference, export_onnx, predict_logits
+from edgewright.optimize.export import Export, Reference, export_onnx, predict_logits
+from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration
 from edgewright.optimize.variants import Candidate, Probe, build_candidates, is_batch_invariant
 
@@ -40,7 +42,9 @@ def calibration(checkpoint: Checkpoint) -> Calibration:
 def export(
     checkpoint: Checkpoint, probe: Probe, tmp_path_factory: pytest.TempPathFactory
 ) -> Export:
-    return export_onnx(checkpoint, tmp_path_factory.mktemp("export"), probe.rows)
+    return export_onnx(
+        Origin.of_checkpoint(checkpoint), tmp_path_factory.mktemp("export"), probe.rows
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def test_dynamic_depends_on_the_batch_and_static_does_not(
 def test_candidates_answer_as_the_checkpoint_does(
     candidates: dict[str, Candidate], checkpoint: Checkpoint, probe: Probe
 ) -> None:
-    expected = Reference(checkpoint).logits(probe.rows)
+    expected = Reference(Origin.of_checkpoint(checkpoint)).logits(probe.rows)
     for candidate in candidates.values():
         session = get_backend(candidate.backend).load(
             candidate.file, threads=1, options=candidate.session_options

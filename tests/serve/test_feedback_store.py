@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,19 @@ def test_replicas_share_one_store(store_url: str) -> None:
         store.close()
     stored = [sum(each is Outcome.STORED for each in column) for column in zip(*told, strict=True)]
     assert stored == [1] * 200
+
+
+def test_replicas_that_start_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    # SQLite itself does not wait here: a lock held by another is an error at once.
+    file = tmp_path / "feedback.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(FeedbackStore.open, f"sqlite:///{file}")
+        assert not wait([opening], timeout=0.5).done
+        other.execute("COMMIT")
+        opening.result(timeout=60).close()
+    other.close()
 
 
 def test_a_store_of_another_schema_is_refused(store_url: str) -> None:

@@ -21,11 +21,10 @@ from edgewright.errors import DataError, IntegrityError
 from edgewright.examples.columns_file import column_names, read_columns, write_columns
 from edgewright.examples.identity import content_id, example_id, image_id
 from edgewright.examples.image_store import COLUMN, ImageStore, write_images
-from edgewright.examples.near_duplicates import NearDuplicates
-from edgewright.examples.near_images import NearImages, signatures
-from edgewright.examples.sources import Gathered, Sources, gather
+from edgewright.examples.rows import Rows
+from edgewright.examples.sources import Sources, gather
 from edgewright.examples.split_report import SplitReport, absent_classes, label_twins
-from edgewright.examples.splits import COMPARED_ROWS, QUARANTINE, Near, Placement, SplitShares
+from edgewright.examples.splits import QUARANTINE, SplitShares
 from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.tables import Table, only_texts, read_table
 from edgewright.tables.columns import SPLITS, Columns
@@ -91,14 +90,14 @@ class Examples:
 
     def split(self, name: str) -> Examples:
         """The rows of one split (or of "quarantine"), order kept."""
-        return self._rows(index for index, split in enumerate(self.splits) if split == name)
+        return self.rows(index for index, split in enumerate(self.splits) if split == name)
 
     def one_per_group(self) -> Examples:
         """The first row of each near-duplicate group, order kept: no two of them are alike."""
         first: dict[str, int] = {}
         for index, group in enumerate(self.groups):
             first.setdefault(group, index)
-        return self._rows(first.values())
+        return self.rows(first.values())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by split ("quarantine" last) and class, zeros included."""
@@ -168,7 +167,8 @@ class Examples:
             rows["id"], contents, labels, placed["split"], placed["group"], tuple(label_names), kind
         )
 
-    def _rows(self, indices: Iterable[int]) -> Examples:
+    def rows(self, indices: Iterable[int]) -> Examples:
+        """The rows of these numbers (0-based), in their order."""
         chosen = list(indices)
         return Examples(
             [self.ids[i] for i in chosen],
@@ -210,10 +210,10 @@ def build_examples(
             f"{sources.names}: holds {sources.kind.many}, and the checkpoint was made from "
             f"{previous.kind.many}"
         )
-    rows = _Rows(sources.kind, previous)
+    rows = start_rows(sources.kind, previous)
     for batch in sources.batches():
         rows.place(gather(batch), shares, seed)
-    examples = rows.examples(label_names)
+    examples = as_examples(rows, label_names)
     report = _report(sources, rows, examples, shares, seed)
     if np.unique(examples.split("train").labels).size < 2:
         raise DataError(
@@ -225,89 +225,22 @@ def build_examples(
     return examples, report
 
 
-class _Rows:
-    """The columns of examples under construction, which only grow, and a tally of what happened."""
+def start_rows(kind: Kind, previous: Examples | None) -> Rows:
+    """Rows to add to, beginning with those of ``previous``, which stay as they are."""
+    rows = Rows(kind)
+    if previous is not None:
+        names = [previous.label_names[label] for label in previous.labels.tolist()]
+        rows.extend(previous.ids, previous.contents, names, previous.splits, previous.groups)
+    return rows
 
-    def __init__(self, kind: Kind, previous: Examples | None) -> None:
-        self.kind = kind
-        self.ids: list[str] = []
-        self.contents: list[Any] = []  # str or Image
-        self.labels: list[str] = []
-        self.splits: list[str] = []
-        self.groups: list[str] = []
-        self.tally: Counter[str] = Counter()
-        if previous is not None:
-            names = [previous.label_names[label] for label in previous.labels.tolist()]
-            self._extend(previous.ids, previous.contents, names, previous.splits, previous.groups)
 
-    def place(self, gathered: dict[str, Gathered], shares: SplitShares, seed: int) -> None:
-        """Append the examples that are new, each in its split."""
-        new = self._new(gathered)
-        sound = {key: example for key, example in new.items() if not example.conflicting}
-        kept = [row for row, split in enumerate(self.splits) if split != QUARANTINE]
-        near = self._near([self.contents[row] for row in kept], list(sound.values()))
-        placement = Placement(
-            [self.ids[row] for row in kept] + list(sound),
-            [(self.splits[row], self.groups[row]) for row in kept],
-            [example.given for example in sound.values()],
-            shares=shares,
-            seed=seed,
-        )
-        placement.place(near)
-        labels = [self.labels[row] for row in kept] + [e.label for e in sound.values()]
-        self.tally["added"] += len(new)
-        self.tally["moved"] += placement.fill_train(labels, near)
-        self.tally["bridging"] += placement.bridging
-        self.tally["leaked"] += placement.leaked
-        self.tally["conflicting"] += len(new) - len(sound)
-        self.tally["pairs"] += _pairs_with_new(near, len(kept))
-        placed = dict(zip(sound, placement.new_rows(), strict=True))
-        rows = [placed.get(key, (QUARANTINE, key)) for key in new]
-        self._extend(
-            list(new),
-            [example.content for example in new.values()],
-            [example.label for example in new.values()],
-            [split for split, _ in rows],
-            [group for _, group in rows],
-        )
-
-    def examples(self, label_names: tuple[str, ...]) -> Examples:
-        """The rows so far."""
-        index_of = {name: index for index, name in enumerate(label_names)}
-        labels = np.array([index_of[name] for name in self.labels], dtype=np.int64)
-        return Examples(
-            self.ids, self.contents, labels, self.splits, self.groups, label_names, self.kind
-        )
-
-    def _near(self, kept: list[Any], new: Sequence[Gathered]) -> Near:
-        """The near-duplicates among examples that are placed and those that follow them."""
-        contents = [*kept, *(example.content for example in new)]
-        if self.kind is IMAGE:
-            return NearImages(signatures(contents))
-        return NearDuplicates(contents)
-
-    def _new(self, gathered: dict[str, Gathered]) -> dict[str, Gathered]:
-        """What is not there yet; a text that is there keeps the label it has."""
-        standing = dict(zip(self.ids, zip(self.labels, self.splits, strict=True), strict=True))
-        for key in gathered.keys() & standing.keys():
-            label, split = standing[key]
-            differs = gathered[key].conflicting or gathered[key].label != label
-            self.tally["contradicting"] += differs and split != QUARANTINE
-        return {key: row for key, row in gathered.items() if key not in standing}
-
-    def _extend(
-        self,
-        ids: Sequence[str],
-        contents: Sequence[Any],
-        labels: Sequence[str],
-        splits: Sequence[str],
-        groups: Sequence[str],
-    ) -> None:
-        self.ids += ids
-        self.contents += contents
-        self.labels += labels
-        self.splits += splits
-        self.groups += groups
+def as_examples(rows: Rows, label_names: tuple[str, ...]) -> Examples:
+    """The rows so far; a label that is none of ``label_names`` is -1."""
+    index_of = {name: index for index, name in enumerate(label_names)}
+    labels = np.array([index_of.get(name, -1) for name in rows.labels], dtype=np.int64)
+    return Examples(
+        rows.ids, rows.contents, labels, rows.splits, rows.groups, label_names, rows.kind
+    )
 
 
 def _label_names(
@@ -343,19 +276,8 @@ def _refuse_labels(sources: Sources, new: set[str], known: Sequence[str]) -> Non
     )
 
 
-def _pairs_with_new(near: Near, first_new: int) -> int:
-    """How many near-duplicate pairs have a row from ``first_new`` on (see SplitReport)."""
-    pairs = 0
-    for rows in near.components:
-        if len(rows) > COMPARED_ROWS:
-            pairs += len(rows) - 1
-        elif len(rows) > 1 and rows[-1] >= first_new:
-            pairs += sum(later >= first_new for _, later in near.pairs(rows))
-    return pairs
-
-
 def _report(
-    sources: Sources, rows: _Rows, examples: Examples, shares: SplitShares, seed: int
+    sources: Sources, rows: Rows, examples: Examples, shares: SplitShares, seed: int
 ) -> SplitReport:
     counts = examples.counts()
     rows_read = sum(len(table) for table in sources.tables)

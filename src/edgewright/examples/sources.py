@@ -107,11 +107,12 @@ def gather(batch: Sequence[tuple[Table, str | None]]) -> dict[str, Gathered]:
 def _rows(
     batch: Sequence[tuple[Table, str | None]],
 ) -> Iterator[tuple[str | Image, str, str | None]]:
-    """(content, label, held-out split it is given to) of every row."""
+    """(content, label or "", held-out split it is given to) of every row."""
     for table, whole in batch:
+        labels = table.labels or [""] * len(table)
         splits = table.splits or [whole] * len(table)
         contents: Sequence[str | Image] = table.contents
-        for content, label, split in zip(contents, table.labels, splits, strict=True):
+        for content, label, split in zip(contents, labels, splits, strict=True):
             yield content, label, None if split == "train" else split
 
 

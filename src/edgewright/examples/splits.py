@@ -61,8 +61,6 @@ class SplitShares:
         ]
         if not faults and abs(sum(shares.values()) - 1) > 1e-6:
             faults.append(f"the shares of the splits sum to {sum(shares.values()):g}, expected 1")
-        if self.train == 0:
-            faults.append("the share of train is 0, so there would be nothing to learn from")
         if faults:
             raise ConfigError(faults)
 
@@ -81,6 +79,8 @@ class SplitShares:
                 f"splits '{text}': expected six percentages that sum to 100, for "
                 f"{'/'.join(SPLITS)}, such as {cls()}"
             )
+        if shares[0] == 0:
+            raise ConfigError("the share of train is 0, so there would be nothing to learn from")
         return cls(*(share / sum(shares) for share in shares))
 
     def __str__(self) -> str:

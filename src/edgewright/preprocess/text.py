@@ -142,6 +142,10 @@ class TextPreprocessor:
         # Not part of tokenizer.json, so it must be set at every load.
         self._tokenizer.encode_special_tokens = settings.split_special_tokens
 
+    def with_settings(self, settings: TextSettings) -> TextPreprocessor:
+        """The same tokenizer used otherwise; ConfigError where it cannot be."""
+        return TextPreprocessor(settings, self._tokenizer_json)
+
     def __call__(self, texts: Sequence[str], length: int | None = None) -> Encoding:
         """Tokenise and pad, to the longest row or to ``length``; raises as encode and pad do."""
         return self.pad(self.encode(texts), length)

@@ -2,7 +2,9 @@
 
 The reference is the fine-tuned model itself. A row counts as lost (b) when the reference answers it
 rightly and the variant wrongly, as won (c) in the reverse case; the loss is p_b - p_c.
-``edgewright.proof.bound`` bounds it; this module says what the bounds prove.
+``edgewright.proof.bound`` bounds it; this module says what the bounds prove. Where the rows have no
+labels, every answer that is not the reference's counts as lost: the bound is one on how often they
+disagree, and no variant loses more accuracy than that.
 
 At most ``SLOTS`` files may ever be tried on one certify split. Their error rates add up to what the
 confidence leaves over, so that the chance that any of them passes wrongly stays below it
@@ -15,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgewright.bundle import Certificate, Verdict
+from edgewright.bundle import Against, Certificate, Verdict
 from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.metrics import Labels
 from edgewright.proof.bound import loss_lower_bound, loss_upper_bound, rows_needed
@@ -110,7 +112,13 @@ def certify_sha256(ids: Sequence[str], labels: Sequence[str]) -> str:
 
 
 def certificate(
-    trial: Trial, subject: Subject, *, budget: float, confidence: float, split_sha256: str
+    trial: Trial,
+    subject: Subject,
+    *,
+    budget: float,
+    confidence: float,
+    split_sha256: str,
+    against: Against = Against.LABELS,
 ) -> Certificate:
     """What one trial proves about ``subject``: PASS, FAIL, or how many rows would be enough."""
     counts, error_rate = trial.counts, error_rates(confidence)[trial.slot]
@@ -134,6 +142,7 @@ def certificate(
         loss_lower_bound=lower,
         needed_n=needed,
         certify_sha256=split_sha256,
+        against=against,
         file_sha256=subject.file_sha256,
         runtime=subject.runtime,
         instruction_set=subject.instruction_set,
@@ -141,7 +150,14 @@ def certificate(
     )
 
 
-def reused(subject: Subject, *, budget: float, threads: int, split_sha256: str) -> Certificate:
+def reused(
+    subject: Subject,
+    *,
+    budget: float,
+    threads: int,
+    split_sha256: str,
+    against: Against = Against.LABELS,
+) -> Certificate:
     """The certificate of a file that came too late: no row was read for it, nothing is bounded."""
     return Certificate(
         verdict=Verdict.REUSED,
@@ -154,6 +170,7 @@ def reused(subject: Subject, *, budget: float, threads: int, split_sha256: str) 
         loss_lower_bound=-1.0,
         needed_n=None,
         certify_sha256=split_sha256,
+        against=against,
         file_sha256=subject.file_sha256,
         runtime=subject.runtime,
         instruction_set=subject.instruction_set,

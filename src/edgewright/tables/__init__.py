@@ -19,7 +19,14 @@ from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.tables.arrow import read_dataset_folder, read_hub_dataset, read_parquet
 from edgewright.tables.columns import SPLIT_ALIASES, SPLITS, Cells, Columns
 from edgewright.tables.delimited import read_csv, read_tsv
-from edgewright.tables.image_folder import Image, ImageFile, is_image_folder, read_image_folder
+from edgewright.tables.image_folder import (
+    Image,
+    ImageFile,
+    has_loose_images,
+    is_image_folder,
+    read_image_folder,
+    read_loose_images,
+)
 from edgewright.tables.json_rows import json_kind, read_json, read_jsonl
 
 _READERS: Final[dict[str, Callable[[Path, Columns], Cells]]] = {
@@ -43,7 +50,9 @@ class Table:
     """Labelled texts or images as read, before ids and splits: one entry a row in each list.
 
     ``contents`` are texts as in the file, or the image files; ``labels`` are stripped of white
-    space at both ends; ``splits``, where the table gives any, are names of ``SPLITS`` or None.
+    space at both ends, and there are none where ``label_column`` is None, which
+    ``Columns.label_optional`` allows; ``splits``, where the table gives any, are names of
+    ``SPLITS`` or None.
     """
 
     contents: list[str] | list[Image]
@@ -51,7 +60,7 @@ class Table:
     splits: list[str | None] | None
     source: str
     text_column: str
-    label_column: str
+    label_column: str | None
     places: Callable[[int], str] = field(
         default=lambda index: f"row {index + 1}", repr=False, compare=False
     )
@@ -68,7 +77,7 @@ class Table:
         return f"{self.source}: {self.places(index)}"
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.contents)
 
 
 def read_table(
@@ -125,6 +134,8 @@ def _read_folder(path: Path, columns: Columns) -> Cells:
         )
     if is_image_folder(path):
         return read_image_folder(path)
+    if columns.label_optional and has_loose_images(path):
+        return read_loose_images(path)
     raise DataError(
         f"{path}: is a folder, but none written by save_to_disk of Hugging Face datasets, and none "
         f"with a sub-folder of images for each class; give a file ({', '.join(_READERS)})"
@@ -151,7 +162,7 @@ def _checked(cells: Cells, source: str) -> Table:
         contents = _each(cells, cells.texts, as_image, cells.columns.text, faults)
     else:
         contents = _each(cells, cells.texts, _as_text, cells.columns.text, faults)
-    labels = _each(cells, cells.labels, _as_label, cells.columns.label, faults)
+    labels = _each(cells, cells.labels, _as_label, cells.columns.label or "label", faults)
     splits = None
     if cells.splits is not None:
         column = cells.columns.split or "split"

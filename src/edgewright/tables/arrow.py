@@ -122,7 +122,7 @@ def _read_dataset(dataset: Any, columns: Columns, source: str) -> Cells:
     found = find_columns(dataset.column_names, columns, source)
     wanted = [name for name in (found.text, found.label, found.split) if name]
     table = dataset.select_columns(wanted).with_format("arrow")[:]
-    names = getattr(dataset.features[found.label], "names", None)
+    names = getattr(dataset.features[found.label], "names", None) if found.label else None
     return _cells(table, found, names, source)
 
 
@@ -130,7 +130,8 @@ def _cells(table: Any, found: FoundColumns, names: Sequence[str] | None, source:
     """``table``: a pyarrow.Table. Class number i reads as ``names[i]``, and -1 as no label."""
     _check_types(table.schema, found, source)
     try:
-        texts, labels = table[found.text].to_pylist(), table[found.label].to_pylist()
+        texts = table[found.text].to_pylist()
+        labels = table[found.label].to_pylist() if found.label else []
         splits = table[found.split].to_pylist() if found.split else None
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: holds a string that is not UTF-8: {error}") from error
@@ -155,18 +156,24 @@ def _check_types(schema: Any, found: FoundColumns, source: str) -> None:
         faults.append(
             f"{found.kind.name} column '{found.text}' is of type {kind}, expected strings"
         )
-    kind = schema.field(found.label).type
-    if _is_list(kind):
-        faults.append(
-            f"label column '{found.label}' holds lists; multi-label classification is not "
-            "supported, give one label a row"
-        )
-    elif types.is_nested(kind) or types.is_temporal(kind) or types.is_binary(kind):
-        faults.append(
-            f"label column '{found.label}' is of type {kind}, expected strings or integers"
-        )
+    if found.label is not None:
+        faults += _label_faults(schema.field(found.label).type, found.label)
     if faults:
         raise DataError(f"{source}: {'; '.join(faults)}")
+
+
+def _label_faults(kind: Any, column: str) -> list[str]:
+    """``kind``: the pyarrow.DataType of the label column."""
+    import pyarrow.types as types
+
+    if _is_list(kind):
+        return [
+            f"label column '{column}' holds lists; multi-label classification is not supported, "
+            "give one label a row"
+        ]
+    if types.is_nested(kind) or types.is_temporal(kind) or types.is_binary(kind):
+        return [f"label column '{column}' is of type {kind}, expected strings or integers"]
+    return []
 
 
 def _is_list(kind: Any) -> bool:
@@ -183,7 +190,7 @@ def _is_list(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str] | None:
+def _class_names(metadata: Mapping[bytes, bytes] | None, label: str | None) -> list[str] | None:
     """The class names that ``datasets`` stores in a parquet file, if it wrote it."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

@@ -46,6 +46,7 @@ class Columns:
     label: str | None = None
     split: str | None = None
     image: str | None = None  # paths of image files, in place of texts
+    label_optional: bool = False  # whether a table may come without labels
 
     def __post_init__(self) -> None:
         named = {
@@ -75,7 +76,7 @@ class FoundColumns:
     """The columns of one table, settled."""
 
     text: str  # or image
-    label: str
+    label: str | None  # None: the table has no labels, as ``Columns.label_optional`` allows
     split: str | None
     kind: Kind = TEXT
 
@@ -92,7 +93,7 @@ class Cells:
 
     columns: FoundColumns
     texts: Sequence[object]
-    labels: Sequence[object]
+    labels: Sequence[object]  # none at all where ``columns`` has no label
     splits: Sequence[object] | None
     typed: bool
     lines: Sequence[int] | None = None
@@ -123,7 +124,9 @@ def find_columns(names: Sequence[str], columns: Columns, source: str) -> FoundCo
     kind = _kind(names, columns)
     usual, given = (IMAGE_NAMES, columns.image) if kind is IMAGE else (TEXT_NAMES, columns.text)
     content = _find(kind.name, usual, names, given, columns.label, faults)
-    label = _find("label", LABEL_NAMES, names, columns.label, given, faults)
+    label = None
+    if not (columns.label_optional and columns.label is None and _is_unlabelled(names, content)):
+        label = _find("label", LABEL_NAMES, names, columns.label, given, faults)
     split = columns.split
     if split is not None and split not in names:
         faults.append(f"no column '{split}' (--split-column)")
@@ -132,6 +135,10 @@ def find_columns(names: Sequence[str], columns: Columns, source: str) -> FoundCo
             f"{source}: {'; '.join(faults)}. Its columns are {_listed(names)}.{_hint(names)}"
         )
     return FoundColumns(content, label, split, kind)
+
+
+def _is_unlabelled(names: Sequence[str], content: str) -> bool:
+    return not any(name != content and name.strip().casefold() in LABEL_NAMES for name in names)
 
 
 def _kind(names: Sequence[str], columns: Columns) -> Kind:

@@ -39,7 +39,8 @@ def _read(lines: TextLines, rows: Iterator[tuple[int, list[str]]], columns: Colu
         if not any(name.strip() for name in header):
             raise DataError(f"{lines.path}: the first line must name the columns, and it is blank")
         found = find_columns(header, columns, str(lines.path))
-        text_at, label_at = header.index(found.text), header.index(found.label)
+        text_at = header.index(found.text)
+        label_at = None if found.label is None else header.index(found.label)
         split_at = None if found.split is None else header.index(found.split)
         texts: list[str] = []
         labels: list[str] = []
@@ -50,7 +51,8 @@ def _read(lines: TextLines, rows: Iterator[tuple[int, list[str]]], columns: Colu
             if len(row) != len(header):
                 _refuse_ragged(lines, start, row, header)
             texts.append(row[text_at])
-            labels.append(row[label_at])
+            if label_at is not None:
+                labels.append(row[label_at])
             if split_at is not None:
                 splits.append(row[split_at])
             starts.append(start)

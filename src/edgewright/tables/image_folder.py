@@ -91,6 +91,27 @@ def read_image_folder(path: Path) -> Cells:
     )
 
 
+def has_loose_images(path: Path) -> bool:
+    """Whether image files lie right in it: without a sub-folder they have no class."""
+    return any(file.is_file() and _is_image(file) for file in path.iterdir())
+
+
+def read_loose_images(path: Path) -> Cells:
+    """Every image right in ``path``, in order of names; they have no labels."""
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and not _is_hidden(file)]
+    images = [ImageFile(file, file.name) for file in files if _is_image(file)]
+    left_out = [file.name for file in files if not _is_image(file)]
+    return Cells(
+        FoundColumns("image", None, None, IMAGE),
+        images,
+        [],
+        None,
+        typed=True,
+        notes=tuple(_notes(path, left_out, [], set())),
+        names=[image.name for image in images],
+    )
+
+
 def _notes(path: Path, left_out: list[str], classes: list[Path], seen: set[str]) -> Iterator[str]:
     if left_out:
         yield (

@@ -28,7 +28,8 @@ def read_jsonl(path: Path, columns: Columns) -> Cells:
             if found is None:
                 found = find_columns(list(record), columns, f"{path}: row 1 (line {lines.number})")
             texts.append(record.get(found.text))
-            labels.append(record.get(found.label))
+            if found.label is not None:
+                labels.append(record.get(found.label))
             if found.split is not None:
                 splits.append(record.get(found.split))
             starts.append(lines.number)
@@ -47,7 +48,7 @@ def read_json(path: Path, columns: Columns) -> Cells:
         records = _array("".join(lines), path)
     found = find_columns(list(records[0]), columns, f"{path}: row 1")
     texts = [record.get(found.text) for record in records]
-    labels = [record.get(found.label) for record in records]
+    labels = [record.get(found.label) for record in records] if found.label else []
     splits = [record.get(found.split) for record in records] if found.split else None
     return Cells(found, texts, labels, splits, typed=True)
 
