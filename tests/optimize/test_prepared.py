@@ -8,17 +8,23 @@ import numpy as np
 import onnx
 import prepared_bundle
 import pytest
+from fake_tensorrt import FakeTensorRt
 from onnx import helper
+from optimize_outcomes import certified, outcome, standing
 from tiny_onnx import fp32_classifier, int8_classifier
 
+from edgewright.backends import get_backend
 from edgewright.backends.tensorrt.profiles import Range, parse_profiles
 from edgewright.bundle import Bundle
 from edgewright.cli import run
 from edgewright.errors import ConfigError
 from edgewright.latency import Workload
+from edgewright.optimize.artifacts import Contents, write_bundle
 from edgewright.optimize.prepared import profiles_for, refuse_unfit
 from edgewright.preprocess import ImagePreprocessor, ImageSettings
-from edgewright.proof.goldens import Goldens
+from edgewright.proof.engines import build_and_prove
+from edgewright.proof.goldens import Goldens, make_goldens
+from edgewright.state_dir import StateDir
 
 
 def test_there_is_a_profile_for_each_number_of_rows_tuned_for_its_most_frequent_length() -> None:
@@ -109,3 +115,38 @@ def test_what_tensorrt_does_not_build_is_told_node_by_node(tmp_path: Path) -> No
         refuse_unfit(unsigned)
     assert len(failure.value.faults) == 3
     assert "MatMulInteger logits is no QuantizeLinear" in failure.value.faults[-1]
+
+
+def test_what_optimize_writes_a_gpu_host_can_build_and_prove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    preprocessor = prepared_bundle.preprocessor()
+    fp32 = fp32_classifier(files / "fp32.onnx")
+    session = get_backend("onnxruntime").load(fp32, threads=1)
+    names = ["onnxruntime-fp32", "onnxruntime-int8-dynamic"]
+    goldens = make_goldens(
+        prepared_bundle.TEXTS,
+        preprocessor,
+        dict.fromkeys(names, (session, False)),
+        keep_raw=False,
+    )
+    faster = standing(names[1], 2.0, certified(0))
+    contents = Contents(
+        files=dict.fromkeys(names, fp32),
+        session_options={name: {} for name in names},
+        preprocessor=preprocessor,
+        goldens=goldens,
+        drift={},
+        prepared=prepared_bundle.make_prepared(files, goldens),
+    )
+    done = outcome(tmp_path, faster, shipped=(names[1],), chosen=names[1])
+    write_bundle(done, contents)
+    bundle = Bundle.open(done.config.output)
+    assert bundle.chosen.name == names[1]
+    assert len(bundle.prepared) == 2
+    FakeTensorRt().install(monkeypatch)
+    proofs, faults = build_and_prove(bundle, StateDir(tmp_path / "state"))
+    assert faults == []
+    assert [each.variant for each in proofs] == [each.name for each in bundle.prepared]
