@@ -59,7 +59,8 @@ def test_an_engine_that_answers_otherwise_is_exit_4_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     FakeTensorRt().install(monkeypatch)
-    path = prepared_bundle.make_bundle(tmp_path / "bundle", spoilt=["tensorrt-fp16"])
+    recorded = {"tensorrt-fp16": prepared_bundle.reversed_classes}
+    path = prepared_bundle.make_bundle(tmp_path / "bundle", recorded=recorded)
     assert run(["build-engine", str(path), "--state-dir", str(tmp_path / "state"), "--json"]) == 4
     out, err = capsys.readouterr()
     told = json.loads(out)

@@ -360,7 +360,10 @@ def test_memory_and_streams_are_given_back_with_the_session(
 ) -> None:
     session = backend.load(model, threads=1, options=OPTIONS)
     session.run(ids(1, 4))
+    small = len(fake.cuda.memory)
+    session.run(ids(8, 16))
     first = set(fake.cuda.memory)
+    assert len(first) == small  # what has grown has given back what it was
     session.run(ids(1, 4, seed=1))
     assert set(fake.cuda.memory) == first  # a warm session allocates nothing
     assert len(first) == 6  # two inputs and an output, on both sides

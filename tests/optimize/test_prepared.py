@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +15,13 @@ from optimize_outcomes import certified, outcome, standing
 from tiny_onnx import fp32_classifier, int8_classifier
 
 from edgewright.backends import get_backend
+from edgewright.backends.placement import Role
 from edgewright.backends.tensorrt.profiles import Range, parse_profiles
 from edgewright.bundle import Bundle
 from edgewright.cli import run
 from edgewright.errors import ConfigError
 from edgewright.latency import Workload
+from edgewright.optimize import prepared
 from edgewright.optimize.artifacts import Contents, write_bundle
 from edgewright.optimize.prepared import profiles_for, refuse_unfit
 from edgewright.preprocess import ImagePreprocessor, ImageSettings
@@ -84,6 +87,31 @@ def test_the_scores_to_come_are_those_that_the_quantisation_defines(tmp_path: Pa
     logits = rounded @ (constants["weights"] * constants["scale"])
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(goldens.scores["tensorrt-int8-static"], expected, atol=1e-5)
+
+
+def test_the_scores_to_come_are_computed_without_fusing_the_quantisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Any] = []
+
+    class Noting:
+        def load(self, path: Path, *, threads: int, options: Any) -> Any:
+            session = get_backend("onnxruntime").load(path, threads=threads, options=options)
+            loaded.append(session.placement())
+            return session
+
+    goldens = Goldens.load(prepared_bundle.make_bundle(tmp_path / "bundle"))
+    monkeypatch.setattr(prepared, "get_backend", lambda _name: Noting())
+    prepared_bundle.make_prepared(tmp_path, goldens)
+    assert [each.integer_products for each in loaded] == [0, 0]
+    assert loaded[0].left(Role.DEQUANTIZE) == 1  # of activations; weights are folded
+
+
+def test_what_does_not_fit_is_not_prepared(tmp_path: Path) -> None:
+    goldens = Goldens.load(prepared_bundle.make_bundle(tmp_path / "bundle"))
+    unsigned = int8_classifier(tmp_path / "unsigned.onnx", activations=np.uint8)
+    with pytest.raises(ConfigError, match="TensorRT wants S8 symmetric"):
+        prepared_bundle.preparation(goldens).prepare(unsigned, "int8-static", "int8-static")
 
 
 def test_signed_symmetric_files_fit(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import FakeTensorRt
 
+from edgewright.backends.tensorrt import TensorRtBackend
 from edgewright.bundle import Bundle
 from edgewright.errors import ArtifactNotFoundError, BackendUnavailableError, IntegrityError
 from edgewright.manifest import verify
@@ -89,7 +90,8 @@ def test_an_engine_that_answers_otherwise_is_not_proven_and_the_others_are(
     tmp_path: Path, state: StateDir, fake: FakeTensorRt
 ) -> None:
     spoilt = "tensorrt-int8-static"
-    bundle = Bundle.open(prepared_bundle.make_bundle(tmp_path / "bundle", spoilt=[spoilt]))
+    recorded = {spoilt: prepared_bundle.reversed_classes}
+    bundle = Bundle.open(prepared_bundle.make_bundle(tmp_path / "bundle", recorded=recorded))
     proofs, (fault,) = build_and_prove(bundle, state)
     assert fault.startswith(f"{spoilt}: ")
     assert "gets other scores than recorded" in fault
@@ -97,6 +99,29 @@ def test_an_engine_that_answers_otherwise_is_not_proven_and_the_others_are(
     found = proven_session(bundle, state)
     assert found is not None
     assert found[0].name == "tensorrt-fp16"
+
+
+def test_scores_may_move_as_they_do_between_hosts(
+    tmp_path: Path, state: StateDir, fake: FakeTensorRt
+) -> None:
+    recorded = {"tensorrt-fp16": prepared_bundle.slightly_off}
+    bundle = Bundle.open(prepared_bundle.make_bundle(tmp_path / "bundle", recorded=recorded))
+    proofs, faults = build_and_prove(bundle, state)
+    assert faults == []
+    assert proofs[1].largest_difference > 1e-3
+    assert proofs[1].labels_changed == 0
+
+
+def test_an_engine_that_was_built_for_other_ends_is_not_proven(
+    bundle: Bundle, state: StateDir, fake: FakeTensorRt
+) -> None:
+    build_and_prove(bundle, state)
+    fake.cuda.driver = 13030
+    for variant in bundle.prepared:
+        TensorRtBackend(state.engines).load(
+            bundle.path / variant.file, threads=1, options=variant.session_options
+        )
+    assert proven_session(bundle, state) is None
 
 
 def test_a_node_that_tensorrt_does_not_know_is_a_fault_of_its_variant(
