@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Final
 
 from edgewright.bundle import Bundle
 from edgewright.errors import ConfigError, IntegrityError, ModelNotFoundError
-from edgewright.manifest import canonical_json, new_folder, replace_file
+from edgewright.manifest import canonical_json, new_folder
 
 CURRENT_FILE: Final = "current.json"
 LOCK_FILE: Final = ".lock"
@@ -144,7 +145,12 @@ class Repository:
 
     def _point(self, model: str, history: list[int]) -> None:
         file = self.path / model / CURRENT_FILE
-        replace_file(file, canonical_json({"current": history[-1], "history": history}))
+        staging = file.with_name(f".{CURRENT_FILE}.partial")
+        with staging.open("wb") as stream:
+            stream.write(canonical_json({"current": history[-1], "history": history}))
+            stream.flush()
+            os.fsync(stream.fileno())
+        staging.replace(file)
 
     @staticmethod
     def _versions(model_folder: Path) -> list[int]:
