@@ -28,8 +28,8 @@ STAGES = ("edgewright.finetune", "edgewright.optimize", "edgewright.serve")
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"edgewright.{name}" if name else "edgewright" for name in names.split(" "))
     for names in (
-        " errors",
-        "kinds manifest output options rpc_errors v1",
+        " errors whole_file",
+        "kinds manifest output options rpc_errors state_dir v1",
         "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client",

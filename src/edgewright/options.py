@@ -65,6 +65,19 @@ def output_options(command: F) -> F:
     )(command)
 
 
+def state_dir_option(command: F) -> F:
+    """--state-dir FOLDER; the command receives ``state_dir: Path | None`` for ``StateDir.find``."""
+    return click.option(
+        "--state-dir",
+        metavar="FOLDER",
+        type=click.Path(path_type=Path),
+        envvar="EDGEWRIGHT_STATE_DIR",
+        show_envvar=True,
+        help="Where this host keeps what it measured or built for bundles.  "
+        "[default: ~/.local/state/edgewright]",
+    )(command)
+
+
 def config_option(command: F) -> F:
     """--config FILE: a YAML mapping of option names to values; options typed win over it."""
     return click.option(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Final
 from edgewright.bundle import Bundle
 from edgewright.errors import ConfigError, IntegrityError, ModelNotFoundError
 from edgewright.manifest import canonical_json, new_folder
+from edgewright.whole_file import write_whole
 
 CURRENT_FILE: Final = "current.json"
 LOCK_FILE: Final = ".lock"
@@ -145,12 +145,7 @@ class Repository:
 
     def _point(self, model: str, history: list[int]) -> None:
         file = self.path / model / CURRENT_FILE
-        staging = file.with_name(f".{CURRENT_FILE}.partial")
-        with staging.open("wb") as stream:
-            stream.write(canonical_json({"current": history[-1], "history": history}))
-            stream.flush()
-            os.fsync(stream.fileno())
-        staging.replace(file)
+        write_whole(file, canonical_json({"current": history[-1], "history": history}))
 
     @staticmethod
     def _versions(model_folder: Path) -> list[int]:

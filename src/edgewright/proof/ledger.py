@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from typing import Any, Final
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof.certificate import SLOTS, PairedCounts, Subject, Trial
+from edgewright.whole_file import write_whole
 
 FORMAT: Final = "edgewright.ledger"
 FORMAT_VERSION: Final = 1
@@ -94,13 +94,7 @@ class Ledger:
             "certify_sha256": self.split_sha256,
             "trials": [_entry_json(entry) for entry in self.entries],
         }
-        staging = self.file.with_name(f".{self.file.name}.partial")  # the lock makes it ours alone
-        with staging.open("wb") as stream:
-            stream.write(_with_checksum(body))
-            stream.flush()
-            os.fsync(stream.fileno())
-        staging.replace(self.file)
-        _sync_folder(self.file.parent)
+        write_whole(self.file, _with_checksum(body))
 
 
 @contextmanager
@@ -183,11 +177,3 @@ def _entry(value: Mapping[str, Any]) -> Entry:
     counts = PairedCounts(n=value["n"], lost=value["lost"], won=value["won"])
     trial = Trial(slot=value["slot"], counts=counts, threads=value["threads"])
     return Entry(value["name"], Subject.from_json(value["subject"]), trial)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
