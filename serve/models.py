@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend, softmax
 from edgewright.bundle import MEASUREMENTS_FILE, Bundle, Variant, Verdict
-from edgewright.errors import BackendUnavailableError, IntegrityError
+from edgewright.errors import BackendUnavailableError
 from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
 from edgewright.proof.engines import proven_session
@@ -113,7 +113,7 @@ def load_model(
     started = time.monotonic()
     bundle = repository.bundle(name, version)
     preprocessor: Preprocessor = bundle.preprocessor()
-    engine = _built_engine(bundle, state or StateDir.at(None), max_batch)
+    engine = _built_engine(bundle, state, max_batch)
     if engine is not None:
         variant, session, runtime = engine
     else:
@@ -152,14 +152,14 @@ def load_model(
 
 
 def _built_engine(
-    bundle: Bundle, state: StateDir, max_batch: int
+    bundle: Bundle, state: StateDir | None, max_batch: int
 ) -> tuple[Variant, Session, str] | None:
     """An engine that `edgewright build-engine` built and proved on this host, and its runtime."""
     if not bundle.prepared:
         return None
     try:
-        found = proven_session(bundle, state)
-    except (BackendUnavailableError, IntegrityError) as error:
+        found = proven_session(bundle, state or StateDir.find(None))
+    except BackendUnavailableError as error:
         log.warning("%s: no engine of it is used (%s)", bundle.path, error)
         return None
     if found is None:
