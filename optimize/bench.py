@@ -19,13 +19,14 @@ from edgewright.backends import Session, get_backend, softmax
 from edgewright.bundle import Against
 from edgewright.latency import Timing, compare, inputs_from_rows
 from edgewright.metrics import Labels
-from edgewright.optimize.export import Reference, predict_logits
+from edgewright.optimize.export import Reference
 from edgewright.optimize.inputs import Inputs, rows_of
 from edgewright.optimize.variants import Candidate
 from edgewright.preprocess import Row
 from edgewright.proof.certificate import PairedCounts, Subject
 from edgewright.proof.goldens import Goldens, choose_rows, make_goldens
 from edgewright.proof.host import available_cores, instruction_set
+from edgewright.proof.logits import predict_logits
 
 
 @dataclass(frozen=True, eq=False)

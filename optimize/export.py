@@ -24,6 +24,7 @@ from edgewright.model_file import data_file
 from edgewright.optimize.onnx_contract import AXES, LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.preprocess import Preprocessor, Row, TextPreprocessor
+from edgewright.proof.logits import BATCH_ROWS, batches_by_length, predict_batches
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 FP32_FILE: Final = "fp32.onnx"
 TOLERANCE: Final = 1e-3  # of a logit; faithful exports stay near 1e-5
 _LARGEST_BYTES: Final = 2**31 - 2**24  # protobuf ends at 2 GiB; the graph needs some of it
-_BATCH_ROWS: Final = 16
 _LONGEST: Final = 4096  # tokens that are tried in one row
 
 
@@ -98,57 +98,8 @@ class Reference:
 
         No text is padded: some architectures (FNet) answer differently beside a longer one.
         """
-        return _predict(self, self._preprocessor, rows, _groups(rows, equal_lengths=True))
-
-
-def predict_logits(
-    session: Session,
-    preprocessor: Preprocessor,
-    rows: Sequence[Row],
-    *,
-    one_row_at_a_time: bool = False,
-) -> NDArray[np.float32]:
-    """What a session answers as it would be served: in batches of 16, or row by row.
-
-    Rows of about the same length go together, which saves padding and changes no answer of a
-    session that is independent of the batch.
-
-    Returns:
-        Logits of shape (rows, classes), in the order of ``rows``.
-    """
-    groups = _groups(rows, size=1 if one_row_at_a_time else _BATCH_ROWS)
-    return _predict(session, preprocessor, rows, groups)
-
-
-def _groups(
-    rows: Sequence[Row], size: int = _BATCH_ROWS, *, equal_lengths: bool = False
-) -> list[list[int]]:
-    """Indices of rows that make a batch, from the shortest to the longest."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
-        last = groups[-1] if groups else []
-        longer = equal_lengths and bool(last) and len(rows[index]) > len(rows[last[0]])
-        if not last or len(last) == size or longer:
-            groups.append([index])
-        else:
-            last.append(index)
-    return groups
-
-
-def _predict(
-    session: Session,
-    preprocessor: Preprocessor,
-    rows: Sequence[Row],
-    groups: Sequence[Sequence[int]],
-) -> NDArray[np.float32]:
-    parts = []
-    for group in groups:
-        arrays = preprocessor.pad([rows[index] for index in group]).arrays
-        parts.append(session.run(arrays)[LOGITS])
-    logits = np.concatenate(parts)
-    restored = np.empty_like(logits, dtype=np.float32)
-    restored[np.concatenate(groups)] = logits
-    return restored
+        batches = batches_by_length(rows, equal_lengths=True)
+        return predict_batches(self, self._preprocessor, rows, batches)
 
 
 def _normalise(source: Path, target: Path, preprocessor: Preprocessor) -> int:
@@ -248,7 +199,7 @@ def _batches(preprocessor: Preprocessor, sample: Sequence[Row]) -> Iterator[list
     if preprocessor.kind is IMAGE:
         yield [sample[0]]
         yield [sample[-1], sample[0], sample[-1]]
-        yield list(sample[:_BATCH_ROWS])
+        yield list(sample[:BATCH_ROWS])
         return
     shortest, longest = min(sample, key=len), max(sample, key=len)
     half = preprocessor.cut(longest, len(longest) // 2 + 1)
@@ -256,4 +207,4 @@ def _batches(preprocessor: Preprocessor, sample: Sequence[Row]) -> Iterator[list
     yield [longest]
     yield [half]
     yield [half, shortest, longest]
-    yield list(sample[:_BATCH_ROWS])
+    yield list(sample[:BATCH_ROWS])

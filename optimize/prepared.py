@@ -24,9 +24,9 @@ from edgewright.bundle import VARIANTS_FOLDER, Variant
 from edgewright.errors import ConfigError
 from edgewright.latency import Workload
 from edgewright.metrics import Labels, accuracy
-from edgewright.optimize.export import predict_logits
 from edgewright.preprocess import Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import BATCH_ROWS, Goldens, golden_scores
+from edgewright.proof.logits import predict_logits
 
 BACKEND: Final = "tensorrt"
 MAX_ROWS: Final = 32  # the server's default of rows computed together

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend
 from edgewright.errors import ConfigError, IntegrityError
-from edgewright.optimize.export import Export, predict_logits, save
+from edgewright.optimize.export import Export, save
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.quantize import (
     Calibration,
@@ -32,6 +32,7 @@ from edgewright.optimize.quantize import (
 )
 from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.host import saturates
+from edgewright.proof.logits import predict_logits
 
 FP32: Final = "fp32"
 DYNAMIC: Final = "int8-dynamic"

@@ -11,10 +11,12 @@ from typing import Any
 
 import click
 
-from edgewright.options import Command, config_option, output_options
+from edgewright.options import Command, config_option, output_options, state_dir_option
 from edgewright.output import Output
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.host_choice import ChosenBy, Remeasure
 from edgewright.serve.logs import FORMATS, log_to_stderr
+from edgewright.serve.models import ServedModel
 from edgewright.serve.prediction_log import LogInputs
 from edgewright.serve.server import Ready
 from edgewright.serve.server import serve as serve_repository
@@ -32,6 +34,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
         "edgewright serve repository/",
         "edgewright serve repository/ --host 127.0.0.1 --port 0 --metrics-port 0 --json",
         "edgewright serve repository/ --feedback sqlite:///feedback.db --log-inputs all",
+        "edgewright serve repository/ --state-dir state/ --remeasure always",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
     ),
 )
@@ -66,6 +69,20 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     type=click.Choice([each.value for each in LogInputs]),
     default=LogInputs.OFF.value,
 )
+@state_dir_option
+@_option(
+    "--remeasure",
+    "When to measure a bundle's variants here and choose anew: auto is where the certificate is "
+    "of another instruction set or runtime and nothing was measured yet.",
+    type=click.Choice([each.value for each in Remeasure]),
+    default=Remeasure.AUTO.value,
+)
+@_option(
+    "--remeasure-seconds",
+    "Seconds that timing the variants of one bundle may take at most; a quarter is planned.",
+    type=float,
+    default=30.0,
+)
 @_option("--log-format", "Form of the log on stderr.", type=click.Choice(FORMATS), default="text")
 @config_option
 @output_options
@@ -92,6 +109,7 @@ def _announce(output: Output, ready: Ready) -> None:
             "variant": model.variant.name,
             "runtime": model.runtime,
             "verdict": str(model.verdict),
+            "chosen_by": str(model.chosen_by),
         }
         for model in ready.models
     ]
@@ -104,8 +122,13 @@ def _announce(output: Output, ready: Ready) -> None:
             "models": models,
         },
         [
-            *("{name} version {version}: {variant}, {verdict}".format(**each) for each in models),
+            *(_line(model) for model in ready.models),
             f"ready in {ready.ready_ms / 1000:.1f} s: gRPC on {ready.host}:{ready.port}, "
             f"metrics on {ready.host}:{ready.metrics_port}",
         ],
     )
+
+
+def _line(model: ServedModel) -> str:
+    here = ", chosen on this host" if model.chosen_by is ChosenBy.HOST else ""
+    return f"{model.name} version {model.version}: {model.variant.name}{here}, {model.verdict}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewright.errors import ConfigError
+from edgewright.serve.host_choice import HostOptions, Remeasure
 from edgewright.serve.prediction_log import LogInputs
 
 _PORTS = 2**16
@@ -30,6 +31,9 @@ class ServeConfig:
     # URL of the store of feedback and predictions; None takes no feedback. It may hold a password.
     feedback: str | None = field(default=None, repr=False)
     log_inputs: str = LogInputs.OFF
+    state_dir: Path | None = None  # of what this host measures; None: the user's
+    remeasure: str = Remeasure.AUTO  # the variants of a bundle, before the first answer
+    remeasure_seconds: float = 30.0  # that timing one bundle's variants may take at most
 
     def __post_init__(self) -> None:
         rules = {
@@ -46,6 +50,7 @@ class ServeConfig:
             "--max-text-chars": (self.max_text_chars >= 1, "1 or more"),
             "--max-message-mb": (1 <= self.max_message_mb < 2048, "1 to 2047"),
             "--drain-delay": (0 <= self.drain_delay_s < float("inf"), "0 seconds or more"),
+            "--remeasure-seconds": (0 < self.remeasure_seconds < float("inf"), "above 0 seconds"),
             "--grace": (0 <= self.grace_s < float("inf"), "0 seconds or more"),
         }
         faults = [
@@ -55,6 +60,9 @@ class ServeConfig:
         ]
         if 0 < self.port == self.metrics_port:
             faults.append(f"--port and --metrics-port are both {self.port}; they must differ")
+        if self.remeasure not in tuple(Remeasure):
+            listed = ", ".join(Remeasure)
+            faults.append(f"--remeasure is {self.remeasure}; it must be one of {listed}")
         if self.log_inputs not in tuple(LogInputs):
             listed = ", ".join(LogInputs)
             faults.append(f"--log-inputs is {self.log_inputs}; it must be one of {listed}")
@@ -64,6 +72,11 @@ class ServeConfig:
             )
         if faults:
             raise ConfigError(faults)
+
+    @property
+    def host_options(self) -> HostOptions:
+        """What to do about a host that is not the certified one."""
+        return HostOptions(self.state_dir, self.remeasure, self.remeasure_seconds)
 
 
 def _field(option: str) -> str:

@@ -111,7 +111,7 @@ class Instruments:
         self.model_info = Gauge(
             "edgewright_model_info",
             "1 for each model served; what it is stands in the labels.",
-            ["model", "version", "variant", "runtime", "verdict"],
+            ["model", "version", "variant", "runtime", "verdict", "chosen_by"],
             registry=registry,
         )
         Info("edgewright_build", "The server's version.", registry=registry).info(
@@ -126,7 +126,12 @@ class Instruments:
     def model_loaded(self, model: ServedModel) -> None:
         """Say which model answers."""
         self.model_info.labels(
-            model.name, str(model.version), model.variant.name, model.runtime, model.verdict
+            model.name,
+            str(model.version),
+            model.variant.name,
+            model.runtime,
+            model.verdict,
+            model.chosen_by,
         ).set(1)
 
     def run_done(self, model: str, rows: int, seconds: float) -> None:

@@ -54,18 +54,19 @@ class ModelService(ModelServiceServicer):
             manifest_sha256=served.bundle.artifact.manifest_sha256,
             max_length_tokens=served.max_length,
             chosen_variant=served.bundle.chosen.name,
+            choice_source=f"CHOICE_SOURCE_{served.chosen_by.name}",
         )
 
 
 def _certificate(served: ServedModel) -> model_pb2.Certificate:
-    certificate = served.variant.certificate
+    proof = served.proof
     verdict = f"VERDICT_{served.verdict}"
-    if certificate is None:
+    if proof is None:
         return model_pb2.Certificate(verdict=verdict)
     return model_pb2.Certificate(
         verdict=verdict,
-        loss_upper_bound=certificate.loss_upper_bound,
-        budget=certificate.budget,
-        error_rate=certificate.error_rate,
-        rows=certificate.n,
+        loss_upper_bound=proof.loss_upper_bound,
+        budget=proof.budget,
+        error_rate=proof.error_rate,
+        rows=proof.n,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -13,18 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend, softmax
-from edgewright.bundle import MEASUREMENTS_FILE, Bundle, Variant, Verdict
-from edgewright.errors import BackendUnavailableError
+from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
-from edgewright.proof.engines import proven_session
 from edgewright.proof.goldens import check_goldens
-from edgewright.proof.host import available_cores, instruction_set
+from edgewright.proof.host import instruction_set
+from edgewright.proof.host_record import threads_here
 from edgewright.repository import Repository
-from edgewright.state_dir import StateDir
+from edgewright.serve.engines import built_engine
+from edgewright.serve.host_choice import (
+    DEFAULT_OPTIONS,
+    Choice,
+    ChosenBy,
+    HostOptions,
+    choose,
+)
 
-# Needs nothing but [serve], so every bundle holds a certified variant for it.
-FALLBACK_BACKEND: Final = "onnxruntime"
 WARM_UP_TOKENS: Final = (8, 32, 128)
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,9 @@ class ServedModel:
     version: int
     bundle: Bundle
     variant: Variant
-    verdict: Verdict  # the certificate's, or UNVERIFIED where it does not hold on this host
+    chosen_by: ChosenBy
+    verdict: Verdict  # the proof's, or UNVERIFIED where none holds on this host
+    proof: Certificate | None  # the variant's, or the recount that VERIFIED rests on
     runtime: str  # "onnxruntime 1.32.0"
     session: Session
     preprocessor: Preprocessor
@@ -91,8 +96,7 @@ def load_model(
     *,
     threads: int | None,
     max_batch: int,
-    host_isa: str | None = None,
-    state: StateDir | None = None,
+    host: HostOptions = DEFAULT_OPTIONS,
 ) -> ServedModel:
     """Load one version and prove it fit to answer on this host.
 
@@ -102,8 +106,7 @@ def load_model(
         version: of the model.
         threads: of its session; None for as many as it was certified with, or this host has.
         max_batch: the most rows that will run together, for the warm-up.
-        host_isa: class of instruction set of this host; None to look.
-        state: what this host found out; an engine that is proven there answers. None: the default.
+        host: what to do where its certificate does not hold.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
@@ -112,31 +115,27 @@ def load_model(
     """
     started = time.monotonic()
     bundle = repository.bundle(name, version)
+    choice, session, runtime = _open(bundle, threads, max_batch, host)
+    variant, isa = choice.variant, choice.instruction_set
     preprocessor: Preprocessor = bundle.preprocessor()
-    engine = _built_engine(bundle, state, max_batch)
-    if engine is not None:
-        variant, session, runtime = engine
-    else:
-        variant = choose_variant(bundle)
-        backend = get_backend(variant.backend)
-        session = backend.load(
-            bundle.path / variant.file,
-            threads=threads or _certified_threads(variant),
-            options=variant.session_options,
-        )
-        runtime = backend.runtime()
-    holds = _certificate_holds(variant, runtime, host_isa or instruction_set())
+    certificate = variant.certificate
+    holds = certificate is not None and certificate.holds(runtime, isa)
     goldens = check_goldens(bundle, variant, session, preprocessor, same_host=holds)
+    verdict, proof = _proven(choice, goldens.verdict)
     model = ServedModel(
         name=name,
         version=version,
         bundle=bundle,
         variant=variant,
-        verdict=goldens.verdict,
+        chosen_by=choice.by,
+        verdict=verdict,
+        proof=proof,
         runtime=runtime,
         session=session,
         preprocessor=preprocessor,
     )
+    if verdict is Verdict.UNVERIFIED:
+        _warn_unverified(model, isa)
     _warm_up(model, max_batch)
     log.info(
         "%s version %d: %s on %s, %s, %d goldens agree; ready in %.1f s",
@@ -151,93 +150,46 @@ def load_model(
     return model
 
 
-def _built_engine(
-    bundle: Bundle, state: StateDir | None, max_batch: int
-) -> tuple[Variant, Session, str] | None:
-    """An engine that `edgewright build-engine` built and proved on this host, and its runtime."""
-    if not bundle.prepared:
-        return None
-    try:
-        found = proven_session(bundle, state or StateDir.find(None))
-    except BackendUnavailableError as error:
-        log.warning("%s: no engine of it is used (%s)", bundle.path, error)
-        return None
-    if found is None:
-        log.warning(
-            "%s: no engine of it is proven on this host; run `edgewright build-engine %s`",
-            bundle.path,
-            bundle.path,
-        )
-        return None
-    variant, session, backend = found
-    if session.max_rows < max_batch:
-        log.warning(
-            "%s: its engine takes %d rows and --max-batch is %d, so it is not used",
-            bundle.path,
-            session.max_rows,
-            max_batch,
-        )
-        return None
-    return variant, session, backend.runtime()
+def _open(
+    bundle: Bundle, threads: int | None, max_batch: int, host: HostOptions
+) -> tuple[Choice, Session, str]:
+    """What answers on this host, its session and its runtime; first an engine proven here."""
+    engine = built_engine(bundle, host.state_dir, max_batch)
+    if engine is not None:
+        variant, session, runtime = engine
+        isa = host.isa or instruction_set()
+        return Choice(variant, ChosenBy.HOST, threads_here(bundle, threads), isa), session, runtime
+    choice = choose(bundle, threads, host)
+    backend = get_backend(choice.variant.backend)
+    session = backend.load(
+        bundle.path / choice.variant.file,
+        threads=choice.threads,
+        options=choice.variant.session_options,
+    )
+    return choice, session, backend.runtime()
 
 
-def choose_variant(bundle: Bundle) -> Variant:
-    """The variant that optimize chose or, where its runtime is missing, the best that runs here.
-
-    Raises:
-        BackendUnavailableError: no runtime of a certified variant is installed.
-    """
-    chosen = bundle.chosen
-    try:
-        get_backend(chosen.backend)
-    except BackendUnavailableError as error:
-        fallback = _fastest_certified(bundle, FALLBACK_BACKEND)
-        if fallback is None:
-            raise
-        log.warning(
-            "%s: the chosen variant %s cannot run here (%s); %s answers in its place",
-            bundle.path,
-            chosen.name,
-            error,
-            fallback.name,
-        )
-        return fallback
-    return chosen
+def _proven(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:
+    """What is told of the variant: its certificate or, where only that holds here, the recount."""
+    recount = choice.recount
+    if verdict is Verdict.UNVERIFIED and recount and recount.verdict is Verdict.VERIFIED:
+        return Verdict.VERIFIED, recount
+    return verdict, choice.variant.certificate
 
 
-def _fastest_certified(bundle: Bundle, backend: str) -> Variant | None:
-    measured = json.loads((bundle.path / MEASUREMENTS_FILE).read_bytes())["variants"]
-    certified = [
-        variant
-        for variant in bundle.variants
-        if variant.backend == backend
-        and variant.certificate is not None
-        and variant.certificate.verdict is Verdict.PASS
-    ]
-    return max(certified, key=lambda each: float(measured[each.name]["speedup"]), default=None)
-
-
-def _certified_threads(variant: Variant) -> int:
-    threads = variant.certificate.threads if variant.certificate else 1
-    return min(threads, available_cores())
-
-
-def _certificate_holds(variant: Variant, runtime: str, isa: str) -> bool:
-    certificate = variant.certificate
+def _warn_unverified(model: ServedModel, isa: str) -> None:
+    name, certificate = model.variant.name, model.variant.certificate
     if certificate is None:
-        log.warning("%s has no certificate; it is served UNVERIFIED", variant.name)
-        return False
-    holds = certificate.runtime == runtime and certificate.instruction_set == isa
-    if not holds:
-        log.warning(
-            "%s was certified on %s with %s; on %s with %s it is served UNVERIFIED",
-            variant.name,
-            certificate.instruction_set,
-            certificate.runtime,
-            isa,
-            runtime,
-        )
-    return holds
+        log.warning("%s has no certificate; it is served UNVERIFIED", name)
+        return
+    log.warning(
+        "%s was certified on %s with %s; on %s with %s it is served UNVERIFIED",
+        name,
+        certificate.instruction_set,
+        certificate.runtime,
+        isa,
+        model.runtime,
+    )
 
 
 def _warm_up(model: ServedModel, max_batch: int) -> None:

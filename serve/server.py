@@ -210,7 +210,10 @@ class Server:
 
     def _load_one(self, repository: Repository, name: str, version: int) -> ServedModel:
         threads, max_batch = self.config.threads, self.config.max_batch
-        return load_model(repository, name, version, threads=threads, max_batch=max_batch)
+        host = self.config.host_options
+        return load_model(
+            repository, name, version, threads=threads, max_batch=max_batch, host=host
+        )
 
     def _answer_calls(self) -> None:
         self.registry.state = State.READY

@@ -272,12 +272,14 @@ def test_a_model_is_described_with_what_is_proven_of_it(kind: str, server: FakeS
             verdict=model_pb2.VERDICT_PASS, loss_upper_bound=0.01, budget=0.015, rows=600
         )
     )
+    server.models[0].choice_source = model_pb2.CHOICE_SOURCE_HOST
     server.models.append(model_pb2.Model(name="mail"))
     news, mail = ask(kind, server.target, "list_models")
     assert news == ask(kind, server.target, "get_model", "news")
     assert (news.name, news.version, news.state) == ("news", 1, ModelState.READY)
     assert news.labels == ("business", "sport")
     assert (news.certificate.verdict, news.certificate.rows) == ("PASS", 600)
+    assert (news.choice_source, mail.choice_source) == ("HOST", "UNSPECIFIED")
     assert mail.certificate is None
     with pytest.raises(ModelNotFoundError):
         ask(kind, server.target, "get_model", "nothing")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import without_amx
 
 from edgewright.proof import host
 from edgewright.proof.host import available_cores, instruction_set, saturates, this_host
@@ -72,6 +75,35 @@ def test_a_machine_without_cpuinfo_has_a_class_too(
     monkeypatch.setattr(host, "_CPUINFO", tmp_path / "none")
     assert instruction_set() == f"{platform.machine()}-baseline"
     assert this_host().flags == ()
+
+
+@pytest.mark.parametrize(("is_permitted", "name"), [(True, "amx"), (False, "avx512-vnni")])
+def test_amx_counts_only_where_this_process_may_use_it(
+    is_permitted: bool, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(host, "_CPUINFO", sapphire_rapids(tmp_path))
+    monkeypatch.setattr(host, "_amx_is_permitted", lambda: is_permitted)
+    assert instruction_set() == this_host().instruction_set == f"x86_64-{name}"
+    assert ("amx_int8" in this_host().flags) is is_permitted
+
+
+def sapphire_rapids(folder: Path) -> Path:
+    file = folder / "cpuinfo"
+    file.write_text(X86.format(name="Xeon", flags=KINDS["sapphire rapids"][0]))
+    return file
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is a part of x86_64")
+def test_a_sandbox_that_denies_amx_is_a_host_without_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from edgewright.proof import host\n"
+        "host._CPUINFO = Path(sys.argv[1]); print(host.instruction_set())"
+    )
+    command = [sys.executable, without_amx.__file__, code, str(sapphire_rapids(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "x86_64-avx512-vnni"
 
 
 def test_this_machine_is_described_as_json() -> None:

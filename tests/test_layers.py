@@ -28,15 +28,15 @@ STAGES = ("edgewright.finetune", "edgewright.optimize", "edgewright.serve")
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"edgewright.{name}" if name else "edgewright" for name in names.split(" "))
     for names in (
-        " errors whole_file",
-        "kinds manifest output options rpc_errors state_dir v1",
+        " errors",
+        "kinds manifest output options rpc_errors v1",
         "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
-        " connection client",
+        " connection client state_dir",
         "backends bundle checkpoint factories model_file repository",
         "proof latency",
         "finetune optimize serve",
-        "artifact_commands engine_command predict_command cli",
+        "artifact_commands engine_command host_commands predict_command cli",
     )
 )
 CLIENT_MAY_IMPORT = {"grpc", "google"}

@@ -1,42 +1,68 @@
-"""Where this host keeps what it found out about bundles."""
+"""Results of one host, kept beside no bundle."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from edgewright.errors import ConfigError
-from edgewright.state_dir import StateDir
+from edgewright.errors import ConfigError, IntegrityError
+from edgewright.state_dir import StateDir, default_state_dir
+
+BUNDLE = "ab" * 32
 
 
-def test_a_folder_that_is_given_is_the_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "elsewhere"))
-    assert StateDir.find(tmp_path / "given").root == tmp_path / "given"
-
-
-def test_without_one_it_is_the_users_state_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_STATE_HOME", "")
-    assert StateDir.find(None).root == tmp_path / ".local" / "state" / "edgewright"
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert StateDir.find(None).root == tmp_path / "state" / "edgewright"
+def test_the_default_follows_the_xdg_convention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/ann"))
+    assert default_state_dir({}) == Path("/home/ann/.local/state/edgewright")
+    assert default_state_dir({"XDG_STATE_HOME": ""}) == default_state_dir({})
+    assert default_state_dir({"XDG_STATE_HOME": "/var/state"}) == Path("/var/state/edgewright")
+    assert StateDir.at(None).path == default_state_dir()
+    assert StateDir.at(Path("here")).path == Path("here")
 
 
 def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(ConfigError, match="--state-dir"):
-        StateDir.find(None)
+        default_state_dir({})
 
 
-def test_each_bundle_has_a_folder_of_its_own_which_is_not_made_yet(tmp_path: Path) -> None:
+def test_what_is_written_of_a_bundle_is_read_of_that_bundle_alone(tmp_path: Path) -> None:
     state = StateDir(tmp_path / "state")
-    assert state.of("a" * 64) != state.of("b" * 64)
-    assert state.of("a" * 64).parent == state.root
-    assert not state.root.exists()
+    assert state.read(BUNDLE, "engines") is None
+    assert not state.path.exists()
+    file = state.write(BUNDLE, "engines", {"built": 1})
+    state.write(BUNDLE, "engines", {"built": 2})
+    assert state.read(BUNDLE, "engines") == {"built": 2}
+    assert state.read(BUNDLE, "measurements") is None
+    assert state.read("cd" * 32, "engines") is None
+    assert [each.name for each in file.parent.iterdir()] == ["engines.json"]
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace(b"7", b"8"), lambda text: text[:9]])
+def test_an_altered_result_is_named(tmp_path: Path, change) -> None:
+    state = StateDir(tmp_path)
+    file = state.write(BUNDLE, "engines", {"rows": 7})
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(IntegrityError, match=r"engines\.json was altered; remove it"):
+        state.read(BUNDLE, "engines")
+
+
+def test_a_write_that_fails_leaves_the_earlier_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = StateDir(tmp_path)
+    file = state.write(BUNDLE, "engines", {"rows": 7})
+
+    def full_disk(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        state.write(BUNDLE, "engines", {"rows": 8})
+    assert state.read(BUNDLE, "engines") == {"rows": 7}
+    assert list(file.parent.iterdir()) == [file]

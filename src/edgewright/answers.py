@@ -62,7 +62,8 @@ class ServedModel:
     certificate: ServedCertificate | None
     manifest_sha256: str
     max_length_tokens: int
-    chosen_variant: str  # by optimize; another one answers where its runtime is missing
+    chosen_variant: str  # by optimize; another one may answer, see ``choice_source``
+    choice_source: str  # "BUNDLE": optimize's choice; "HOST": measured by the server's host
 
 
 def classification(message: prediction_pb2.Classification) -> Classification:
@@ -98,6 +99,7 @@ def served_model(message: model_pb2.Model) -> ServedModel:
         manifest_sha256=message.manifest_sha256,
         max_length_tokens=message.max_length_tokens,
         chosen_variant=message.chosen_variant,
+        choice_source=_enum_name(model_pb2.ChoiceSource, message.choice_source, "CHOICE_SOURCE_"),
     )
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from edgewright.errors import ConfigError
 from edgewright.manifest import Artifact
 from edgewright.manifest import verify as verify_artifact
-from edgewright.options import Command, output_options
+from edgewright.options import Command, output_options, state_dir_option
 from edgewright.output import Output
+from edgewright.state_dir import StateDir
+
+if TYPE_CHECKING:
+    from edgewright.bundle import Bundle, Variant
+    from edgewright.proof.host_record import HostRecord
 
 _ARTIFACT = click.argument("artifact", type=click.Path(path_type=Path))
 _REPOSITORY = click.argument("repository", type=click.Path(path_type=Path))
+_BUNDLE: Final = "edgewright.bundle"
+_CHECKPOINT: Final = "edgewright.checkpoint"
 _NAME = click.option("--name", required=True, help="Model name: the folder below REPOSITORY.")
 
 
@@ -46,12 +54,26 @@ def verify(artifact: Path, output: Output) -> None:
     examples=("edgewright inspect bundle/", "edgewright inspect checkpoint/ --json"),
 )
 @_ARTIFACT
+@state_dir_option
 @output_options
-def inspect(artifact: Path, output: Output) -> None:
-    """Say what an artifact holds, what it was made from, and what is proven of it."""
+def inspect(artifact: Path, state_dir: Path | None, output: Output) -> None:
+    """Say what an artifact holds, what it was made from, and what is proven of it.
+
+    Of a bundle also which variant serves, by optimize's choice or by what this host measured.
+    """
     sound = verify_artifact(artifact)
-    describe = _DESCRIPTIONS.get(sound.manifest["format"], _describe_any)
-    output.result({**sound.manifest, "manifest_sha256": sound.manifest_sha256}, describe(sound))
+    value = {**sound.manifest, "manifest_sha256": sound.manifest_sha256}
+    if sound.manifest["format"] == _BUNDLE:
+        from edgewright.bundle import Bundle
+
+        bundle = Bundle.open(artifact)
+        records = _records(bundle, state_dir, output)
+        chosen_here = [each.to_json() for each in records]
+        value |= {"chosen": bundle.chosen.name, "host_records": chosen_here}
+        output.result(value, [*_describe_bundle(bundle), *_describe_records(records)])
+        return
+    describe = _describe_checkpoint if sound.manifest["format"] == _CHECKPOINT else _describe_any
+    output.result(value, describe(sound))
 
 
 @click.command(
@@ -115,11 +137,7 @@ def _describe_checkpoint(artifact: Artifact) -> list[str]:
     ]
 
 
-def _describe_bundle(artifact: Artifact) -> list[str]:
-    from edgewright.bundle import Bundle, Variant
-
-    bundle = Bundle.open(artifact.path)
-
+def _describe_bundle(bundle: Bundle) -> list[str]:
     def line(variant: Variant) -> str:
         proof = variant.certificate
         claim = (
@@ -131,9 +149,9 @@ def _describe_bundle(artifact: Artifact) -> list[str]:
         return f"  {mark} {variant.name:<32} {variant.size_bytes / 1e6:6.1f} MB  {claim}"
 
     return [
-        *_describe_any(artifact),
+        *_describe_any(bundle.artifact),
         f"  task       {bundle.task}: {', '.join(bundle.labels)}",
-        "  variants   (* is chosen)",
+        "  variants   (* is optimize's choice)",
         *(line(variant) for variant in bundle.variants),
         *(
             f"    {each.name:<32} {each.size_bytes / 1e6:6.1f} MB  unproven until "
@@ -143,10 +161,26 @@ def _describe_bundle(artifact: Artifact) -> list[str]:
     ]
 
 
-_DESCRIPTIONS: Final[Mapping[str, Callable[[Artifact], list[str]]]] = {
-    "edgewright.checkpoint": _describe_checkpoint,
-    "edgewright.bundle": _describe_bundle,
-}
+def _describe_records(records: Sequence[HostRecord]) -> Iterator[str]:
+    if not records:
+        yield "  this host  has measured nothing; optimize's choice stands until it does"
+    for record in records:
+        chosen = record.variant(record.chosen)
+        speed = f"{chosen.speed.speedup:.2f}x fp32, " if chosen.speed else ""
+        yield (
+            f"  this host  chose {chosen.name} ({record.host.instruction_set}, threads "
+            f"{record.host.threads}): {speed}{chosen.verdict}"
+        )
+
+
+def _records(bundle: Bundle, state_dir: Path | None, output: Output) -> list[HostRecord]:
+    from edgewright.proof.host_record import records_here
+
+    try:
+        return records_here(StateDir.at(state_dir), bundle, output.warn)
+    except ConfigError as error:  # no home folder, so nothing was kept in it
+        output.warn(str(error))
+        return []
 
 
 def _made_from(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ BUNDLE: Final = ArtifactKind(
 REJECTION: Final = ArtifactKind(
     "edgewright.rejection", 1, "rejection", "edgewright optimize CHECKPOINT -o BUNDLE"
 )
+BASELINE_BACKEND: Final = "onnxruntime"
 VARIANTS_FOLDER: Final = "variants"
 PREPROCESSING_FOLDER: Final = "preprocessing"
 CHOICE_FILE: Final = "choice.json"
@@ -46,6 +47,9 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"  # neither: more rows are needed
     REUSED = "REUSED"  # the certify split has been read too often to prove more
     UNVERIFIED = "UNVERIFIED"  # proven elsewhere: another instruction set or runtime
+    # Not of the certify split: proven on this host by `edgewright tune --data`, against the
+    # bundle's own fp32 variant.
+    VERIFIED = "VERIFIED"
 
 
 class Against(StrEnum):
@@ -78,6 +82,10 @@ class Certificate:
     instruction_set: str  # edgewright.proof.host.instruction_set()
     threads: int
     against: Against = Against.LABELS
+
+    def holds(self, runtime: str, instruction_set: str) -> bool:
+        """Whether it was made with this runtime on this class of instruction set."""
+        return (self.runtime, self.instruction_set) == (runtime, instruction_set)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``from_json`` is its inverse."""
@@ -186,6 +194,27 @@ class Bundle:
     def chosen(self) -> Variant:
         """The variant that optimize chose on the host where it ran."""
         return self.variant(self.choice["variant"])
+
+    @property
+    def baseline(self) -> Variant | None:
+        """Fp32 on ONNX Runtime, which the others are held against; every bundle of optimize has it.
+
+        None where a bundle was made otherwise.
+        """
+        return next(
+            (
+                each
+                for each in self.variants
+                if (each.backend, each.precision) == (BASELINE_BACKEND, "fp32")
+            ),
+            None,
+        )
+
+    @property
+    def certified_threads(self) -> int:
+        """Threads that its variants were certified with; 1 where none was."""
+        certificates = (each.certificate for each in (self.chosen, *self.variants))
+        return next((each.threads for each in certificates if each is not None), 1)
 
     def preprocessor(self) -> TextPreprocessor | ImagePreprocessor:
         """The only code that turns a raw text or image into this model's tensors."""

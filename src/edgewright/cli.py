@@ -27,6 +27,11 @@ COMMANDS: Final = {
         "optimize",
         "Make a checkpoint small and fast, with a certified loss.",
     ),
+    "tune": (
+        "edgewright.host_commands",
+        "tune",
+        "Measure a bundle's variants on this host, and choose among them.",
+    ),
     "publish": (
         "edgewright.artifact_commands",
         "publish",
@@ -57,6 +62,7 @@ COMMANDS: Final = {
 EXTRAS: Final = {
     "finetune": "train",
     "optimize": "optimize",
+    "tune": "tune",
     "publish": "serve",
     "build-engine": "serve-gpu",
     "serve": "serve",

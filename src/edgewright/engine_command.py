@@ -28,20 +28,19 @@ def build_engine(bundle: Path, state_dir: Path | None, output: Output) -> None:
     engine whose goldens come out is recorded, and a server with the same state folder takes it.
     Exits with 4 when an engine cannot be built or answers otherwise, with 5 without a GPU.
     """
-    from edgewright.backends.tensorrt.backend import engines_folder
     from edgewright.bundle import Bundle
     from edgewright.errors import IntegrityError
     from edgewright.proof.engines import build_and_prove
     from edgewright.state_dir import StateDir
 
-    opened, state = Bundle.open(bundle), StateDir.find(state_dir)
+    opened, state = Bundle.open(bundle), StateDir.at(state_dir)
     proofs, faults = build_and_prove(
         opened, state, tell=lambda name: output.note(f"{name}: build and prove")
     )
     output.result(
         {
             "bundle": str(bundle),
-            "state_dir": str(state.root),
+            "state_dir": str(state.path),
             "engines": [each.to_json() for each in proofs],
             "faults": faults,
         },
@@ -49,7 +48,7 @@ def build_engine(bundle: Path, state_dir: Path | None, output: Output) -> None:
             f"{each.variant}: {each.goldens} goldens agree (scores within "
             f"{each.largest_difference:.2g}, {each.labels_changed} labels changed); "
             f"{each.integer_products} products in int8, {each.float_products} in float; "
-            f"{engines_folder(state)}/{each.key.digest}.engine"
+            f"{state.engines}/{each.key.digest}.engine"
             for each in proofs
         ],
     )

@@ -70,6 +70,23 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a reader, or a crash, leaves the old bytes or the new.
+
+    Several processes may write the same file; the last one's bytes stay.
+    """
+    staging = _sibling(file, "partial")
+    try:
+        with staging.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        staging.replace(file)
+        _sync_directory(file.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
     """Fail before any work is done when ``target`` may not be written.
 

@@ -66,7 +66,7 @@ def output_options(command: F) -> F:
 
 
 def state_dir_option(command: F) -> F:
-    """--state-dir FOLDER; the command receives ``state_dir: Path | None`` for ``StateDir.find``."""
+    """--state-dir FOLDER; the command receives ``state_dir: Path | None`` for ``StateDir.at``."""
     return click.option(
         "--state-dir",
         metavar="FOLDER",

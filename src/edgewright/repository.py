@@ -20,8 +20,7 @@ from typing import Final
 
 from edgewright.bundle import Bundle
 from edgewright.errors import ConfigError, IntegrityError, ModelNotFoundError
-from edgewright.manifest import canonical_json, new_folder
-from edgewright.whole_file import write_whole
+from edgewright.manifest import canonical_json, new_folder, replace_file
 
 CURRENT_FILE: Final = "current.json"
 LOCK_FILE: Final = ".lock"
@@ -145,7 +144,7 @@ class Repository:
 
     def _point(self, model: str, history: list[int]) -> None:
         file = self.path / model / CURRENT_FILE
-        write_whole(file, canonical_json({"current": history[-1], "history": history}))
+        replace_file(file, canonical_json({"current": history[-1], "history": history}))
 
     @staticmethod
     def _versions(model_folder: Path) -> list[int]:

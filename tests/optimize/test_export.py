@@ -18,10 +18,11 @@ from edgewright.errors import ConfigError
 from edgewright.manifest import Artifact
 from edgewright.optimize import export as export_module
 from edgewright.optimize import torch_model
-from edgewright.optimize.export import Reference, export_onnx, predict_logits
+from edgewright.optimize.export import Reference, export_onnx
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.preprocess import TextPreprocessor, TokenRow
+from edgewright.proof.logits import predict_logits
 
 LABELS = ["business", "sport", "tech"]
 TEXTS = ["deal", "the match was a goal in the final season for the team", "new phone users"]
@@ -294,9 +295,7 @@ class TestReference:
 
 
 class Echo:
-    """A session whose logits are each row's first two tokens; notes what it was given."""
-
-    inputs = outputs = ()
+    """Stands in for a model: its logits are each row's first two tokens; notes what it was given."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -307,28 +306,3 @@ class Echo:
         self.shapes.append(ids.shape)
         self.masked += int((arrays["attention_mask"] == 0).sum())
         return {LOGITS: np.stack([ids[:, 1], ids[:, 0]], axis=1).astype(np.float32)}
-
-
-class TestPredictLogits:
-    @pytest.mark.parametrize("one_row_at_a_time", [False, True])
-    def test_answers_keep_the_order_of_the_rows(
-        self, checkpoint: Checkpoint, one_row_at_a_time: bool
-    ) -> None:
-        rows = encode(checkpoint, list(checkpoint.examples().split("search").texts[:35]))
-        session = Echo()
-        logits = predict_logits(
-            session, checkpoint.preprocessor(), rows, one_row_at_a_time=one_row_at_a_time
-        )
-        assert logits[:, 0].tolist() == [row.input_ids[1] for row in rows]
-
-    def test_rows_of_a_length_share_batches_of_sixteen(self, checkpoint: Checkpoint) -> None:
-        rows = encode(checkpoint, ["deal oil", "the " * 15] * 16)
-        session = Echo()
-        predict_logits(session, checkpoint.preprocessor(), rows)
-        assert session.shapes == [(16, 4), (16, 17)]
-
-    def test_alone_means_unpadded_and_alone(self, checkpoint: Checkpoint) -> None:
-        rows = encode(checkpoint, ["deal oil", "the " * 15])
-        session = Echo()
-        predict_logits(session, checkpoint.preprocessor(), rows, one_row_at_a_time=True)
-        assert session.shapes == [(1, 4), (1, 17)]

@@ -18,9 +18,10 @@ from onnx import numpy_helper
 from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
 from edgewright.optimize import quantize as quantize_module
-from edgewright.optimize.export import Export, Reference, export_onnx, predict_logits, save
+from edgewright.optimize.export import Export, Reference, export_onnx, save
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration, quantize_dynamic, quantize_static
+from edgewright.proof.logits import predict_logits
 
 LAYERS = 2
 PRODUCTS = 6 * LAYERS + 2  # query, key, value, output, two of the feed-forward; pooler, classifier

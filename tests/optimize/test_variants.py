@@ -14,11 +14,12 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.errors import IntegrityError
 from edgewright.manifest import sha256_file
 from edgewright.optimize import variants as variants_module
-from edgewright.optimize.export import Export, Reference, export_onnx, predict_logits
+from edgewright.optimize.export import Export, Reference, export_onnx
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration
 from edgewright.optimize.variants import Candidate, Probe, build_candidates, is_batch_invariant
+from edgewright.proof.logits import predict_logits
 
 BOTH = ("onnxruntime", "openvino")
 PLAIN, VNNI = "x86_64-avx2", "x86_64-avx512-vnni"

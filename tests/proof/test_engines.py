@@ -11,11 +11,11 @@ import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import FakeTensorRt
 
-from edgewright.backends.tensorrt.backend import TensorRtBackend, engines_folder
+from edgewright.backends.tensorrt.backend import TensorRtBackend
 from edgewright.bundle import Bundle
-from edgewright.errors import ArtifactNotFoundError, BackendUnavailableError
+from edgewright.errors import ArtifactNotFoundError, BackendUnavailableError, IntegrityError
 from edgewright.manifest import verify
-from edgewright.proof.engines import RECORD_FILE, build_and_prove, proven_session
+from edgewright.proof.engines import RECORD, build_and_prove, proven_session
 from edgewright.state_dir import StateDir
 
 
@@ -50,7 +50,7 @@ def test_every_engine_is_built_and_held_against_the_goldens(
         assert proof.goldens == len(prepared_bundle.TEXTS)
         assert proof.labels_changed == 0
         assert proof.largest_difference < 1e-2
-        assert (engines_folder(state) / f"{proof.key.digest}.engine").is_file()
+        assert (state.engines / f"{proof.key.digest}.engine").is_file()
     assert [proof.integer_products for proof in proofs] == [1, 0]
     verify(bundle.path)  # nothing was written to it
 
@@ -77,7 +77,7 @@ def test_an_engine_that_no_longer_fits_is_not_loaded(
     if what == "driver":
         fake.cuda.driver = 13030
     elif what == "engine":
-        for file in engines_folder(state).glob("*.engine"):
+        for file in state.engines.glob("*.engine"):
             file.write_bytes(b"damaged")
     else:
         shutil.rmtree(state.of(bundle.artifact.manifest_sha256))
@@ -118,7 +118,7 @@ def test_an_engine_that_was_built_for_other_ends_is_not_proven(
     build_and_prove(bundle, state)
     fake.cuda.driver = 13030
     for variant in bundle.prepared:
-        TensorRtBackend(engines_folder(state)).load(
+        TensorRtBackend(state.engines).load(
             bundle.path / variant.file, threads=1, options=variant.session_options
         )
     assert proven_session(bundle, state) is None
@@ -133,18 +133,12 @@ def test_a_node_that_tensorrt_does_not_know_is_a_fault_of_its_variant(
     assert "(QuantizeLinear /q): no importer registered" in fault
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"proofs": [{}]}'])
-def test_a_damaged_record_proves_nothing_and_is_told(
-    bundle: Bundle,
-    state: StateDir,
-    fake: FakeTensorRt,
-    content: bytes,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_an_altered_record_is_named(bundle: Bundle, state: StateDir, fake: FakeTensorRt) -> None:
     build_and_prove(bundle, state)
-    (state.of(bundle.artifact.manifest_sha256) / RECORD_FILE).write_bytes(content)
-    assert proven_session(bundle, state) is None
-    assert "engines.json is damaged" in caplog.text
+    file = state.of(bundle.artifact.manifest_sha256) / f"{RECORD}.json"
+    file.write_bytes(file.read_bytes().replace(b"fp16", b"fp17"))
+    with pytest.raises(IntegrityError, match=r"engines\.json was altered; remove it"):
+        proven_session(bundle, state)
 
 
 def test_without_a_gpu_nothing_is_written(
@@ -153,7 +147,7 @@ def test_without_a_gpu_nothing_is_written(
     FakeTensorRt(cuda=FakeCuda(devices=0)).install(monkeypatch)
     with pytest.raises(BackendUnavailableError, match="no usable NVIDIA GPU here"):
         build_and_prove(bundle, state)
-    assert not state.root.exists()
+    assert not state.path.exists()
 
 
 def test_a_bundle_with_nothing_to_build_says_how_to_make_one(

@@ -42,6 +42,8 @@ class Recipe:
     isa: str | None = None  # likewise, of this host
     chosen: str = "onnxruntime-fp32"
     extra: tuple[Variant, ...] = ()
+    weak: tuple[str, ...] = ()  # of ``extra``: their weights are others, so some answers are too
+    wrong_goldens: tuple[str, ...] = ()  # variants whose recorded scores are those of other classes
     seed: int = 0
 
 
@@ -52,15 +54,26 @@ def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
         file = staging / "variants" / "fp32.onnx"
         file.write_bytes(graph(recipe).SerializeToString())
         preprocessor().save(staging / "preprocessing")
-        variant = _variant(file, recipe)
-        variants = [variant, *(replace(each, file=variant.file) for each in recipe.extra)]
-        session = get_backend("onnxruntime").load(file, threads=1)
-        make_goldens(
+        weak = staging / "variants" / "weak.onnx"
+        if recipe.weak:
+            weak.write_bytes(graph(recipe, noise=1.0).SerializeToString())
+        files = {each.name: weak if each.name in recipe.weak else file for each in recipe.extra}
+        variants = [
+            _variant(file, recipe),
+            *(replace(each, file=f"variants/{files[each.name].name}") for each in recipe.extra),
+        ]
+        load = get_backend("onnxruntime").load
+        goldens = make_goldens(
             ["bank shares rises", "minister loses vote", "team wins the match in a goal"],
             preprocessor(),
-            {each.name: (session, not each.batch_invariant) for each in variants},
+            {
+                each.name: (load(staging / each.file, threads=1), not each.batch_invariant)
+                for each in variants
+            },
             keep_raw=True,
-        ).save(staging)
+        )
+        moved = {name: np.roll(goldens.scores[name], 1, axis=1) for name in recipe.wrong_goldens}
+        replace(goldens, scores={**goldens.scores, **moved}).save(staging)
         (staging / "drift.json").write_text("{}")
         (staging / "run.yaml").write_text("seed: 0\n")
         measurements = {each.name: {"speedup": 1.0 + i} for i, each in enumerate(variants)}
@@ -71,7 +84,9 @@ def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
                 "task": "text-classification",
                 "labels": list(LABELS),
                 "variants": [each.to_json() for each in variants],
-                "made_from": "0" * 64,
+                "made_from": {"checkpoint": "0" * 64},
+                "budget": 0.01,
+                "confidence": 0.95,
             },
             {
                 "measurements.json": measured_json({"variants": measurements}),
@@ -99,14 +114,18 @@ def preprocessor() -> TextPreprocessor:
     return TextPreprocessor(settings, tokenizer.to_str())
 
 
-def graph(recipe: Recipe) -> onnx.ModelProto:
-    """Mean of word embeddings, times a matrix. Not batch-invariant: plus the batch's maximum."""
+def graph(recipe: Recipe, noise: float = 0.0) -> onnx.ModelProto:
+    """Mean of word embeddings, times a matrix. Not batch-invariant: plus the batch's maximum.
+
+    ``noise`` is added to the matrix, whose own entries have a deviation of 3.
+    """
     rng = np.random.default_rng(recipe.seed)
     table = rng.normal(size=(len(_VOCABULARY), 8)).astype(np.float32)
     table[_VOCABULARY.index(POISON)] = np.nan
+    weights = rng.normal(size=(8, len(LABELS))) * 3
     constants = {
         "table": table,
-        "weights": rng.normal(size=(8, len(LABELS))).astype(np.float32) * 3,
+        "weights": (weights + noise * rng.normal(size=weights.shape)).astype(np.float32),
         "last": np.array([2], np.int64),
         "tokens": np.array([1], np.int64),
         "batch": np.array([0], np.int64),
@@ -172,6 +191,16 @@ def certificate(file: Path, recipe: Recipe) -> Certificate | None:
         instruction_set=recipe.isa or instruction_set(),
         threads=1,
     )
+
+
+def other_variant(
+    name: str, verdict: Verdict | None = Verdict.PASS, backend: str = "onnxruntime"
+) -> Variant:
+    """For ``Recipe.extra``: int8 by name, certified on a host that nobody has."""
+    given = verdict and Certificate(
+        verdict, 0.01, 0.03, 400, 0, 0, 0.01, -0.01, None, "", "", "", "", 1
+    )
+    return Variant(name, backend, "", "int8-static", True, 1, 0.9, certificate=given)
 
 
 def _variant(file: Path, recipe: Recipe) -> Variant:

@@ -29,6 +29,8 @@ def test_the_defaults_hold() -> None:
         ({"max_message_mb": 2048}, "--max-message-mb"),
         ({"drain_delay_s": -1.0}, "--drain-delay is -1"),
         ({"grace_s": float("nan")}, "--grace"),
+        ({"remeasure": "often"}, "--remeasure is often; it must be one of auto, always, never"),
+        ({"remeasure_seconds": 0.0}, "--remeasure-seconds is 0"),
     ],
 )
 def test_what_cannot_work_is_refused_by_its_option(options: dict[str, Any], named: str) -> None:

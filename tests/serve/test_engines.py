@@ -14,6 +14,7 @@ from fake_tensorrt import FakeTensorRt
 from edgewright.bundle import Bundle, Verdict
 from edgewright.proof.engines import build_and_prove
 from edgewright.repository import Repository
+from edgewright.serve.host_choice import HostOptions
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.state_dir import StateDir
 
@@ -37,7 +38,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
 
 
 def load(repository: Repository, state: StateDir, max_batch: int = 8) -> ServedModel:
-    return load_model(repository, "news", 1, threads=None, max_batch=max_batch, state=state)
+    host = HostOptions(state_dir=state.path)
+    return load_model(repository, "news", 1, threads=None, max_batch=max_batch, host=host)
 
 
 def bundle(repository: Repository) -> Bundle:
@@ -74,6 +76,15 @@ def test_an_engine_smaller_than_the_servers_batches_is_not_used(
     build_and_prove(bundle(repository), state)
     assert load(repository, state, max_batch=64).variant.name == "onnxruntime-fp32"
     assert "its engine takes 32 rows and --max-batch is 64" in caplog.text
+
+
+def test_an_altered_record_is_told_and_what_is_certified_answers(
+    repository: Repository, state: StateDir, fake: FakeTensorRt, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_and_prove(bundle(repository), state)
+    (state.of(bundle(repository).artifact.manifest_sha256) / "engines.json").write_bytes(b"{}")
+    assert load(repository, state).verdict is Verdict.PASS
+    assert "engines.json was altered" in caplog.text
 
 
 def test_a_host_that_lost_its_gpu_serves_what_is_certified(

@@ -3,32 +3,27 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgewright import backends
 from edgewright.backends import get_backend
-from edgewright.bundle import Bundle, Certificate, Variant, Verdict
-from edgewright.errors import BackendUnavailableError, IntegrityError
+from edgewright.bundle import Bundle, Verdict
+from edgewright.errors import IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
+from edgewright.proof import host_record
 from edgewright.repository import Repository
 from edgewright.serve import models
-from edgewright.serve.models import ServedModel, choose_variant, load_model
+from edgewright.serve.host_choice import HostOptions
+from edgewright.serve.models import ServedModel, load_model
 
 from .bundles import LABELS, Recipe, make_bundle, preprocessor, random_texts
 
 
 def load(repository: Path, name: str = "news", **options: Any) -> ServedModel:
     return load_model(Repository(repository), name, 1, threads=None, max_batch=8, **options)
-
-
-def variant(name: str, backend: str, verdict: Verdict) -> Variant:
-    given = Certificate(verdict, 0.01, 0.03, 400, 0, 0, 0.01, -0.01, None, "", "", "", "", 1)
-    return Variant(name, backend, "", "fp32", True, 1, 0.9, certificate=given)
 
 
 def test_scores_equal_the_sessions_own(repository: Path, bundle: Path) -> None:
@@ -50,7 +45,7 @@ def test_on_another_instruction_set_the_verdict_is_unverified(
     repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        model = load(repository, host_isa="x86_64-another")
+        model = load(repository, host=HostOptions(isa="x86_64-another"))
     assert model.verdict is Verdict.UNVERIFIED
     assert "on x86_64-another" in caplog.text
     assert "UNVERIFIED" in caplog.text
@@ -89,50 +84,6 @@ def seal_again(path: Path) -> None:
     (path / "seal.json").write_bytes(canonical_json({"files": seal, "checksum": checksum}))
 
 
-@pytest.fixture
-def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where `[serve]` alone is installed."""
-
-    def get(name: str) -> Any:
-        if name == "openvino":
-            raise BackendUnavailableError("OpenVINO is not installed")
-        return backends.get_backend(name)
-
-    monkeypatch.setattr(models, "get_backend", get)
-
-
-OPENVINO = variant("openvino-int8", "openvino", Verdict.PASS)
-
-
-@pytest.mark.usefixtures("without_openvino")
-def test_where_the_chosen_runtime_is_missing_the_fastest_certified_one_answers(
-    publish: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    faster = variant("onnxruntime-faster", "onnxruntime", Verdict.PASS)
-    fastest_failed = variant("onnxruntime-failed", "onnxruntime", Verdict.FAIL)
-    recipe = Recipe(chosen="openvino-int8", extra=(OPENVINO, faster, fastest_failed))
-    with caplog.at_level(logging.WARNING):
-        model = load(publish(news=recipe))
-    assert model.variant.name == "onnxruntime-faster"
-    assert model.bundle.chosen.name == "openvino-int8"
-    assert "openvino-int8 cannot run here (OpenVINO is not installed)" in caplog.text
-    assert "onnxruntime-faster answers in its place" in caplog.text
-
-
-@pytest.mark.usefixtures("without_openvino")
-def test_without_any_certified_fallback_the_missing_runtime_is_named(
-    publish: Callable[..., Path],
-) -> None:
-    recipe = Recipe(certificate=Verdict.FAIL, chosen="openvino-int8", extra=(OPENVINO,))
-    with pytest.raises(BackendUnavailableError, match="OpenVINO is not installed"):
-        load(publish(news=recipe))
-
-
-def test_the_chosen_variant_answers_where_its_runtime_is_there(bundle: Path) -> None:
-    opened = Bundle.open(bundle)
-    assert choose_variant(opened) == opened.chosen
-
-
 @pytest.mark.parametrize(("certified", "asked", "used"), [(1, None, 1), (99, None, 2), (1, 2, 2)])
 def test_threads_are_those_certified_within_this_hosts_cores(
     repository: Path,
@@ -151,11 +102,8 @@ def test_threads_are_those_certified_within_this_hosts_cores(
             given.append(threads)
             return get_backend("onnxruntime").load(path, threads=threads, options=options)
 
-    chosen = Bundle.open(repository / "news" / "1").chosen
-    assert chosen.certificate is not None
-    chosen = replace(chosen, certificate=replace(chosen.certificate, threads=certified))
     monkeypatch.setattr(models, "get_backend", lambda _name: Spy())
-    monkeypatch.setattr(models, "choose_variant", lambda _bundle: chosen)
-    monkeypatch.setattr(models, "available_cores", lambda: 2)
+    monkeypatch.setattr(Bundle, "certified_threads", certified)
+    monkeypatch.setattr(host_record, "available_cores", lambda: 2)
     load_model(Repository(repository), "news", 1, threads=asked, max_batch=8)
     assert given == [used]

@@ -19,9 +19,11 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+import without_amx
 from click.testing import CliRunner
 
 from edgewright.errors import IntegrityError
+from edgewright.proof.host import instruction_set
 from edgewright.repository import Repository
 from edgewright.serve.cli import serve
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
@@ -109,6 +111,24 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.skipif(
+    not instruction_set().endswith("-amx"),
+    reason="this CPU has no AMX, so there is nothing to deny a process",
+)
+def test_what_was_certified_with_amx_is_measured_again_where_a_process_may_not_use_it(
+    repository: Path, tmp_path: Path
+) -> None:
+    code = "from edgewright.cli import main; main()"
+    command = [sys.executable, without_amx.__file__, code, "serve", str(repository)]
+    process = Process([*command, *FREE_PORTS, "--json", "--state-dir", str(tmp_path)])
+    (model,) = process.ready()["models"]
+    process.popen.send_signal(signal.SIGTERM)
+    code_of_exit, _, told = process.wait()
+    assert (model["verdict"], model["chosen_by"]) == ("UNVERIFIED", "host")
+    assert code_of_exit == 0, told
+    assert list(tmp_path.rglob("*-threads.json"))
+
+
 def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path) -> None:
     process = start(str(repository), *FREE_PORTS, "--json")
     told = process.ready()
@@ -119,6 +139,7 @@ def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path
             "variant": "onnxruntime-fp32",
             "runtime": told["models"][0]["runtime"],
             "verdict": "PASS",
+            "chosen_by": "bundle",
         }
     ]
     assert told["ready_ms"] > 0

@@ -267,6 +267,7 @@ def test_models_tell_what_is_proven_of_them(launch: Launch) -> None:
     assert model.state == model_pb2.MODEL_STATE_READY
     assert tuple(model.labels) == LABELS
     assert model.variant == model.chosen_variant == "onnxruntime-fp32"
+    assert model.choice_source == model_pb2.CHOICE_SOURCE_BUNDLE
     assert model.runtime == get_backend("onnxruntime").runtime()
     assert len(model.manifest_sha256) == 64
     assert model.max_length_tokens == 16

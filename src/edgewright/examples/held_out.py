@@ -99,8 +99,8 @@ def _refuse_labels(table: Table, label_names: Sequence[str]) -> None:
         more = f", and {len(places) - _SHOWN} more rows" if len(places) > _SHOWN else ""
         raise DataError(
             f"labels that the model does not know: {', '.join(places[:_SHOWN])}{more}. It knows "
-            f"{', '.join(label_names)}; correct the labels, or name the model's classes with "
-            "--labels, in the order of its outputs"
+            f"{', '.join(label_names)}; correct the labels or, where `edgewright optimize` got the "
+            "model without its classes, name them there with --labels, in the order of its outputs"
         )
 
 

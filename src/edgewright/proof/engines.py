@@ -10,27 +10,20 @@ of accuracy within the budget is shown on labelled rows alone. So an engine is s
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from edgewright.backends.tensorrt.backend import TensorRtBackend, engines_folder
+from edgewright.backends.tensorrt.backend import TensorRtBackend
 from edgewright.backends.tensorrt.engine_key import EngineKey
 from edgewright.backends.tensorrt.session import TensorRtSession
 from edgewright.bundle import Bundle, Variant
 from edgewright.errors import ArtifactNotFoundError, ConfigError, IntegrityError
-from edgewright.manifest import canonical_json
 from edgewright.preprocess import Preprocessor
 from edgewright.proof.goldens import check_goldens
 from edgewright.state_dir import StateDir
-from edgewright.whole_file import write_whole
 
-RECORD_FILE: Final = "engines.json"  # in the bundle's part of the state folder
-
-log = logging.getLogger(__name__)
+RECORD: Final = "engines"  # in the bundle's part of the state folder
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ def build_and_prove(
             f"{bundle.path} holds nothing for TensorRT; make such a bundle with "
             "`edgewright optimize CHECKPOINT -o BUNDLE --backend tensorrt`"
         )
-    backend = TensorRtBackend(engines_folder(state))
+    backend = TensorRtBackend(state.engines)
     backend.runtime()
     preprocessor: Preprocessor = bundle.preprocessor()
     proofs, faults = [], []
@@ -90,7 +83,7 @@ def build_and_prove(
         except (ConfigError, IntegrityError) as error:
             faults.append(f"{variant.name}: {error}")
     record = {"proofs": [each.to_json() for each in proofs]}
-    write_whole(_record(bundle, state), canonical_json(record))
+    state.write(bundle.artifact.manifest_sha256, RECORD, record)
     return proofs, faults
 
 
@@ -101,9 +94,12 @@ def proven_session(
 
     Raises:
         BackendUnavailableError: TensorRT, cuda-python or the GPU is missing.
+        IntegrityError: the record of proofs was altered.
     """
-    by_name = {each.variant: each for each in _proofs(bundle, state)}
-    backend = TensorRtBackend(engines_folder(state))
+    record = state.read(bundle.artifact.manifest_sha256, RECORD) if bundle.prepared else None
+    proofs = [EngineProof.from_json(each) for each in (record or {}).get("proofs", ())]
+    by_name = {each.variant: each for each in proofs}
+    backend = TensorRtBackend(state.engines)
     for variant in bundle.prepared:
         proof, file = by_name.get(variant.name), bundle.path / variant.file
         if proof is not None and proof.key == backend.key(file, variant.session_options):
@@ -111,22 +107,6 @@ def proven_session(
             if session is not None:
                 return variant, session, backend
     return None
-
-
-def _record(bundle: Bundle, state: StateDir) -> Path:
-    return state.of(bundle.artifact.manifest_sha256) / RECORD_FILE
-
-
-def _proofs(bundle: Bundle, state: StateDir) -> list[EngineProof]:
-    """What was recorded; nothing where the record is damaged, for it can be made again."""
-    file = _record(bundle, state)
-    try:
-        return [EngineProof.from_json(each) for each in json.loads(file.read_bytes())["proofs"]]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError):
-        log.warning("%s is damaged, so that no engine counts as proven", file)
-        return []
 
 
 def _prove(

@@ -38,7 +38,7 @@ from edgewright.errors import IntegrityError
 from edgewright.kinds import IMAGE
 from edgewright.manifest import canonical_json
 from edgewright.metrics import Labels
-from edgewright.preprocess import DecodedRow, Preprocessor
+from edgewright.preprocess import DecodedRow, Preprocessor, Row, TokenRow
 
 GOLDENS_FILE: Final = "goldens.npz"
 RAW_FILE: Final = "goldens.json"
@@ -102,6 +102,18 @@ class Goldens:
             raise IntegrityError(
                 f"the goldens in {folder} cannot be read ({error}); make the bundle again"
             ) from error
+
+    def rows(self, preprocessor: Preprocessor) -> list[Row]:
+        """The examples unpadded, as ``preprocessor`` made them."""
+        if preprocessor.kind is IMAGE:
+            return [DecodedRow(pixels) for pixels in self.inputs[PIXELS]]
+        ids = self.inputs["input_ids"]
+        types = self.inputs.get("token_type_ids", np.zeros_like(ids))
+        used = self.inputs["attention_mask"].astype(bool)
+        return [
+            TokenRow(tokens[mask], kinds[mask], truncated=False)
+            for tokens, kinds, mask in zip(ids, types, used, strict=True)
+        ]
 
 
 def choose_rows(labels: Labels, count: int = ROWS) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -23,6 +24,12 @@ _CLASSES: Final = (
 )
 
 
+# arch_prctl of x86_64 Linux (Documentation/arch/x86/xstate.rst), which the runtimes ask as well.
+_ARCH_PRCTL: Final = 158
+_ARCH_REQ_XCOMP_PERM: Final = 0x1023
+_XFEATURE_XTILEDATA: Final = 18
+
+
 @dataclass(frozen=True)
 class Host:
     """The machine that measured something."""
@@ -41,7 +48,7 @@ class Host:
 def this_host(cpuinfo: str | None = None) -> Host:
     """The machine this runs on; ``cpuinfo`` stands in for /proc/cpuinfo in tests."""
     text = cpuinfo if cpuinfo is not None else _read_cpuinfo()
-    flags = _flags(text)
+    flags = _flags(text) if cpuinfo is not None else _usable_flags()
     return Host(
         cpu=_field(text, "model name") or platform.processor() or platform.machine(),
         instruction_set=instruction_set(flags),
@@ -53,7 +60,7 @@ def this_host(cpuinfo: str | None = None) -> Host:
 
 def instruction_set(flags: frozenset[str] | None = None) -> str:
     """The class of integer kernels that this host's flags allow: "x86_64-avx512-vnni"."""
-    have = _flags(_read_cpuinfo()) if flags is None else flags
+    have = _usable_flags() if flags is None else flags
     name = next((name for name, wanted in _CLASSES if wanted <= have), "baseline")
     return f"{platform.machine()}-{name}"
 
@@ -79,6 +86,21 @@ def available_cores() -> int:
 
 def _read_cpuinfo() -> str:
     return _CPUINFO.read_text() if _CPUINFO.is_file() else ""
+
+
+def _usable_flags() -> frozenset[str]:
+    """What the CPU has, but for AMX where the kernel or a sandbox does not let this process use it.
+
+    /proc/cpuinfo lists AMX all the same, and runtimes fall back to other kernels in silence.
+    """
+    flags = _flags(_read_cpuinfo())
+    amx = {flag for flag in flags if flag.startswith("amx_")}
+    return flags - amx if amx and not _amx_is_permitted() else flags
+
+
+def _amx_is_permitted() -> bool:
+    system_call = ctypes.CDLL(None).syscall
+    return bool(system_call(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0)
 
 
 def _flags(cpuinfo: str) -> frozenset[str]:

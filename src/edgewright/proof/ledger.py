@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgewright.errors import ConfigError, IntegrityError
-from edgewright.manifest import canonical_json, sha256_bytes
+from edgewright.manifest import canonical_json, replace_file, sha256_bytes
 from edgewright.proof.certificate import SLOTS, PairedCounts, Subject, Trial
-from edgewright.whole_file import write_whole
 
 FORMAT: Final = "edgewright.ledger"
 FORMAT_VERSION: Final = 1
@@ -94,7 +93,7 @@ class Ledger:
             "certify_sha256": self.split_sha256,
             "trials": [_entry_json(entry) for entry in self.entries],
         }
-        write_whole(self.file, _with_checksum(body))
+        replace_file(self.file, _with_checksum(body))
 
 
 @contextmanager

@@ -7,6 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ChoiceSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHOICE_SOURCE_UNSPECIFIED: _ClassVar[ChoiceSource]
+    CHOICE_SOURCE_BUNDLE: _ClassVar[ChoiceSource]
+    CHOICE_SOURCE_HOST: _ClassVar[ChoiceSource]
+
 class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODEL_STATE_UNSPECIFIED: _ClassVar[ModelState]
@@ -22,6 +28,10 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_INCONCLUSIVE: _ClassVar[Verdict]
     VERDICT_REUSED: _ClassVar[Verdict]
     VERDICT_UNVERIFIED: _ClassVar[Verdict]
+    VERDICT_VERIFIED: _ClassVar[Verdict]
+CHOICE_SOURCE_UNSPECIFIED: ChoiceSource
+CHOICE_SOURCE_BUNDLE: ChoiceSource
+CHOICE_SOURCE_HOST: ChoiceSource
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
@@ -32,6 +42,7 @@ VERDICT_FAIL: Verdict
 VERDICT_INCONCLUSIVE: Verdict
 VERDICT_REUSED: Verdict
 VERDICT_UNVERIFIED: Verdict
+VERDICT_VERIFIED: Verdict
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -58,7 +69,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "task", "state", "labels", "variant", "runtime", "certificate", "manifest_sha256", "max_length_tokens", "chosen_variant")
+    __slots__ = ("name", "version", "task", "state", "labels", "variant", "runtime", "certificate", "manifest_sha256", "max_length_tokens", "chosen_variant", "choice_source")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +81,7 @@ class Model(_message.Message):
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_VARIANT_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_SOURCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     task: str
@@ -81,7 +93,8 @@ class Model(_message.Message):
     manifest_sha256: str
     max_length_tokens: int
     chosen_variant: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., labels: _Optional[_Iterable[str]] = ..., variant: _Optional[str] = ..., runtime: _Optional[str] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., manifest_sha256: _Optional[str] = ..., max_length_tokens: _Optional[int] = ..., chosen_variant: _Optional[str] = ...) -> None: ...
+    choice_source: ChoiceSource
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., labels: _Optional[_Iterable[str]] = ..., variant: _Optional[str] = ..., runtime: _Optional[str] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., manifest_sha256: _Optional[str] = ..., max_length_tokens: _Optional[int] = ..., chosen_variant: _Optional[str] = ..., choice_source: _Optional[_Union[ChoiceSource, str]] = ...) -> None: ...
 
 class Certificate(_message.Message):
     __slots__ = ("verdict", "loss_upper_bound", "budget", "error_rate", "rows")

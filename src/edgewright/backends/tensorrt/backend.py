@@ -24,11 +24,6 @@ WORKSPACE_MIB: Final = "workspace_mib"  # session option: scratch memory of one 
 log = logging.getLogger(__name__)
 
 
-def engines_folder(state: StateDir) -> Path:
-    """Where engines lie in a state folder; bundles may share them."""
-    return state.root / "engines"
-
-
 @dataclass(frozen=True)
 class TensorRtBackend:
     """Builds engines of ONNX files, keeps them, and loads them.
@@ -42,7 +37,7 @@ class TensorRtBackend:
     @property
     def cache(self) -> EngineCache:
         """Where engines are kept."""
-        return EngineCache(self.engines or engines_folder(StateDir.find(None)))
+        return EngineCache(self.engines or StateDir.at(None).engines)
 
     def runtime(self) -> str:
         """Library, version and GPU: an engine is built for one GPU.

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from edgewright.backends.tensorrt.builder import Built
 from edgewright.backends.tensorrt.engine_key import EngineKey
-from edgewright.manifest import canonical_json, sha256_bytes
-from edgewright.whole_file import write_whole
+from edgewright.manifest import canonical_json, replace_file, sha256_bytes
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +43,11 @@ class EngineCache:
 
     def store(self, key: EngineKey, built: Built) -> None:
         """Keep an engine and the timings of its build."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         record = {"key": key.to_json(), "sha256": sha256_bytes(built.engine)}
-        write_whole(self._timing_file(key), built.timing_cache)
-        write_whole(self._file(key, ".engine"), built.engine)
-        write_whole(self._file(key, ".json"), canonical_json(record))
+        replace_file(self._timing_file(key), built.timing_cache)
+        replace_file(self._file(key, ".engine"), built.engine)
+        replace_file(self._file(key, ".json"), canonical_json(record))
 
     def mismatch(self, key: EngineKey) -> tuple[str, ...]:
         """How the likest engine of the same file differs from ``key``; empty: there is none."""

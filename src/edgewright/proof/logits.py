@@ -1,0 +1,65 @@
+"""What a session answers on rows, run as it would be served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.backends import Session
+from edgewright.preprocess import Preprocessor, Row
+
+BATCH_ROWS: Final = 16
+
+
+def predict_logits(
+    session: Session,
+    preprocessor: Preprocessor,
+    rows: Sequence[Row],
+    *,
+    one_row_at_a_time: bool = False,
+) -> NDArray[np.float32]:
+    """What a session answers as it would be served: in batches of 16, or row by row.
+
+    Rows of about the same length go together, which saves padding and changes no answer of a
+    session that is independent of the batch.
+
+    Returns:
+        Logits of shape (rows, classes), in the order of ``rows``.
+    """
+    groups = batches_by_length(rows, size=1 if one_row_at_a_time else BATCH_ROWS)
+    return predict_batches(session, preprocessor, rows, groups)
+
+
+def batches_by_length(
+    rows: Sequence[Row], size: int = BATCH_ROWS, *, equal_lengths: bool = False
+) -> list[list[int]]:
+    """Indices of rows that make a batch, from the shortest to the longest."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
+        last = batches[-1] if batches else []
+        longer = equal_lengths and bool(last) and len(rows[index]) > len(rows[last[0]])
+        if not last or len(last) == size or longer:
+            batches.append([index])
+        else:
+            last.append(index)
+    return batches
+
+
+def predict_batches(
+    session: Session,
+    preprocessor: Preprocessor,
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+) -> NDArray[np.float32]:
+    """Logits as of ``predict_logits``, of batches that are given as indices of ``rows``."""
+    parts = []
+    for batch in batches:
+        arrays = preprocessor.pad([rows[index] for index in batch]).arrays
+        parts.append(next(iter(session.run(arrays).values())))  # the first output
+    logits = np.concatenate(parts)
+    restored = np.empty_like(logits, dtype=np.float32)
+    restored[np.concatenate(batches)] = logits
+    return restored
