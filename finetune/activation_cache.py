@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from edgewright.finetune.cached_rows import CachedRows, KeyedRows, RowSets, row_
 from edgewright.finetune.cut import Cut, Replayed, record
 from edgewright.finetune.device import autocast
 from edgewright.finetune.memory import in_pieces
+from edgewright.finetune.processes import ALONE, Processes
 
 LIMIT_BYTES: Final = 20 * 2**30  # of all stores together; the least recently used go first
 _BATCH_ROWS: Final = 32
@@ -79,6 +81,7 @@ class CachePlan:
         must: fill it although it may not pay.
         dtype: of the store; None chooses.
         clock: seconds.
+        processes: that compute a share of the rows each, and read what all have stored.
     """
 
     root: Path
@@ -88,6 +91,7 @@ class CachePlan:
     must: bool = False
     dtype: str | None = None
     clock: Callable[[], float] = time.monotonic
+    processes: Processes = ALONE
 
 
 def fill_cache(
@@ -104,7 +108,7 @@ def fill_cache(
         cuts: of one model on the plan's device; each with the modules of the part before it.
         rows: every set of rows that will be read.
         plan: how.
-        on_rows: is told how many rows were computed, batch by batch.
+        on_rows: is told how many rows this process has computed, batch by batch.
         warn: is told of damaged shards.
 
     Returns:
@@ -112,46 +116,54 @@ def fill_cache(
         or stored rows are not what the model computes.
     """
     started = plan.clock()
-    fill = _Fill(list(cuts), RowSets.of(rows), plan)
-    try:
-        fill.open(cuts)
-        for store in fill.stores:
-            for shard in store.damaged:
-                warn(f"the activation cache: {shard} was damaged; its rows are computed again")
-        fault = fill.no_use()
-        if fault is None:
-            fill.compute(on_rows)
-            evict(plan.root, LIMIT_BYTES, keep=[store.folder for store in fill.stores])
-            fault = fill.disagreement()
-    except OSError as error:
-        fault = f"{plan.root} cannot be used ({error.strerror or error})"
-    if fault is not None:
-        return CacheUse(False, fault)
+    fill = _Fill(cuts, RowSets.of(rows), plan)
+    for step in (partial(fill.decide, warn), partial(fill.compute, on_rows), fill.check):
+        fault = fill.fault_of(step)
+        if fault is not None:
+            return CacheUse(False, fault)
     return fill.caches(round(plan.clock() - started, 3))
 
 
 class _Fill:
     """The state of one fill: a store a cut, and the rows that some store lacks."""
 
-    def __init__(self, cuts: list[Cut], rows: RowSets, plan: CachePlan) -> None:
-        self.cuts, self.rows, self.plan = cuts, rows, plan
+    def __init__(
+        self, parts: Mapping[Cut, Sequence[nn.Module]], rows: RowSets, plan: CachePlan
+    ) -> None:
+        self.parts, self.cuts, self.rows, self.plan = parts, list(parts), rows, plan
         self.stores: list[ActivationStore] = []
         self.dtypes: list[str] = []
         self.missing: list[set[int]] = []
 
-    def open(self, cuts: Mapping[Cut, Sequence[nn.Module]]) -> None:
-        for cut, modules in cuts.items():
-            dtype = self.plan.dtype or self._choose_dtype(cut)
+    def fault_of(self, step: Callable[[], str | None]) -> str | None:
+        """What ``step`` finds wrong, in the first process that finds anything."""
+        try:
+            fault = step()
+        except OSError as error:
+            fault = f"{self.plan.root} cannot be used ({error.strerror or error})"
+        return next((each for each in self.plan.processes.gather(fault) if each is not None), None)
+
+    def decide(self, warn: Callable[[str], None]) -> str | None:
+        """In the first process: open the stores, choose formats, and see whether it pays."""
+        if not self.plan.processes.is_first:
+            return None
+        self.dtypes = [self.plan.dtype or self._choose_dtype(cut) for cut in self.cuts]
+        self._open()
+        for store in self.stores:
+            for shard in store.damaged:
+                warn(f"the activation cache: {shard} was damaged; its rows are computed again")
+        self.missing = [set(store.missing(self.rows.keys).tolist()) for store in self.stores]
+        return self.no_use()
+
+    def _open(self) -> None:
+        for (cut, modules), dtype in zip(self.parts.items(), self.dtypes, strict=True):
             identity = {
                 **part_identity(cut, modules),
                 "device": self.plan.device.type,
                 "precision": self.plan.precision,
                 "dtype": dtype,
             }
-            store = ActivationStore(self.plan.root, identity)
-            self.stores.append(store)
-            self.dtypes.append(dtype)
-            self.missing.append(set(store.missing(self.rows.keys).tolist()))
+            self.stores.append(ActivationStore(self.plan.root, identity))
 
     @property
     def todo(self) -> Indices:
@@ -182,8 +194,12 @@ class _Fill:
 
     def compute(self, on_rows: Callable[[int], None]) -> None:
         """Compute the missing rows, always in the same batches, and store them by the shard."""
+        processes = self.plan.processes
+        self.dtypes, self.missing = processes.by_first(lambda: (self.dtypes, self.missing))
+        if not processes.is_first:
+            self._open()
         pending: list[dict[str, Array]] = [{} for _ in self.cuts]
-        for batch in self.rows.batches(self.todo, _BATCH_ROWS):
+        for batch in self.rows.batches(self.todo, _BATCH_ROWS)[processes.mine]:
             pieces = in_pieces(self._by_cut, batch)
             for place, store_rows in enumerate(pending):
                 arrays = [array for by_cut in pieces for array in by_cut[place]]
@@ -193,6 +209,17 @@ class _Fill:
             on_rows(len(batch))
             self._flush(pending, _SHARD_BYTES)
         self._flush(pending, 1)
+
+    def check(self) -> str | None:
+        """Look at what every process has stored; what is wrong with it, None: nothing."""
+        processes, folders = self.plan.processes, [store.folder for store in self.stores]
+        for store in self.stores if processes.count > 1 else ():
+            store.refresh()
+            if len(store.missing(self.rows.keys)):
+                return f"{store.folder} is not one folder for all {processes.count} processes"
+        if processes.is_first:
+            evict(self.plan.root, LIMIT_BYTES, keep=folders)
+        return self.disagreement()
 
     def disagreement(self) -> str | None:
         """What is wrong with some rows, drawn at random and computed again; None: nothing."""

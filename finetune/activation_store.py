@@ -61,13 +61,18 @@ class ActivationStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / _IDENTITY_FILE, canonical_json(record))
         os.utime(self.folder)  # the last use, for ``evict``
-        for path in sorted(self.folder.glob("*.json")):
-            if path.name != _IDENTITY_FILE:
-                self._open(path)
+        self.refresh()
         _remove_stale(self.folder)
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def refresh(self) -> None:
+        """See the shards that others have appended by now."""
+        known = {shard.path for shard in self._shards}
+        for path in sorted(self.folder.glob("*.json")):
+            if path.name != _IDENTITY_FILE and path not in known:
+                self._open(path)
 
     def missing(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Places in ``keys`` of rows that are not there, ascending, each key once."""

@@ -52,7 +52,7 @@ def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
     """Run the model as it is over the rows that a new head and, if wanted, the audit ask for."""
     drawn = None
     wanted: dict[str, Indices] = {name: np.empty(0, np.int64) for name in SHOWN}
-    if audited and task.tables is not None and task.config.audit == "full":
+    if audited and task.config.audit == "full":
         drawn = AuditedRows.draw(task.examples, seed=task.config.seed)
         wanted = drawn.by_split(_sizes(task))
     head = None
@@ -68,6 +68,7 @@ def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
             head=head,
             encoder=getattr(task.model, "base_model", None),
             precision=lambda: autocast(task.device, task.recipe.precision),
+            processes=task.processes,
         )
         for name, chosen in wanted.items()
         if len(chosen)
@@ -76,7 +77,7 @@ def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
 
 
 def audit_task(task: Task, surveyed: Surveyed) -> Audit | None:
-    """The audit of the task's examples; None where none is wanted."""
+    """The audit of the task's examples; None where none is wanted, or another process audits."""
     if task.tables is None:
         return None
     names = task.examples.label_names

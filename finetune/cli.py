@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ _EXAMPLES = (
     "edgewright finetune pictures/ -o checkpoint --model ./my-resnet --augment light",
     "edgewright finetune -o checkpoint --resume",
     "edgewright finetune --config checkpoint/run.yaml -o again",
+    "torchrun --nproc-per-node 2 -m edgewright finetune reviews.csv -o checkpoint",
 )
 
 
@@ -257,19 +259,26 @@ def finetune(target: Path, overwrite: bool, resume: bool, output: Output, **opti
     DATA is a csv, tsv, jsonl or parquet file, a folder of images with a sub-folder for each class,
     a folder of Hugging Face datasets, or a hub id. The checkpoint holds the weights, the
     preprocessing, every example with its split, the metrics and a report.
+
+    With `torchrun --nproc-per-node 2`, see the example, two processes share the rows of each step.
     """
     config = (_begun(target, options) if resume else None) or FinetuneConfig(**options)
     refuse_existing(target, overwrite=overwrite)
     _refuse_unwritable(target)
     try:  # here, for they import torch: help and refusals need not wait for it
         from edgewright.finetune.pipeline import run
+        from edgewright.finetune.process_group import open_processes
         from edgewright.finetune.summary import result_lines
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(
             f"finetune needs {error.name}; pip install 'edgewright[train]'"
         ) from error
-    summary = run(config, target, overwrite=overwrite, resume=resume, output=output)
-    output.result(summary, result_lines(summary))
+    with open_processes(config.device) as processes:
+        voice = output if processes.is_first else replace(output, mute=True)
+        summary = run(
+            config, target, overwrite=overwrite, resume=resume, output=voice, processes=processes
+        )
+    voice.result(summary, result_lines(summary))
 
 
 def _begun(target: Path, options: dict[str, Any]) -> FinetuneConfig | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -95,9 +96,11 @@ def choose_depth(task: Task, output: Output) -> DepthChoice:
                 race.run(depth, rows)
                 output.note(_line(depth, of, race.last(depth)))
         if survivors > 1:
-            racing = sorted(sorted(racing, key=lambda depth: race.last(depth).loss)[:survivors])
+            racing = task.processes.by_first(partial(race.fittest, racing, survivors))
     behind = {depth: race.behind(depth, race.best(racing)) for depth in racing}
-    chosen = max(depth for depth, (lost, error) in behind.items() if lost <= error + _ROUNDING)
+    chosen = task.processes.by_first(
+        lambda: max(depth for depth, (lost, error) in behind.items() if lost <= error + _ROUNDING)
+    )
     candidates = tuple(
         Candidate(depth, race.probe(depth), tuple(race.tries[depth]), *behind.get(depth, ()))
         for depth in depths
@@ -166,6 +169,10 @@ class _Race:
     def last(self, depth: int) -> Try:
         return self.tries[depth][-1]
 
+    def fittest(self, depths: Sequence[int], count: int) -> list[int]:
+        """The ``count`` of least loss, from shallow to deep."""
+        return sorted(sorted(depths, key=lambda depth: self.last(depth).loss)[:count])
+
     def best(self, depths: Sequence[int]) -> int:
         return max(depths, key=lambda depth: (self.last(depth).accuracy, depth))
 
@@ -196,8 +203,17 @@ class _Race:
         hold(part)
         adapters = task.adapt(depth)
         try:
-            fit(model, RowSubset(rows, train), recipe, task.device, validate=lambda: None)
-            return predict_logits(model, RowSubset(rows, judged), task.device)
+            fit(
+                model,
+                RowSubset(rows, train),
+                recipe,
+                task.device,
+                validate=lambda: None,
+                processes=task.processes,
+            )
+            return predict_logits(
+                model, RowSubset(rows, judged), task.device, processes=task.processes
+            )
         finally:
             if adapters is not None:
                 adapters.remove()

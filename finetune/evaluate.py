@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgewright import metrics
-from edgewright.errors import ConfigError
 from edgewright.examples import Image
-from edgewright.finetune.batches import Rows, evaluation_batches, to_device
-from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
+from edgewright.finetune.batches import Indices, Rows, evaluation_batches, to_device
+from edgewright.finetune.memory import in_pieces
+from edgewright.finetune.processes import ALONE, Processes
 
 Logits = NDArray[np.float32]  # (rows, classes)
 
@@ -44,11 +44,23 @@ class Answers:
 
 
 def predict_logits(
-    model: nn.Module, rows: Rows, device: torch.device, batch_rows: int = _BATCH_ROWS
+    model: nn.Module,
+    rows: Rows,
+    device: torch.device,
+    batch_rows: int = _BATCH_ROWS,
+    *,
+    processes: Processes = ALONE,
 ) -> Logits:
     """The model's fp32 logits of every row, in eval mode and without autograd.
 
-    Batches run from short rows to long ones; where one does not fit in memory, all are halved.
+    Batches run from short rows to long ones; one that does not fit in memory is halved.
+
+    Args:
+        model: as it is, in every process.
+        rows: what it answers.
+        device: where the model is.
+        batch_rows: of one pass.
+        processes: that share the batches; each of them gets all answers.
 
     Returns:
         (rows, classes); the class count is 0 when there are no rows.
@@ -56,22 +68,20 @@ def predict_logits(
     Raises:
         ConfigError: not even one row fits in memory.
     """
+
+    def answer(batch: Indices) -> Logits:
+        inputs = to_device(rows.inputs(batch), device)
+        logits: Logits = model(**inputs).logits.float().cpu().numpy()
+        return logits
+
     model.eval()
     batches = evaluation_batches(rows.lengths, batch_rows)
-    try:
-        with torch.no_grad():
-            answers = [_answer(model, rows, batch, device) for batch in batches]
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if batch_rows == 1:
-            raise ConfigError(OUT_OF_MEMORY) from error
-    else:
-        if not answers:
-            return np.empty((0, 0), np.float32)
-        logits = np.concatenate(answers)
-        return logits[np.argsort(np.concatenate(batches))]
-    return predict_logits(model, rows, device, batch_rows // 2)
+    with torch.no_grad():
+        own = [np.concatenate(in_pieces(answer, batch)) for batch in batches[processes.mine]]
+    answers = processes.collect(own)
+    if not answers:
+        return np.empty((0, 0), np.float32)
+    return np.concatenate(answers)[np.argsort(np.concatenate(batches))]
 
 
 def score(labels: NDArray[np.int64], logits: Logits) -> Scores | None:
@@ -100,8 +110,3 @@ def log_probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised
-
-
-def _answer(model: nn.Module, rows: Rows, batch: Any, device: torch.device) -> Logits:
-    logits: Logits = model(**to_device(rows.inputs(batch), device)).logits.float().cpu().numpy()
-    return logits

@@ -16,6 +16,7 @@ from edgewright.finetune.batches import Rows
 from edgewright.finetune.cut import Cut, UncacheableError
 from edgewright.finetune.evaluate import Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart
+from edgewright.finetune.processes import Processes
 from edgewright.finetune.task import READ_SPLITS, Task
 from edgewright.output import Output
 
@@ -29,22 +30,24 @@ class Feed:
     model: nn.Module
     rows: Mapping[str, Rows]
     use: CacheUse
+    processes: Processes
 
     @classmethod
     def live(cls, task: Task, reason: str) -> Feed:
         """The task's own model and rows."""
-        return cls(task.model, task.rows, CacheUse(False, reason))
+        return cls(task.model, task.rows, CacheUse(False, reason), task.processes)
 
     @classmethod
     def cached(cls, task: Task, cache: ActivationCache) -> Feed:
         """The rest of the model, and rows with what crosses the cut."""
         rows = {name: cache.rows(rows) for name, rows in task.token_rows.items()}
-        return cls(cache.model(), rows, cache.use)
+        return cls(cache.model(), rows, cache.use, task.processes)
 
     def score(self, split: str, device: torch.device) -> Scores | None:
         """The model as it is now on one of ``READ_SPLITS``; None when that is empty."""
         rows = self.rows[split]
-        return score(rows.labels, predict_logits(self.model, rows, device))
+        logits = predict_logits(self.model, rows, device, processes=self.processes)
+        return score(rows.labels, logits)
 
 
 def open_feed(task: Task, output: Output, decided: CacheUse | None = None) -> Feed:
@@ -92,10 +95,11 @@ def open_caches(
         task.recipe.epochs,
         must=config.cache == "on" or decided is not None,
         dtype=None if decided is None else decided.dtype,
+        processes=task.processes,
     )
     rows = [task.token_rows[name] for name in READ_SPLITS]
     with output.progress() as bar:
-        total = sum(len(each.labels) for each in rows)
+        total = sum(len(each.labels) for each in rows) // task.processes.count
         shown = bar.add_task("frozen blocks", total=total, status="")
         filled = fill_cache(
             cuts,

@@ -138,7 +138,8 @@ def _mixtures(
 ) -> Iterator[Mixture]:
     for share in sorted({*SHARES, written}):
         movement.mix(task.model, share)
-        scores = score(validation.labels, predict_logits(task.model, validation, task.device))
+        logits = predict_logits(task.model, validation, task.device, processes=task.processes)
+        scores = score(validation.labels, logits)
         retained = probe.read(task.model).figures[probe.metric]
         yield Mixture(share, None if scores is None else scores.accuracy, retained)
 

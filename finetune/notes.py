@@ -23,6 +23,7 @@ def tell_task(task: Task, output: Output) -> None:
         f"{part.blocks} of {part.of} blocks frozen, {task.trainable_parameters / 1e6:.1f}M of "
         f"{task.parameters / 1e6:.1f}M parameters train; lr {config.lr:g}, {config.device} "
         f"{config.precision}, {config.threads} threads"
+        + (f" in each of {task.processes.count} processes" if task.processes.count > 1 else "")
     )
     if task.adapters is not None:
         output.note(f"LoRA {lora_words(task.adapters.record())}")

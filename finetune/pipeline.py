@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from edgewright.errors import ConfigError, DataError
+from edgewright.errors import BackendUnavailableError, ConfigError, DataError
 from edgewright.examples import Columns
 from edgewright.finetune import report
 from edgewright.finetune.activation_cache import CacheUse
@@ -40,6 +41,7 @@ from edgewright.finetune.notes import (
     tell_task,
 )
 from edgewright.finetune.old_set import OldSet, read_old_set
+from edgewright.finetune.processes import ALONE, Processes
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
 from edgewright.finetune.train import Fit, Watcher, fit
@@ -82,11 +84,13 @@ def run(
     overwrite: bool,
     output: Output,
     resume: bool = False,
+    processes: Processes = ALONE,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Fine-tune as ``config`` says and write the checkpoint at ``target``.
 
-    With ``resume`` a run that was killed goes on where it was; without one it begins.
+    With ``resume`` a run that was killed goes on where it was; without one it begins. Several
+    processes, each called so, make one run; the first alone writes.
 
     Returns:
         The summary that ``--json`` prints.
@@ -94,7 +98,9 @@ def run(
     Raises:
         ConfigError, DataError, ArtifactError, BackendUnavailableError: nothing is written then.
     """
-    with open_unfinished(target, resume=resume, overwrite=overwrite) as unfinished:
+    with open_unfinished(
+        target, resume=resume, overwrite=overwrite, processes=processes
+    ) as unfinished:
         try:
             summary = _run(config, target, unfinished, overwrite, output, Stopwatch(clock))
         except (ConfigError, DataError):
@@ -104,6 +110,10 @@ def run(
         except KeyboardInterrupt:
             if unfinished.is_begun:
                 output.warn(f"interrupted; `--resume` goes on from {unfinished.folder}")
+            raise
+        except BackendUnavailableError:
+            if unfinished.is_begun:
+                output.note(f"`--resume` goes on from {unfinished.folder}")
             raise
         unfinished.finish()
     return summary
@@ -119,7 +129,7 @@ def _run(
 ) -> dict[str, Any]:
     decided = unfinished.decisions
     with watch.phase("prepare"):
-        task = _prepare(config, decided, output)
+        task = _prepare(config, unfinished, output)
         old = read_old(task)
     depth = _decided_depth(decided)
     if task.config.freeze == AUTO_FREEZE:
@@ -170,16 +180,22 @@ def _run(
         changes=changed,
     )
     contents = _contents(task, story, feed, watch, old)
-    digest = write_checkpoint(target, contents, overwrite=overwrite)
+    digest = task.processes.by_first(
+        lambda: write_checkpoint(target, contents, overwrite=overwrite)
+    )
     return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
 
 
-def _prepare(config: FinetuneConfig, decided: Decisions | None, output: Output) -> Task:
-    """The task of the options, or of a run that is gone on with."""
-    if decided is None:
-        return Task.prepare(config, output)
-    task = Task.prepare(FinetuneConfig.from_mapping(decided.resolved), output)
-    refuse_other(decided, config, task.dataset.sha256, this_host().cpu)
+def _prepare(config: FinetuneConfig, unfinished: Unfinished, output: Output) -> Task:
+    """The task of the options, or of a run that is gone on with; the same in every process."""
+    decided, processes = unfinished.decisions, unfinished.processes
+    resolved = config if decided is None else FinetuneConfig.from_mapping(decided.resolved)
+    task = Task.prepare(resolved, output, processes)
+    if decided is not None and processes.is_first:
+        refuse_other(decided, config, task.dataset.sha256, this_host().cpu, processes.count)
+    options = {f"--{option}": value for option, value in task.config.to_mapping().items()}
+    made_from = {"examples": task.dataset.sha256, **task.start.made_from}
+    processes.refuse_unlike({**options, **made_from, "torch": torch.__version__})
     return task
 
 
@@ -200,6 +216,7 @@ def _decisions(
         resolved=task.config.to_mapping(),
         data=task.dataset.sha256,
         cpu=this_host().cpu,
+        processes=task.processes.count,
         cache=asdict(feed.use),
         depth=None if depth is None else asdict(depth),
     )
@@ -226,6 +243,7 @@ def train(task: Task, feed: Feed, output: Output, saver: Saver) -> Fit:
             watcher=Watcher(on_step, lambda epoch: tell_epoch(epoch, recipe, output), output.warn),
             saver=saver,
             factors=task.rate_factors,
+            processes=task.processes,
         )
     compute_every_token(task.model)
     if task.adapters is not None:
@@ -281,6 +299,7 @@ def _contents(
         measurements={
             "seconds": watch.seconds,
             "batch_size": story.fit.batch_size,
+            "processes": task.processes.count,
             "activation_cache": asdict(feed.use),
             "host": this_host().to_json(),
         },

@@ -53,6 +53,7 @@ def summarise(task: Task, fit: Fit, test: Answers, seconds: float) -> dict[str, 
         "batch_size": fit.batch_size,
         "device": task.config.device,
         "precision": task.config.precision,
+        "processes": task.processes.count,
         "seconds": round(seconds, 2),
     }
 
@@ -94,10 +95,15 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         *_forgetting_lines(summary),
         *([truncated] if summary["max_length"] is not None else []),
         f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
-        f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}",
+        f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}"
+        f"{_of_processes(summary['processes'])}",
         f"checkpoint      {summary['checkpoint']}  (report.html tells more)",
         f"next            edgewright optimize {summary['checkpoint']} -o BUNDLE",
     ]
+
+
+def _of_processes(count: int) -> str:
+    return f", {count} processes" if count > 1 else ""
 
 
 def lora_words(record: dict[str, int]) -> str:

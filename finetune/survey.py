@@ -20,6 +20,7 @@ from edgewright.finetune.batches import Indices, Rows, evaluation_batches, to_de
 from edgewright.finetune.freeze import tensors_of
 from edgewright.finetune.linear_probe import Features
 from edgewright.finetune.memory import in_pieces
+from edgewright.finetune.processes import ALONE, Processes
 
 _BATCH_ROWS: Final = 32
 
@@ -47,6 +48,7 @@ def survey(
     head: nn.Module | None,
     encoder: nn.Module | None,
     precision: Callable[[], AbstractContextManager[Any]],
+    processes: Processes = ALONE,
 ) -> Survey:
     """Run ``model`` over ``rows`` once, in eval mode.
 
@@ -57,6 +59,7 @@ def survey(
         head: from ``find_head``.
         encoder: the module of the model whose answer is pooled.
         precision: gives the autocast context of a pass.
+        processes: that share the batches; each of them gets all that was seen.
     """
 
     def look(batch: Indices) -> tuple[Features | None, Features | None]:
@@ -72,7 +75,8 @@ def survey(
 
     model.eval()
     batches = evaluation_batches(rows.lengths, _BATCH_ROWS)
-    seen = [piece for batch in batches for piece in in_pieces(look, batch)]
+    own = [in_pieces(look, batch) for batch in batches[processes.mine]]
+    seen = [piece for pieces in processes.collect(own) for piece in pieces]
     order = np.argsort(np.concatenate(batches))
     return Survey(
         _in_order([read for read, _ in seen], order), _in_order([mean for _, mean in seen], order)

@@ -21,11 +21,17 @@ from edgewright.finetune.evaluate import Answers, predict_logits
 from edgewright.finetune.freeze import FrozenPart, find_blocks, freeze
 from edgewright.finetune.image_rows import ImageRows
 from edgewright.finetune.lora import Adapters
+from edgewright.finetune.processes import ALONE, Processes
 from edgewright.finetune.schedule import layer_factors
 from edgewright.finetune.start import Start
 from edgewright.finetune.strict import refuse_violations
 from edgewright.finetune.table_audit import TableAudit, audit_tables
-from edgewright.finetune.train import Recipe, balanced_weights, normalises_batches
+from edgewright.finetune.train import (
+    Recipe,
+    balanced_weights,
+    normalises_batches,
+    refuse_processes,
+)
 from edgewright.kinds import IMAGE
 from edgewright.output import Output
 from edgewright.preprocess import ImagePreprocessor, Preprocessor, TextPreprocessor
@@ -47,24 +53,30 @@ class Task:
     rows: dict[str, TokenRows | ImageRows]  # by name of ``READ_SPLITS``
     part: FrozenPart
     device: torch.device
-    tables: TableAudit | None = None  # None where no audit is wanted
+    tables: TableAudit | None = None  # None where no audit is wanted, or another process audits
     adapters: Adapters | None = None  # None without --lora
+    processes: Processes = ALONE
 
     @classmethod
-    def prepare(cls, config: FinetuneConfig, output: Output) -> Task:
+    def prepare(cls, config: FinetuneConfig, output: Output, processes: Processes = ALONE) -> Task:
         """Load what ``config`` names and make every choice that it left open.
+
+        Of several processes each loads it all; the first has the say where hosts may differ.
 
         Raises:
             ConfigError, DataError, ArtifactError, BackendUnavailableError: one of them is unusable.
         """
-        device = resolve_device(config.device)
-        precision = resolve_precision(config.precision, device)
-        threads = config.threads or available_cores()
+        kind_of_device = processes.by_first(lambda: resolve_device(config.device).type)
+        device = resolve_device(kind_of_device)
+        precision = processes.by_first(lambda: resolve_precision(config.precision, device))
+        cores = processes.by_first(available_cores)
+        threads = config.threads or max(1, cores // processes.local)
         torch.set_num_threads(threads)
         start, dataset = _open(config, output)
         examples, kind = dataset.examples, dataset.examples.kind
         config = config.with_defaults(kind)
-        tables = None if config.audit == "off" else audit_tables(dataset)
+        audits = config.audit != "off" and processes.is_first
+        tables = audit_tables(dataset) if audits else None
         if config.strict and tables is not None:  # before anything heavy is loaded
             refuse_violations(tables)
         model = start.load(examples.label_names, seed=config.seed, kind=kind)
@@ -83,7 +95,10 @@ class Task:
         )
         model = model.to(device)
         part = FrozenPart(0, 0)
-        task = cls(resolved, start, dataset, model, preprocessor, rows, part, device, tables)
+        task = cls(
+            resolved, start, dataset, model, preprocessor, rows, part, device, tables,
+            processes=processes,
+        )  # fmt: skip
         return task if resolved.freeze == AUTO_FREEZE else task.frozen(resolved.freeze)
 
     def frozen(self, depth: Any) -> Task:
@@ -94,6 +109,8 @@ class Task:
         """
         part = freeze(self.model, depth, self.probe_inputs(1))
         _refuse_single_rows(self.model, self.config)
+        step_rows = self.config.batch_size * self.config.accumulate
+        refuse_processes(self.processes, self.model, step_rows)
         lr = self.config.rate(self.examples.kind, part.blocks)
         config = replace(self.config, freeze=part.blocks, lr=lr)
         return replace(self, config=config, part=part, adapters=self.adapt(part.blocks))
@@ -186,7 +203,7 @@ class Task:
     def answers(self, split: str) -> Answers:
         """What the model as it is now answers on one of ``READ_SPLITS``."""
         rows = self.rows[split]
-        logits = predict_logits(self.model, rows, self.device)
+        logits = predict_logits(self.model, rows, self.device, processes=self.processes)
         return Answers(split, self.examples.split(split).contents, rows.labels, logits)
 
 

@@ -26,6 +26,7 @@ from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import Scores
 from edgewright.finetune.freeze import is_frozen
 from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
+from edgewright.finetune.processes import ALONE, Processes
 from edgewright.finetune.schedule import adamw, warmup_cosine
 from edgewright.finetune.training_state import Progress, Saver, TrainingState
 
@@ -107,11 +108,15 @@ def fit(
     watcher: Watcher | None = None,
     saver: Saver | None = None,
     factors: Mapping[nn.Parameter, float] | None = None,
+    processes: Processes = ALONE,
 ) -> Fit:
     """Train ``model`` in place on ``device`` and leave it with the weights of its best epoch.
 
     With a ``saver`` that holds a state the training goes on from there, and on the same CPU with
     the same number of threads ends in the bits in which it would have ended unbroken.
+
+    Several processes train one model: each computes its share of every step's rows, and their
+    gradients are added up, so that without dropout the losses are those of one process.
 
     Args:
         model: takes the inputs of ``rows`` by name and answers with ``.logits``.
@@ -123,18 +128,21 @@ def fit(
         watcher: is told of steps, epochs and warnings.
         saver: keeps the state between steps.
         factors: of the learning rate, by parameter; see ``schedule.layer_factors``.
+        processes: that train together, each with the same arguments.
 
     Raises:
-        ConfigError: the loss or the gradient is not finite, or one row does not fit in memory.
+        ConfigError: the loss or the gradient is not finite, one row does not fit in memory, or
+            this model does not train in several processes.
     """
     watcher, saver = watcher or Watcher(), saver or Saver.none()
-    training = _Training(model, rows, recipe, device, watcher, factors)
+    training = _Training(model, rows, recipe, device, watcher, factors, processes)
     with _dropout_seed_restored(device):
-        training.resume(saver.load())
+        training.resume(processes.by_first(saver.load))
+        training.share_weights()
         while not training.is_finished:
             number = training.epoch
             train_loss, lr = training.run_epoch(saver)
-            epoch = Epoch(number, lr, train_loss, _checked(validate(), number))
+            epoch = Epoch(number, lr, train_loss, training.judge(validate))
             training.end_epoch(epoch)
             watcher.on_epoch(epoch)
             saver.save(training.state)
@@ -174,10 +182,12 @@ class _Training:
         recipe: Recipe,
         device: torch.device,
         watcher: Watcher,
-        factors: Mapping[nn.Parameter, float] | None = None,
+        factors: Mapping[nn.Parameter, float] | None,
+        processes: Processes,
     ) -> None:
+        refuse_processes(processes, model, recipe.step_rows)
         self.model, self.rows, self.recipe = model, rows, recipe
-        self.device, self.watcher = device, watcher
+        self.device, self.watcher, self.processes = device, watcher, processes
         self.batch_size = recipe.batch_size
         self.epoch, self.losses = 1, list[float]()
         self.epochs: list[Epoch] = []
@@ -207,8 +217,6 @@ class _Training:
             The mean loss of its steps and the last learning rate.
         """
         recipe, number = self.recipe, self.epoch
-        if not self.losses:
-            torch.manual_seed(_epoch_seed(recipe.seed, number))
         self.model.train()
         if isinstance(self.rows, ChangingRows):
             self.rows = self.rows.for_epoch(number)
@@ -224,11 +232,22 @@ class _Training:
         for index in range(len(self.losses), len(steps)):
             done = (number - 1) * self.steps_per_epoch + index
             lr = recipe.lr * warmup_cosine(done, total, recipe.warmup)
+            torch.manual_seed(_dropout_seed(recipe.seed, number, index, self.processes.rank))
             self.losses.append(self._step(steps[index], lr))
             self.watcher.on_step(number, self.losses[-1])
             if index + 1 < len(steps):
                 saver.save_now_and_then(self.state)
+        self.share_weights()
         return float(np.mean(self.losses)), lr
+
+    def share_weights(self) -> None:
+        """Make the processes' weights those of the first: unlike CPUs round unlike."""
+        self.processes.copy_first(tensor for _, tensor in _moving(self.model))
+
+    def judge(self, validate: Callable[[], Scores | None]) -> Scores | None:
+        """The scores of the model as it is, by which every process goes on or stops."""
+        scores = validate()
+        return _checked(self.processes.by_first(lambda: scores), self.epoch)
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Count it, and keep its weights where it is the best."""
@@ -247,9 +266,6 @@ class _Training:
             for name in _MOMENTS
             if moment
         }
-        tensors["random/cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         progress = Progress(
             self.epoch,
             self.losses,
@@ -276,9 +292,6 @@ class _Training:
         self._resume_optimizer(state)
         if progress.scaler:
             self.scaler.load_state_dict(dict(progress.scaler))
-        torch.set_rng_state(state.tensors["random/cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state.tensors["random/cuda"], self.device)
 
     def _resume_optimizer(self, state: TrainingState) -> None:
         for index, (parameter, step) in enumerate(
@@ -297,21 +310,25 @@ class _Training:
 
     def _step(self, step: Indices, lr: float) -> float:
         """One optimiser step over the rows ``step``; its loss."""
-        loss = self._gradients(step)
+        labels = torch.from_numpy(self.rows.labels[step])
+        weight = float(self._weight_of(labels.to(self.device)))
+        own = step[self.processes.mine]
+        loss = self._gradients(own, weight)
         while loss is None:
             self._halve_batch()
-            loss = self._gradients(step)
+            loss = self._gradients(own, weight)
+        loss = self.processes.add_gradients(self._parameters, loss)
+        if not math.isfinite(loss):
+            raise ConfigError(self._diverged(f"the loss became {loss}"))
         self._update(lr)
         return loss
 
-    def _gradients(self, step: Indices) -> float | None:
-        """Accumulate the gradient of the step's mean loss; None when memory ran out."""
+    def _gradients(self, rows: Indices, weight: float) -> float | None:
+        """Accumulate the gradient of the rows' loss / ``weight``; None when memory ran out."""
         self.optimizer.zero_grad(set_to_none=True)
-        labels = torch.from_numpy(self.rows.labels[step])
-        weight = float(self._weight_of(labels.to(self.device)))
         total = 0.0
         try:
-            for batch in micro_batches(step, self.batch_size, self.least_rows):
+            for batch in micro_batches(rows, self.batch_size, self.least_rows):
                 loss = self._loss(batch) / weight
                 torch.autograd.backward(self.scaler.scale(loss))
                 total += loss.item()
@@ -319,8 +336,6 @@ class _Training:
             if not is_out_of_memory(error):
                 raise
             return None
-        if not math.isfinite(total):
-            raise ConfigError(self._diverged(f"the loss became {total}"))
         return total
 
     def _loss(self, batch: Indices) -> torch.Tensor:
@@ -381,6 +396,27 @@ def normalises_batches(model: nn.Module) -> bool:
     return any(isinstance(each, kinds) and not is_frozen(each) for each in model.modules())
 
 
+def refuse_processes(processes: Processes, model: nn.Module, step_rows: int) -> None:
+    """Refuse what several processes cannot train as one would.
+
+    Raises:
+        ConfigError: rows of a step depend on each other, or are fewer than the processes.
+    """
+    if processes.count == 1:
+        return
+    if normalises_batches(model):
+        raise ConfigError(
+            f"{processes.count} processes: this model has batch normalisations that train, and "
+            "each process would normalise by its own rows; start one process, or --freeze all of "
+            "its blocks"
+        )
+    if step_rows < processes.count:
+        raise ConfigError(
+            f"{processes.count} processes share the rows of a step, which are {step_rows}; start "
+            f"fewer, or give a --batch-size of {processes.count} or more"
+        )
+
+
 def _moving(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """What training changes: parameters that train, and buffers."""
     yield from ((name, each) for name, each in model.named_parameters() if each.requires_grad)
@@ -402,9 +438,9 @@ def _read_epoch(record: Mapping[str, Any]) -> Epoch:
     return Epoch(**{**record, "validation": None if scores is None else Scores(**scores)})
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """Dropout's seed in one epoch, so that an epoch does not depend on how it was reached."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _dropout_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """Of one step in one process, so that a step does not depend on how it was reached."""
+    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0])
 
 
 @contextmanager

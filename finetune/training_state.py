@@ -2,9 +2,10 @@
 
     training-<start of the file's SHA-256>.safetensors
 
-holds what training changes of the model, the best epoch's copy, AdamW's moments and torch's random
-state as tensors, and the counters as JSON in its header. The name proves the content; the newest
-file that is sound counts, and the one before goes only when the next one is on the disk.
+holds what training changes of the model, the best epoch's copy and AdamW's moments as tensors, and
+the counters as JSON in its header; what is random depends on seed, epoch and step alone. The name
+proves the content; the newest file that is sound counts, and the one before goes only when the next
+one is on the disk.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """``progress``, and tensors by name: "model/...", "best/...", "moment/...", "random/..."."""
+    """``progress``, and tensors by name: "model/...", "best/...", "moment/..."."""
 
     progress: Progress
     tensors: Mapping[str, torch.Tensor]

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.finetune.config import FinetuneConfig
+from edgewright.finetune.processes import ALONE, Processes
 from edgewright.manifest import canonical_json, sha256_bytes
 
 _DECIDED: Final = "decided.json"
@@ -36,6 +37,7 @@ class Decisions:
         resolved: options with every choice made.
         data: hash of the examples.
         cpu: of the host, whose arithmetic the weights depend on.
+        processes: how many train together; the weights depend on it likewise.
         cache: ``asdict`` of the ``CacheUse``.
         depth: ``asdict`` of the ``DepthChoice`` of ``--freeze auto``.
     """
@@ -44,24 +46,34 @@ class Decisions:
     resolved: Mapping[str, Any]
     data: str
     cpu: str
+    processes: int
     cache: Mapping[str, Any]
     depth: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The folder of a run in work; ``decisions`` are those of an earlier start, if any."""
+    """A run in work.
 
-    folder: Path
+    Attributes:
+        folder: kept by the first process; None in the others, which keep nothing.
+        decisions: of an earlier start, if any.
+        processes: that make the run.
+    """
+
+    folder: Path | None
     decisions: Decisions | None
+    processes: Processes
 
     @property
     def is_begun(self) -> bool:
         """Whether there is something to go on from."""
-        return (self.folder / _DECIDED).exists()
+        return self.folder is not None and (self.folder / _DECIDED).exists()
 
     def record(self, decisions: Decisions) -> None:
         """Keep what was decided, before the first step."""
+        if self.folder is None:
+            return
         record = canonical_json(asdict(decisions))
         body = {"decided": asdict(decisions), "sha256": sha256_bytes(record)}
         part = self.folder / f"{_DECIDED}.part"
@@ -73,7 +85,8 @@ class Unfinished:
 
     def finish(self) -> None:
         """Remove it: the checkpoint is there, or nothing is worth going on with."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def unfinished_folder(target: Path) -> Path:
@@ -82,7 +95,9 @@ def unfinished_folder(target: Path) -> Path:
 
 
 @contextmanager
-def open_unfinished(target: Path, *, resume: bool, overwrite: bool) -> Iterator[Unfinished]:
+def open_unfinished(
+    target: Path, *, resume: bool, overwrite: bool, processes: Processes = ALONE
+) -> Iterator[Unfinished]:
     """The state folder of a run that writes ``target``, held against other runs.
 
     Raises:
@@ -90,8 +105,11 @@ def open_unfinished(target: Path, *, resume: bool, overwrite: bool) -> Iterator[
             run is at work in it.
         IntegrityError: what was decided is damaged.
     """
+    if not processes.is_first:
+        yield Unfinished(None, processes.by_first(lambda: None), processes)
+        return
     folder = unfinished_folder(target)
-    if folder.exists() and not (resume or overwrite):
+    if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(
             f"{folder} holds a run that did not end; go on with --resume, or begin anew with "
             "--overwrite"
@@ -103,7 +121,8 @@ def open_unfinished(target: Path, *, resume: bool, overwrite: bool) -> Iterator[
             for file in folder.iterdir():
                 file.unlink()
         try:
-            yield Unfinished(folder, read_decisions(target))
+            decisions = processes.by_first(lambda: read_decisions(target))
+            yield Unfinished(folder, decisions, processes)
         finally:
             for each in made or [folder]:  # an empty one is of no use to anybody
                 with suppress(OSError):  # not empty, or gone
@@ -129,11 +148,13 @@ def read_decisions(target: Path) -> Decisions | None:
     return decisions
 
 
-def refuse_other(decisions: Decisions, asked: FinetuneConfig, data: str, cpu: str) -> None:
+def refuse_other(
+    decisions: Decisions, asked: FinetuneConfig, data: str, cpu: str, processes: int
+) -> None:
     """Refuse to go on with a run that is not the one that was begun.
 
     Raises:
-        ConfigError: options, examples or CPU differ; all of them are told.
+        ConfigError: options, examples, CPU or processes differ; all of them are told.
     """
     given, begun = asked.to_mapping(), decisions.asked
     faults = [
@@ -151,6 +172,11 @@ def refuse_other(decisions: Decisions, asked: FinetuneConfig, data: str, cpu: st
         faults.append(
             f"--resume: the run was begun on {decisions.cpu}, and this is {cpu}, which rounds "
             "otherwise; go on there, or begin anew with --overwrite"
+        )
+    if processes != decisions.processes:
+        faults.append(
+            f"--resume: the run was begun in {decisions.processes} processes, and these are "
+            f"{processes}; start as many, or begin anew with --overwrite"
         )
     if faults:
         raise ConfigError(faults)

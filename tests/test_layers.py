@@ -37,6 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "proof latency",
         "finetune optimize serve",
         "artifact_commands engine_command host_commands predict_command cli",
+        "__main__",
     )
 )
 CLIENT_MAY_IMPORT = {"grpc", "google"}

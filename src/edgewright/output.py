@@ -26,11 +26,12 @@ class Output:
 
     json_only: bool = False
     quiet: bool = False
+    mute: bool = False  # says nothing: another process of the same run speaks
 
     @property
     def silent(self) -> bool:
         """Whether notes and progress are left out."""
-        return self.json_only or self.quiet
+        return self.json_only or self.quiet or self.mute
 
     def note(self, message: str) -> None:
         """A line for the person watching, on stderr."""
@@ -39,10 +40,13 @@ class Output:
 
     def warn(self, message: str) -> None:
         """A line that matters even under --quiet and --json, on stderr."""
-        click.echo(f"warning: {message}", err=True)
+        if not self.mute:
+            click.echo(f"warning: {message}", err=True)
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """The command's result: the object under --json, else the lines; both on stdout."""
+        if self.mute:
+            return
         if self.json_only:
             click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
         else:
