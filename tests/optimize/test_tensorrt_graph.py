@@ -20,6 +20,7 @@ from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import quantize_static
 from edgewright.optimize.tensorrt_graph import for_tensorrt
+from edgewright.proof.logits import predict_logits
 
 PRODUCTS = 6 * 2 + 2  # of the small BERT's two layers; pooler and classifier
 

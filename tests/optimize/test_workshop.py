@@ -24,6 +24,7 @@ from edgewright.optimize.quantize import Calibration
 from edgewright.optimize.recipes import Materials
 from edgewright.optimize.variants import Candidate
 from edgewright.optimize.workshop import Probe, build_candidates, is_batch_invariant
+from edgewright.proof.logits import predict_logits
 
 BOTH = ("onnxruntime", "openvino")
 
