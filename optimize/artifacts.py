@@ -150,6 +150,7 @@ def _told(outcome: Outcome) -> dict[str, Callable[[str], bytes]]:
         "threads": outcome.config.threads,
         "host": outcome.host.to_json(),
         "variants": {each.name: each.timing.to_json() for each in outcome.standings},
+        "placement": {name: each.to_json() for name, each in outcome.placements.items()},
         "seconds": dict(outcome.seconds),
         "skipped": [list(each) for each in outcome.skipped],
     }

@@ -29,6 +29,7 @@ from edgewright.proof.goldens import BATCH_ROWS, Goldens, golden_scores
 from edgewright.proof.logits import predict_logits
 
 BACKEND: Final = "tensorrt"
+PREPARED_KINDS: Final = ("int8-static", "fp16")  # of files; fp32 gains little from an engine
 MAX_ROWS: Final = 32  # the server's default of rows computed together
 _AS_DEFINED: Final = {"session.disable_quant_qdq": "1"}
 _QUANTIZERS: Final = ("QuantizeLinear", "DequantizeLinear")
