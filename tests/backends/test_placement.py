@@ -127,6 +127,14 @@ PLACEMENT = Placement(
 )
 
 
+@pytest.mark.parametrize("precisions", [[], ["", "fp32"], ["int8", "fp32"]])
+def test_nothing_is_claimed_of_what_a_runtime_does_not_tell(precisions: list[str]) -> None:
+    operations = [Operation("a", "gemm", Role.PRODUCT, each, "GPU") for each in precisions]
+    assert computed_in_float(Placement("tensorrt", tuple(operations))) is None
+    fp32 = Operation("a", "gemm", Role.PRODUCT, "fp32", "GPU")
+    assert computed_in_float(Placement("tensorrt", (fp32,))) is not None
+
+
 def test_the_table_says_what_runs() -> None:
     assert what_runs({"somewhere-int8": PLACEMENT}) == [
         {

@@ -87,11 +87,13 @@ class Placement:
 def computed_in_float(placement: Placement) -> str | None:
     """Why an int8 file is none on this runtime: no product of it runs in integers; else None.
 
-    Some products may stay in float on purpose, as the scores of attention; all of them never.
+    Some products may stay in float on purpose, as the scores of attention; all of them never. Where
+    the runtime does not tell of every product what it computes in, nothing is claimed.
     """
-    if placement.integer_products:
+    in_float = placement.float_products
+    if placement.integer_products or not in_float or "" in in_float:
         return None
-    products = sum(placement.float_products.values())
+    products = sum(in_float.values())
     return (
         f"{placement.runtime} computes it in float: none of {products} products runs in integers,"
         f" and {placement.left(Role.DEQUANTIZE)} dequantisations are left"
