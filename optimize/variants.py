@@ -5,8 +5,8 @@
     fp32-graph                x             in f32          x              after exact graph work
     bf16                                    in bf16
     fp16                                                    x
-    int8-dynamic              x             x
-    int8-dynamic-embeddings   x             x
+    int8-dynamic              x             in float: out
+    int8-dynamic-embeddings   x             in float: out
     int8-static               U8S8          as NNCF made    S8S8 (TensorRT)
 
 A candidate is a file on a runtime: that pair is searched, certified, timed, chosen and served.
