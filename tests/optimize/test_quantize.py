@@ -207,6 +207,7 @@ def refuse(*_):
 socket.socket.connect = socket.getaddrinfo = refuse
 from edgewright.checkpoint import Checkpoint
 from edgewright.optimize.export import export_onnx
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import quantize_dynamic, quantize_static
 checkpoint = Checkpoint.open(Path({str(checkpoint_path)!r}))
 preprocessor = checkpoint.preprocessor()

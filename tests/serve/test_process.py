@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -76,9 +77,12 @@ class Process:
 def start() -> Iterator[Start]:
     processes: list[Process] = []
 
-    def begin(*arguments: str, gate: Path | None = None, **env: str) -> Process:
-        plain = ["-c", "from edgewright.cli import main; main()"]
-        code = plain if gate is None else ["-c", HELD, str(gate)]
+    def begin(
+        *arguments: str, gate: Path | None = None, without: ModuleType | None = None, **env: str
+    ) -> Process:
+        run = "-c" if without is None else str(without.__file__)
+        plain = [run, "from edgewright.cli import main; main()"]
+        code = plain if gate is None else [run, HELD, str(gate)]
         processes.append(Process([sys.executable, *code, "serve", *arguments], env))
         return processes[-1]
 
@@ -116,17 +120,16 @@ def until(condition: Callable[[], bool]) -> None:
     reason="this CPU has no AMX, so there is nothing to deny a process",
 )
 def test_what_was_certified_with_amx_is_measured_again_where_a_process_may_not_use_it(
-    repository: Path, tmp_path: Path
+    start: Start, repository: Path, tmp_path: Path
 ) -> None:
-    code = "from edgewright.cli import main; main()"
-    command = [sys.executable, without_amx.__file__, code, "serve", str(repository)]
-    process = Process([*command, *FREE_PORTS, "--json", "--state-dir", str(tmp_path)])
+    process = start(
+        str(repository), *FREE_PORTS, "--json", "--state-dir", str(tmp_path), without=without_amx
+    )
     (model,) = process.ready()["models"]
-    process.popen.send_signal(signal.SIGTERM)
-    code_of_exit, _, told = process.wait()
     assert (model["verdict"], model["chosen_by"]) == ("UNVERIFIED", "host")
-    assert code_of_exit == 0, told
     assert list(tmp_path.rglob("*-threads.json"))
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.wait()[0] == 0
 
 
 def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path) -> None:
