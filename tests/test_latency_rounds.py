@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from edgewright.errors import ConfigError
 from edgewright.latency import Effort, Shape, Workload
-from edgewright.latency_rounds import time_in_turns
+from edgewright.latency_rounds import compare, time_in_turns
 
 
 class Machine:
@@ -118,3 +119,18 @@ def test_budget_decides_the_rounds_within_limits(call_s: float, rounds: int) -> 
     effort = Effort(budget_s=10, min_rounds=9, max_rounds=101)
     samples = machine.time(runs, effort=effort)
     assert len(samples["a"][Shape(1, 8)]) == pytest.approx(rounds, abs=1)
+
+
+def test_one_process_alone_bounds_the_ratio_by_its_rounds() -> None:
+    machine = Machine()
+    runs = {
+        "fp32": machine.model("fp32", lambda *_: 0.2),
+        "int8": machine.model("int8", lambda *_: 0.1),
+    }
+    workload = Workload.parse("1x8")
+    timing = compare(runs, "fp32", workload, make_inputs, clock=machine.clock)["int8"]
+    assert (timing.ratio, timing.ratio_low, timing.ratio_high) == pytest.approx((2, 2, 2))
+    assert timing.ratios == pytest.approx((2,))
+    few = Effort(budget_s=0.1, min_rounds=3)
+    with pytest.raises(ConfigError, match="bound no median"):
+        compare(runs, "fp32", workload, make_inputs, effort=few, clock=machine.clock)

@@ -121,9 +121,9 @@ class Effort:
     measured in each even if they take longer.
     """
 
-    budget_s: float = 45.0
+    budget_s: float = 36.0
     restarts: int = 3  # fresh processes; the same models differ between them by up to 7%
-    min_rounds: int = 5
+    min_rounds: int = 3
     max_rounds: int = 101
     confidence: float = 0.95
 
@@ -159,7 +159,7 @@ class Timing:
 
     latencies: Mapping[str, Latency]  # by shape, as "1x32"
     workload_ms: float  # medians weighted by the workload's shares: what a call takes on average
-    ratio: float  # geometric mean over restarts of ``ratios``
+    ratio: float  # geometric mean of ``ratios``
     ratio_low: float
     ratio_high: float
     ratios: tuple[float, ...] = ()  # by restart: median over its rounds of baseline time over own
@@ -212,11 +212,13 @@ Samples = Mapping[str, Mapping[Shape, NDArray[np.float64]]]
 def summarise(
     restarts: Sequence[Samples], baseline: str, workload: Workload, confidence: float
 ) -> dict[str, Timing]:
-    """What the samples of several processes say of every model in them.
+    """What the samples of several processes, or of one, say of every model in them.
+
+    Of several, the interval of a ratio is that of processes to come; of one alone it is that of
+    this process, from its rounds.
 
     Args:
-        restarts: one for each process; every one holds the baseline, and each other model is in
-            ``LEAST_RESTARTS`` of them or more.
+        restarts: one for each process; every one holds the baseline.
         baseline: the name that the others are compared with; its own ratio is 1.
         workload: what was timed.
         confidence: of the intervals of the ratios.
@@ -240,8 +242,12 @@ def _timing(
     shares = workload.shares
     pooled = {shape: np.concatenate([each[name][shape] for each in restarts]) for shape in shares}
     latencies = {shape: _latency(seconds * 1e3, confidence) for shape, seconds in pooled.items()}
-    ratios = tuple(_ratio(samples, name, baseline, shares) for samples in restarts)
-    ratio, low, high = mean_ratio_interval(ratios, confidence)
+    by_round = [_ratios(samples, name, baseline, shares) for samples in restarts]
+    ratios = tuple(float(np.median(each)) for each in by_round)
+    if len(restarts) > 1:
+        ratio, low, high = mean_ratio_interval(ratios, confidence)
+    else:
+        ratio, low, high = median_interval(by_round[0], confidence)
     return Timing(
         latencies={str(shape): latency for shape, latency in latencies.items()},
         workload_ms=sum(share * latencies[shape].p50_ms for shape, share in shares.items()),
@@ -252,13 +258,15 @@ def _timing(
     )
 
 
-def _ratio(samples: Samples, name: str, baseline: str, shares: Mapping[Shape, float]) -> float:
-    """Median over the rounds of one process; each round is compared with its own baseline."""
+def _ratios(
+    samples: Samples, name: str, baseline: str, shares: Mapping[Shape, float]
+) -> NDArray[np.float64]:
+    """By round of one process: each is compared with its own baseline."""
     mine, theirs = (
         np.asarray(sum(share * samples[each][shape] for shape, share in shares.items()))
         for each in (name, baseline)
     )
-    return float(np.median(theirs / mine))
+    return np.asarray(theirs / mine)
 
 
 def _latency(milliseconds: NDArray[np.float64], confidence: float) -> Latency:

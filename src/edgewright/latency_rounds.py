@@ -14,10 +14,20 @@ from typing import Final
 
 import numpy as np
 
-from edgewright.latency import Arrays, Effort, InputMaker, Samples, Shape, Workload
+from edgewright.latency import (
+    Arrays,
+    Effort,
+    InputMaker,
+    Samples,
+    Shape,
+    Timing,
+    Workload,
+    summarise,
+)
 
 Clock = Callable[[], float]  # seconds, monotonic
 
+HERE: Final = Effort(budget_s=30.0, min_rounds=9)  # where there are no restarts
 VARIETY: Final = 4  # different inputs by shape, taken in turn
 _SETTLED: Final = 1.1  # warm when the slowest of the last three calls is within this of the fastest
 
@@ -56,6 +66,30 @@ def time_in_turns(
         for key in calls if index % 2 == 0 else reversed(calls):
             seconds[key][index] = calls[key].time(index, clock)
     return {name: {shape: seconds[name, shape] for shape in workload.shares} for name in runs}
+
+
+def compare(
+    runs: Mapping[str, Callable[[Arrays], object]],
+    baseline: str,
+    workload: Workload,
+    make_inputs: InputMaker,
+    *,
+    row_by_row: Collection[str] = (),
+    effort: Effort = HERE,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time models against ``baseline`` in this process alone, for a server that will serve from it.
+
+    Other arguments as of ``time_in_turns``. Intervals say nothing of another process;
+    ``latency_process`` does.
+
+    Raises:
+        ConfigError: ``effort.min_rounds`` are too few to bound a median.
+    """
+    samples = time_in_turns(
+        runs, workload, make_inputs, effort=effort, row_by_row=row_by_row, clock=clock
+    )
+    return summarise([samples], baseline, workload, effort.confidence)
 
 
 @dataclass(frozen=True)

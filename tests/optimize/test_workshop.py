@@ -21,7 +21,7 @@ from edgewright.optimize.export import Export, Reference, export_onnx
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration
-from edgewright.optimize.recipes import Materials
+from edgewright.optimize.recipes import Materials, fp16, fp32
 from edgewright.optimize.variants import Candidate
 from edgewright.optimize.workshop import Probe, build_candidates, is_batch_invariant
 from edgewright.proof.logits import predict_logits
@@ -284,14 +284,21 @@ def test_what_a_runtime_cannot_load_is_left_out_with_the_reason(
 
 
 def test_a_missing_device_is_a_skipped_row_unless_it_was_asked_for(
-    order: Callable[..., Materials], probe: Probe, tmp_path: Path, without: Callable[..., None]
+    order: Callable[..., Materials],
+    probe: Probe,
+    tmp_path: Path,
+    without: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(workshop, "RECIPES", (fp32.RECIPE, fp16.RECIPE))
     without("onnxruntime-cuda", lambda _: BackendUnavailableError("no CUDA device is here"))
     materials = order(tmp_path, backends=["onnxruntime", "onnxruntime-cuda"])
     built, skipped = build_candidates(materials, probe)
-    assert {each.backend for each in built} == {"onnxruntime"}
-    reasons = {each.name: each.reason for each in skipped}
-    assert reasons["onnxruntime-cuda-fp16"] == "no CUDA device is here"
+    assert [each.name for each in built] == ["onnxruntime-fp32"]
+    assert [(each.name, each.reason) for each in skipped] == [
+        ("onnxruntime-cuda-fp32", "no CUDA device is here"),
+        ("onnxruntime-cuda-fp16", "no CUDA device is here"),
+    ]
     with pytest.raises(BackendUnavailableError, match="no CUDA device"):
         build_candidates(materials, probe, asked=["onnxruntime-cuda"])
 
