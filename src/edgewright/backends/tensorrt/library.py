@@ -41,7 +41,7 @@ def tensorrt() -> Any:
 
 
 def messages(trt: Any) -> Messages:
-    """A new logger; warnings and below go to Python's log, where --debug readers find them."""
+    """A new logger; warnings and below go to Python's log, at its lowest level."""
 
     class _Messages(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
