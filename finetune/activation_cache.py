@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgewright.factories import FactoryClassifier
 from edgewright.finetune.activation_store import ActivationStore, Array, evict
 from edgewright.finetune.batches import Indices, to_device
 from edgewright.finetune.cached_rows import CachedRows, KeyedRows, RowSets, row_arrays
 from edgewright.finetune.cut import Cut, Replayed, record
 from edgewright.finetune.device import autocast
+from edgewright.finetune.freeze import FrozenPart
 from edgewright.finetune.memory import in_pieces
 from edgewright.finetune.processes import ALONE, Processes
 
@@ -62,7 +64,7 @@ class ActivationCache:
 
     def rows(self, rows: KeyedRows) -> CachedRows:
         """The same rows, with their activations."""
-        return CachedRows(rows, self.store, self.cut.by_token)
+        return CachedRows(rows, self.store, self.cut)
 
     def model(self) -> Replayed:
         """The model that takes such rows."""
@@ -95,19 +97,21 @@ class CachePlan:
 
 
 def fill_cache(
-    cuts: Mapping[Cut, Sequence[nn.Module]],
+    cuts: Mapping[Cut, FrozenPart],
     rows: Sequence[KeyedRows],
     plan: CachePlan,
     *,
+    views: Sequence[KeyedRows] = (),
     on_rows: Callable[[int], None] = lambda _rows: None,
     warn: Callable[[str], None] = lambda _message: None,
 ) -> list[ActivationCache] | CacheUse:
     """Store what crosses each cut, for every row that is not stored yet, in one pass.
 
     Args:
-        cuts: of one model on the plan's device; each with the modules of the part before it.
-        rows: every set of rows that will be read.
+        cuts: of one model on the plan's device; each with the part before it.
+        rows: every set of rows that will be read, once an epoch.
         plan: how.
+        views: sets that take turns with one of ``rows``.
         on_rows: is told how many rows this process has computed, batch by batch.
         warn: is told of damaged shards.
 
@@ -116,7 +120,7 @@ def fill_cache(
         or stored rows are not what the model computes.
     """
     started = plan.clock()
-    fill = _Fill(cuts, RowSets.of(rows), plan)
+    fill = _Fill(cuts, RowSets.of(rows, views), plan)
     for step in (partial(fill.decide, warn), partial(fill.compute, on_rows), fill.check):
         fault = fill.fault_of(step)
         if fault is not None:
@@ -127,10 +131,10 @@ def fill_cache(
 class _Fill:
     """The state of one fill: a store a cut, and the rows that some store lacks."""
 
-    def __init__(
-        self, parts: Mapping[Cut, Sequence[nn.Module]], rows: RowSets, plan: CachePlan
-    ) -> None:
-        self.parts, self.cuts, self.rows, self.plan = parts, list(parts), rows, plan
+    def __init__(self, parts: Mapping[Cut, FrozenPart], rows: RowSets, plan: CachePlan) -> None:
+        self.cuts, self.rows, self.plan = list(parts), rows, plan
+        computed = {"device": plan.device.type, "precision": plan.precision}
+        self.identities = [part_identity(cut, part) | computed for cut, part in parts.items()]
         self.stores: list[ActivationStore] = []
         self.dtypes: list[str] = []
         self.missing: list[set[int]] = []
@@ -147,7 +151,10 @@ class _Fill:
         """In the first process: open the stores, choose formats, and see whether it pays."""
         if not self.plan.processes.is_first:
             return None
-        self.dtypes = [self.plan.dtype or self._choose_dtype(cut) for cut in self.cuts]
+        self.dtypes = [
+            self.plan.dtype or self._choose_dtype(cut, identity)
+            for cut, identity in zip(self.cuts, self.identities, strict=True)
+        ]
         self._open()
         for store in self.stores:
             for shard in store.damaged:
@@ -156,14 +163,8 @@ class _Fill:
         return self.no_use()
 
     def _open(self) -> None:
-        for (cut, modules), dtype in zip(self.parts.items(), self.dtypes, strict=True):
-            identity = {
-                **part_identity(cut, modules),
-                "device": self.plan.device.type,
-                "precision": self.plan.precision,
-                "dtype": dtype,
-            }
-            self.stores.append(ActivationStore(self.plan.root, identity))
+        for identity, dtype in zip(self.identities, self.dtypes, strict=True):
+            self.stores.append(ActivationStore(self.plan.root, {**identity, "dtype": dtype}))
 
     @property
     def todo(self) -> Indices:
@@ -185,7 +186,7 @@ class _Fill:
         if plan.must:
             return None
         read_s, _ = self._timed(lambda: [torch.from_numpy(each).float() for each in arrays])
-        work = self._share_of_work(sample, np.arange(len(self.rows.keys)))
+        work = self._share_of_work(sample, np.arange(self.rows.epoch_rows))
         live = plan.epochs * work * compute_s
         cached = self._share_of_work(sample, todo) * compute_s + plan.epochs * work * read_s
         if cached >= live:
@@ -253,8 +254,13 @@ class _Fill:
             )
         ]
 
-    def _choose_dtype(self, cut: Cut) -> str:
-        """float16 where the model answers a sample of rows alike with it, else float32."""
+    def _choose_dtype(self, cut: Cut, identity: Mapping[str, Any]) -> str:
+        """float16 where the model answers a sample of rows alike with it, else float32.
+
+        What an earlier run has stored as float32, before the head was what it is, is taken.
+        """
+        if ActivationStore.is_there(self.plan.root, {**identity, "dtype": "float32"}):
+            return "float32"
         pieces = in_pieces(lambda rows: self._exact_and_rounded(cut, rows), self._sample())
         exact, rounded = (torch.cat(each) for each in zip(*pieces, strict=True))
         moved = float((rounded - exact).abs().max())
@@ -271,7 +277,7 @@ class _Fill:
         replayed.eval()
         with torch.no_grad(), autocast(self.plan.device, self.plan.precision):
             activations = record([cut], inputs)[0].float()
-            exact = replayed(activations, **inputs).logits.float()
+            exact = replayed(activations.clone(), **inputs).logits.float()
             rounded = replayed(activations.half().float(), **inputs).logits.float()
         return exact, rounded
 
@@ -316,29 +322,43 @@ class _Fill:
         return self.plan.clock() - started, result
 
 
-def part_identity(cut: Cut, modules: Sequence[nn.Module]) -> dict[str, Any]:
+def part_identity(cut: Cut, part: FrozenPart) -> dict[str, Any]:
     """What makes the part before a cut what it is: weights, buffers, configuration.
 
     Args:
         cut: the cut.
-        modules: those before it.
+        part: what lies before it.
     """
     digest = hashlib.sha256()
-    for module in modules:
+    inside: set[nn.Parameter] = set()
+    for module in part.modules:
+        inside.update(module.parameters())
         for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            _add(digest, name, tensor)
+    for parameter in part.parameters:
+        if parameter not in inside:  # it belongs to a module that runs behind the cut as well
+            _add(digest, "", parameter)
     return {
         "model": type(cut.model).__name__,
         "blocks": cut.blocks,
         "weights": digest.hexdigest(),
-        "numbers": _numbers(cut.model),
+        "numbers": _numbers(cut.model, part),
         "torch": torch.__version__,
     }
 
 
-def _numbers(model: Any) -> dict[str, Any]:
-    """What a configuration says of sizes and kinds; labels, paths and versions are left out."""
+def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+
+
+def _numbers(model: Any, part: FrozenPart) -> dict[str, Any]:
+    """What a configuration says of sizes and kinds; labels, paths and versions are left out.
+
+    A factory's module has none: its name and how its modules are printed stand for it.
+    """
+    if isinstance(model, FactoryClassifier):
+        return {"factory": str(model.factory), "modules": [repr(each) for each in part.modules]}
     if not hasattr(model, "config"):
         return {}
     plain = (int, float, str, bool)

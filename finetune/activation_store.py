@@ -54,7 +54,7 @@ class ActivationStore:
         identity is another folder.
         """
         record = {"format": _FORMAT, **identity}
-        self.folder = root / sha256_bytes(canonical_json(record))[:32]
+        self.folder = _folder(root, record)
         self.damaged: list[Path] = []  # shards found unusable, and removed
         self._shards: list[_Shard] = []
         self._places: dict[str, tuple[int, int]] = {}
@@ -63,6 +63,11 @@ class ActivationStore:
         os.utime(self.folder)  # the last use, for ``evict``
         self.refresh()
         _remove_stale(self.folder)
+
+    @classmethod
+    def is_there(cls, root: Path, identity: Mapping[str, Any]) -> bool:
+        """Whether an earlier run has made it."""
+        return (_folder(root, {"format": _FORMAT, **identity}) / _IDENTITY_FILE).is_file()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -155,6 +160,10 @@ def evict(root: Path, limit_bytes: int, keep: Sequence[Path]) -> list[Path]:
             del sizes[folder]
             removed.append(folder)
     return removed
+
+
+def _folder(root: Path, record: Mapping[str, Any]) -> Path:
+    return root / sha256_bytes(canonical_json(record))[:32]
 
 
 def _crc32(items: Array) -> int:

@@ -1,6 +1,6 @@
 """The data audit before training: what may be wrong with the examples, never put right by itself.
 
-The tables' half (``table_audit``) needs no model. This is the other: lengths in tokens, and with
+The tables' half (``table_audit``) needs no model. This is the other: lengths of texts, and with
 ``--audit full`` one pass of the pre-trained encoder over train, validation and test for outliers
 and likely label errors.
 """
@@ -14,14 +14,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.examples import Examples
-from edgewright.finetune.batches import Indices, TokenRows
-from edgewright.finetune.findings import SHOWN, cut
+from edgewright.examples import Examples, Image
+from edgewright.finetune.batches import Indices
+from edgewright.finetune.findings import SHOWN, content_json
 from edgewright.finetune.label_errors import LabelErrors, find_label_errors
 from edgewright.finetune.linear_probe import Features
 from edgewright.finetune.outliers import NEIGHBOUR, Outliers, find_outliers
 from edgewright.finetune.strict import violations
 from edgewright.finetune.table_audit import TableAudit
+from edgewright.finetune.task import ExampleRows
 
 # An encoder pass over more would cost minutes, and its features memory; a sample tells as much
 # about how many labels are wrong, if not which.
@@ -39,12 +40,20 @@ class Lengths:
     nearly: Mapping[str, int]
 
     @classmethod
-    def of(cls, rows: Mapping[str, TokenRows], limit: int) -> Lengths:
+    def of(cls, rows: Mapping[str, ExampleRows], limit: int) -> Lengths:
         """Count in the rows of each split."""
         above = {name: int((each.lengths >= _NEARLY * limit).sum()) for name, each in rows.items()}
         cut_off = {name: each.truncated for name, each in rows.items()}
         nearly = {name: above[name] - cut_off[name] for name in rows}
         return cls(limit, cut_off, nearly)
+
+    def to_json(self) -> dict[str, Any]:
+        """As audit.json holds it."""
+        return {
+            "limit": self.limit,
+            "truncated": dict(self.truncated),
+            "nearly": dict(self.nearly),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +64,7 @@ class AuditedRows:
     """
 
     ids: Sequence[str]
-    texts: Sequence[str]
+    contents: Sequence[str | Image]
     labels: NDArray[np.int64]
     splits: Sequence[str]
     chosen: Indices
@@ -70,11 +79,11 @@ class AuditedRows:
         if len(labels) > most:
             chosen = np.sort(np.random.default_rng([seed, most]).permutation(len(labels))[:most])
         ids = [key for part in parts for key in part.ids]
-        texts = [text for part in parts for text in part.texts]
+        contents = [each for part in parts for each in part.contents]
         splits = [name for part in parts for name in part.splits]
         return cls(
             [ids[row] for row in chosen],
-            [texts[row] for row in chosen],
+            [contents[row] for row in chosen],
             labels[chosen],
             [splits[row] for row in chosen],
             chosen,
@@ -145,17 +154,21 @@ class FeatureAudit:
 
     def _row(self, row: int) -> dict[str, Any]:
         rows = self.rows
-        return {"id": rows.ids[row], "text": cut(rows.texts[row]), "split": rows.splits[row]}
+        content = content_json(rows.contents[row])
+        return {"id": rows.ids[row], **content, "split": rows.splits[row]}
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """Everything the audit found; ``features`` is None where no encoder was asked."""
+    """Everything the audit found.
+
+    ``lengths`` is None for images; ``features`` where no encoder was asked.
+    """
 
     mode: str  # "full" or "fast"
     label_names: Sequence[str]
     tables: TableAudit
-    lengths: Lengths
+    lengths: Lengths | None
     features: FeatureAudit | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -163,18 +176,14 @@ class Audit:
         return {
             "mode": self.mode,
             **self.tables.to_json(),
-            "lengths": {
-                "limit": self.lengths.limit,
-                "truncated": dict(self.lengths.truncated),
-                "nearly": dict(self.lengths.nearly),
-            },
+            "lengths": None if self.lengths is None else self.lengths.to_json(),
             "features": None if self.features is None else self.features.to_json(self.label_names),
             "strict": violations(self.tables),
         }
 
     def summary(self) -> dict[str, Any]:
         """The counts, as ``--json`` prints them; None for what was not looked for."""
-        tables, features = self.tables, self.features
+        tables, features, lengths = self.tables, self.features, self.lengths
         return {
             "mode": self.mode,
             "exact_duplicates": tables.exact_duplicates.count,
@@ -182,11 +191,11 @@ class Audit:
             "near_conflicts": tables.near_conflicts.count,
             "conflicting_labels": tables.conflicts.count,
             "leakage": tables.leaks.count + tables.near_leaks,
-            "empty_texts": tables.empty.count,
+            f"empty_{tables.kind.many}": tables.empty.count,
             "label_twins": len(tables.label_twins),
             "imbalance": round(tables.imbalance, 4),
-            "truncated": sum(self.lengths.truncated.values()),
-            "nearly_truncated": sum(self.lengths.nearly.values()),
+            "truncated": lengths and sum(lengths.truncated.values()),
+            "nearly_truncated": lengths and sum(lengths.nearly.values()),
             "label_errors": features and len(features.label_errors.ranked),
             "outliers": features and features.outliers.beyond,
             "strict": sorted(violations(tables)),
@@ -195,13 +204,13 @@ class Audit:
     @property
     def notes(self) -> list[str]:
         """What is worth a look, in words."""
-        found = self.summary()
+        found, many = self.summary(), self.tables.kind.many
         counted = {
             "label_errors": "labels are likely wrong, the likeliest first in the report",
-            "outliers": "texts lie far from all others",
+            "outliers": f"{many} lie far from all others",
             "near_conflicts": "groups of near-duplicates have more than one label",
-            "leakage": "texts were given, or nearly, to more than one split",
-            "empty_texts": "texts have nothing that can be seen",
+            "leakage": f"{many} were given, or nearly, to more than one split",
+            f"empty_{many}": f"{many} have nothing that can be seen",
         }
         notes = [f"{found[name]:6} {words}" for name, words in counted.items() if found[name]]
         if found["strict"]:

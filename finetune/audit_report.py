@@ -6,42 +6,45 @@ from typing import Final
 
 from edgewright.finetune.audit import Audit, FeatureAudit
 from edgewright.finetune.findings import SHOWN, Found
-from edgewright.finetune.strict import RULES, violations
-from edgewright.report import Block, DataTable, Paragraph, Section, TextRow, TextRows
+from edgewright.finetune.shown_example import shown_example
+from edgewright.finetune.strict import rules_of, violations
+from edgewright.kinds import TEXT
+from edgewright.report import Block, DataTable, Paragraph, Section, TextRows
 
 _ERRORS: Final = 12
 _GROUPS: Final = 4
 
 
 def audit_sections(audit: Audit | None) -> list[Section]:
-    """Counts, the rules of --strict, and the worst cases with their text; none where it was off."""
+    """Counts, the rules of --strict, and the worst cases as they are; none where it was off."""
     if audit is None:
         return []
     blocks: list[Block] = [_counts(audit), *_label_errors(audit), *_worst(audit)]
     if audit.features is not None:
         blocks += _outliers(audit.features, audit)
     blocks.append(_rules(audit))
+    kind = audit.tables.kind
     intro = (
-        "What may be wrong with the examples. Nothing was removed for it but texts set aside for "
-        "two labels or two splits. Texts shown are of train, validation and test, or set aside."
+        f"What may be wrong with the examples. Nothing was removed for it but {kind.many} set "
+        f"aside for two labels or two splits. {kind.many.capitalize()} shown are of train, "
+        "validation and test, or set aside."
     )
     return [Section("Data audit", blocks, intro)]
 
 
 def _counts(audit: Audit) -> DataTable:
-    tables, lengths = audit.tables, audit.lengths
-    limit = f"{lengths.limit} tokens"
-    rows = [
-        ("rows that repeat a text", tables.exact_duplicates.count, "each text is kept once"),
+    tables = audit.tables
+    one, many = tables.kind.name, tables.kind.many
+    rows: list[tuple[str, int | str, str]] = [
+        (f"rows that repeat {one}s", tables.exact_duplicates.count, f"each {one} is kept once"),
         ("groups of near-duplicates", tables.near_duplicates.count, _near_words(audit)),
         ("of those with more than one label", tables.near_conflicts.count, ""),
-        ("texts with more than one label", tables.conflicts.count, "set aside, or known otherwise"),
-        ("texts given to two splits", tables.leaks.count, "kept in the one held out"),
+        (f"{many} with more than one label", tables.conflicts.count, "set aside, or known already"),
+        (f"{many} given to two splits", tables.leaks.count, "kept in the one held out"),
         ("rows resembling another split's", tables.near_leaks, "set aside"),
         ("label twins", len(tables.label_twins), _twin_words(audit)),
-        ("texts without a visible character", tables.empty.count, ""),
-        ("texts cut at the limit", sum(lengths.truncated.values()), limit),
-        ("texts nearly that long", sum(lengths.nearly.values()), f"above nine tenths of {limit}"),
+        (_empty_words(audit), tables.empty.count, ""),
+        *_length_rows(audit),
         ("largest class to smallest", f"{tables.imbalance:.1f}", _class_words(audit)),
     ]
     if audit.features is not None:
@@ -51,8 +54,26 @@ def _counts(audit: Audit) -> DataTable:
             ("outliers", outliers.beyond, f"of {outliers.judged} rows"),
         ]
     return DataTable(
-        ["what", "how many", ""], [[what, str(many), words] for what, many, words in rows]
+        ["what", "how many", ""], [[what, str(count), words] for what, count, words in rows]
     )
+
+
+def _empty_words(audit: Audit) -> str:
+    if audit.tables.kind is TEXT:
+        return "texts without a visible character"
+    return f"{audit.tables.kind.many} of one colour"
+
+
+def _length_rows(audit: Audit) -> list[tuple[str, int | str, str]]:
+    lengths = audit.lengths
+    if lengths is None:
+        return []
+    limit = f"{lengths.limit} tokens"
+    nearly = sum(lengths.nearly.values())
+    return [
+        ("texts cut at the limit", sum(lengths.truncated.values()), limit),
+        ("texts nearly that long", nearly, f"above nine tenths of {limit}"),
+    ]
 
 
 def _near_words(audit: Audit) -> str:
@@ -97,8 +118,8 @@ def _label_errors(audit: Audit) -> list[Block]:
             )
         ]
     shown = [
-        TextRow(
-            rows.texts[each.row],
+        shown_example(
+            rows.contents[each.row],
             [
                 ("label", f"{names[each.label]} ({each.label_probability:.2f})"),
                 ("suggested", f"{names[each.suggested]} ({each.suggested_probability:.2f})"),
@@ -117,13 +138,14 @@ def _label_errors(audit: Audit) -> list[Block]:
 
 def _worst(audit: Audit) -> list[Block]:
     tables = audit.tables
+    one, many = tables.kind.name, tables.kind.many.capitalize()
     kinds = {
-        "Texts with more than one label.": tables.conflicts,
-        "Texts given to two splits.": tables.leaks,
+        f"{many} with more than one label.": tables.conflicts,
+        f"{many} given to two splits.": tables.leaks,
         "Near-duplicates with more than one label.": tables.near_conflicts,
-        "Texts without a visible character.": tables.empty,
-        "Texts read most often.": tables.exact_duplicates,
-        "Largest groups of near-duplicates, by their first text.": tables.near_duplicates,
+        f"{_empty_words(audit).capitalize()}.": tables.empty,
+        f"{many} read most often.": tables.exact_duplicates,
+        f"Largest groups of near-duplicates, by their first {one}.": tables.near_duplicates,
     }
     return [_groups(found, caption) for caption, found in kinds.items() if found.worst]
 
@@ -135,15 +157,15 @@ def _groups(found: Found, caption: str) -> TextRows:
         cells = [("rows", str(group.rows)), ("labels", labels), ("split", group.split)]
         if group.places:
             cells.append(("first", "; ".join(group.places[:2])))
-        rows.append(TextRow(group.text, cells))
+        rows.append(shown_example(group.content, cells))
     return TextRows(rows, f"{caption} {len(rows)} of {found.count}.", limit=200)
 
 
 def _outliers(features: FeatureAudit, audit: Audit) -> list[Block]:
     rows, outliers = features.rows, features.outliers
     shown = [
-        TextRow(
-            rows.texts[row],
+        shown_example(
+            rows.contents[row],
             [
                 ("label", audit.label_names[int(rows.labels[row])]),
                 ("distance", f"{distance:.2f}"),
@@ -166,6 +188,7 @@ def _rules(audit: Audit) -> DataTable:
     if hidden:
         caption += f" Splits left to optimize that lack a class: {', '.join(hidden)}."
     rows = [
-        [rule.name, rule.refuses, "violated" if rule.name in found else "holds"] for rule in RULES
+        [rule.name, rule.refuses, "violated" if rule.name in found else "holds"]
+        for rule in rules_of(audit.tables.kind)
     ]
     return DataTable(["rule", "refuses", "here"], rows, caption)

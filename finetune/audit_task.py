@@ -14,6 +14,7 @@ from edgewright.finetune.device import autocast
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.findings import SHOWN
 from edgewright.finetune.head import find_head, start_head
+from edgewright.finetune.interpolation import encoder_of
 from edgewright.finetune.linear_probe import FIT_ROWS, Features
 from edgewright.finetune.survey import Survey, survey
 from edgewright.finetune.task import Task
@@ -37,14 +38,18 @@ class Surveyed:
     seen: Mapping[str, Survey]
 
     def features(self, wanted: Mapping[str, Indices]) -> Features | None:
-        """The encoder's features of these rows of each split, split after split."""
+        """The encoder's features of these rows of each split, split after split.
+
+        What the head reads stands for them where the model has no encoder of its own.
+        """
         parts = []
         for name, chosen in wanted.items():
             if len(chosen):
-                pooled = self.seen[name].pooled
-                if pooled is None:
+                seen = self.seen[name]
+                features = seen.head_inputs if seen.pooled is None else seen.pooled
+                if features is None:
                     return None
-                parts.append(pooled[np.searchsorted(self.places[name], chosen)])
+                parts.append(features[np.searchsorted(self.places[name], chosen)])
         return np.concatenate(parts)
 
 
@@ -55,10 +60,12 @@ def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
     if audited and task.config.audit == "full":
         drawn = AuditedRows.draw(task.examples, seed=task.config.seed)
         wanted = drawn.by_split(_sizes(task))
+    encoder = encoder_of(task.model)
+    starts = task.config.head_first and not task.start.has_head
     head = None
-    if task.config.head_first and not task.start.has_head:
+    if starts or (drawn is not None and encoder is None):
         head = find_head(task.model, task.probe_inputs(1))
-    if head is not None:
+    if head is not None and starts:
         wanted["train"] = np.union1d(wanted["train"], _probed(task))
     seen = {
         name: survey(
@@ -66,22 +73,22 @@ def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
             RowSubset(feed.rows[name], chosen),
             task.device,
             head=head,
-            encoder=getattr(task.model, "base_model", None),
+            encoder=encoder,
             precision=lambda: autocast(task.device, task.recipe.precision),
             processes=task.processes,
         )
         for name, chosen in wanted.items()
         if len(chosen)
     }
-    return Surveyed(drawn, head, wanted, seen)
+    return Surveyed(drawn, head if starts else None, wanted, seen)
 
 
 def audit_task(task: Task, surveyed: Surveyed) -> Audit | None:
     """The audit of the task's examples; None where none is wanted, or another process audits."""
     if task.tables is None:
         return None
-    names = task.examples.label_names
-    lengths = Lengths.of(task.token_rows, task.text_preprocessor.max_length)
+    names, limit = task.examples.label_names, task.config.max_length
+    lengths = None if limit is None else Lengths.of(task.rows, limit)
     audited = surveyed.audited
     features = None if audited is None else surveyed.features(audited.by_split(_sizes(task)))
     if audited is None or features is None:

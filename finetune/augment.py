@@ -1,7 +1,8 @@
 """Pictures seen a little differently in every epoch of training: cut and mirrored at random.
 
-What is drawn depends on seed, epoch and row alone, so that an epoch can be repeated without the
-ones before it, in any order and on any number of workers.
+What is drawn depends on seed, view and picture alone, so that an epoch can be repeated without the
+ones before it, in any order and on any number of workers. Every epoch has a view of its own or,
+where their number is given, takes its turn among so many, which can then be kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgewright.preprocess.images import RESAMPLE, ImagePreprocessor
 _AREA: Final = (0.6, 1.0)  # share of the picture that a cut keeps
 _ASPECT: Final = (3 / 4, 4 / 3)  # width of the cut over its height
 _TRIES: Final = 10
+_VERSION: Final = 1  # of what the names below do; views that were kept are known by it
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,15 @@ class Augmentation:
 
     name: str
     seed: int
+    views: int | None = None  # of each picture; None: as many as there are epochs
+
+    def view(self, epoch: int) -> int:
+        """The view that an epoch shows; both from 1."""
+        return epoch if self.views is None else (epoch - 1) % self.views + 1
+
+    def recipe(self, view: int) -> str:
+        """What a view of a picture depends on beside the picture and how it is preprocessed."""
+        return f"{self.name} {_VERSION} {self.seed} {view}"
 
     def pixels(
         self,
@@ -34,8 +45,8 @@ class Augmentation:
         image: Image.Image,
         name: str,
         *,
-        epoch: int,
-        row: int,
+        view: int,
+        image_id: str,
     ) -> Pixels:
         """What the model sees of an RGB picture: uint8 (height, width, 3).
 
@@ -43,10 +54,10 @@ class Augmentation:
             preprocessor: of the model.
             image: upright, RGB.
             name: for messages.
-            epoch: from 1.
-            row: of the train split.
+            view: from 1.
+            image_id: of the picture, in hexadecimal digits.
         """
-        rng = np.random.default_rng([self.seed, epoch, row])
+        rng = np.random.default_rng([self.seed, view, int(image_id, 16)])
         if self.name in ("crop", "light"):
             settings = preprocessor.settings
             height, width = settings.size

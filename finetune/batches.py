@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Rows(Protocol):
 class ChangingRows(Rows, Protocol):
     """Rows that training sees differently in every epoch."""
 
-    def for_epoch(self, epoch: int) -> Rows:
+    def for_epoch(self, epoch: int) -> Self:
         """The rows as they are in this epoch, from 1."""
         ...
 
@@ -81,6 +81,11 @@ class TokenRows:
     def keys(self) -> list[str]:
         """Identify each row by its tokens; rows of the same tokens have the same key."""
         return [_key(row) for row in self.rows]
+
+    @property
+    def views(self) -> list[TokenRows]:
+        """Every epoch shows texts as they are."""
+        return []
 
     @property
     def truncated(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from edgewright.errors import ConfigError
@@ -15,11 +17,11 @@ def reads_images(model: nn.Module) -> bool:
     return getattr(model, "main_input_name", "") == "pixel_values"
 
 
-def image_blocks(model: nn.Module) -> list[nn.Module]:
+def image_blocks(model: nn.Module, class_of: Callable[[nn.Module], type] = type) -> list[nn.Module]:
     """What the author of a factory declared or, in a transformers model, the blocks of its stages.
 
     Those models keep their blocks (ViT, MobileNetV2, EfficientNet) or stages of blocks (ResNet,
-    ConvNeXt, Swin) in one outermost list of modules of one class.
+    ConvNeXt, Swin) in one outermost list of modules of one class, which ``class_of`` tells.
 
     Raises:
         ConfigError: there are none, or it cannot be told which they are.
@@ -29,7 +31,7 @@ def image_blocks(model: nn.Module) -> list[nn.Module]:
     lists = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each)]
     inner = {module for each in lists for module in each.modules() if module is not each}
     outermost = [
-        each for each in lists if each not in inner and len({type(part) for part in each}) == 1
+        each for each in lists if each not in inner and len({class_of(part) for part in each}) == 1
     ]
     if len(outermost) != 1:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from edgewright.finetune.activation_store import ActivationStore, Array
-from edgewright.finetune.batches import Indices, Rows, evaluation_batches
+from edgewright.finetune.batches import ChangingRows, Indices, Rows, evaluation_batches
 from edgewright.finetune.cut import Cut
+from edgewright.finetune.survey import pool
 
 
 class KeyedRows(Rows, Protocol):
@@ -30,7 +31,7 @@ class CachedRows:
 
     rows: KeyedRows
     store: ActivationStore
-    by_token: bool
+    cut: Cut
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -42,21 +43,28 @@ class CachedRows:
         """Tokens of each row, shape (rows,)."""
         return self.rows.lengths
 
+    def for_epoch(self, epoch: int) -> CachedRows:
+        """The same rows as training sees them in this epoch, from 1."""
+        if not isinstance(self.rows, ChangingRows):
+            return self
+        return replace(self, rows=self.rows.for_epoch(epoch))
+
     def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
-        """The inputs of the rows, and ``activations``, fp32, padded with zeros as they are."""
-        inputs = self.rows.inputs(indices)
+        """The inputs of the rows, and ``activations``, fp32, padded with zeros as they are.
+
+        Inputs that the cut has blanks for are left out, so that no image is decoded.
+        """
+        inputs = {} if self.cut.blanks else self.rows.inputs(indices)
         arrays = [self.store.read(self.rows.keys[index]) for index in indices]
         return {**inputs, "activations": self._batch(arrays, inputs)}
 
     def means(self, indices: Indices) -> NDArray[np.float32]:
         """The mean of a row's activations over its tokens, or an image's places: (rows, hidden)."""
         arrays = [self.store.read(self.rows.keys[index]).astype(np.float32) for index in indices]
-        if not self.by_token:
-            arrays = [each.reshape(len(each), -1).T for each in arrays]  # (places, channels)
-        return np.stack([each.mean(axis=0) for each in arrays])
+        return np.concatenate([pool(torch.from_numpy(each)[None], None).numpy() for each in arrays])
 
     def _batch(self, arrays: list[Array], inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        if not self.by_token:
+        if not self.cut.by_token:
             return torch.from_numpy(np.stack(arrays)).float()
         mask = inputs["attention_mask"].numpy()
         padded = np.zeros((*mask.shape, *arrays[0].shape[1:]), arrays[0].dtype)
@@ -79,18 +87,23 @@ def row_arrays(
 
 @dataclass(frozen=True, eq=False)
 class RowSets:
-    """Several sets of rows under one numbering, in the order given."""
+    """Several sets of rows under one numbering, in the order given.
+
+    An epoch reads as many rows as the first ``epoch_rows`` are; those behind take turns with them.
+    """
 
     sets: Sequence[KeyedRows]
     keys: list[str]
     lengths: NDArray[np.int64]
+    epoch_rows: int
 
     @classmethod
-    def of(cls, sets: Sequence[KeyedRows]) -> RowSets:
-        """Of at least one row."""
-        present = [rows for rows in sets if len(rows.lengths)]
+    def of(cls, sets: Sequence[KeyedRows], views: Sequence[KeyedRows] = ()) -> RowSets:
+        """Of at least one row; ``views`` take turns with one of ``sets``."""
+        present = [rows for rows in (*sets, *views) if len(rows.lengths)]
         keys = [key for rows in present for key in rows.keys]
-        return cls(present, keys, np.concatenate([rows.lengths for rows in present]))
+        lengths = np.concatenate([rows.lengths for rows in present])
+        return cls(present, keys, lengths, sum(len(rows.lengths) for rows in sets))
 
     def inputs(self, indices: Indices) -> dict[str, torch.Tensor]:
         """Of rows of one set, as those of a batch of ``batches`` are."""

@@ -47,6 +47,8 @@ _EXAMPLES = (
     "edgewright finetune reviews.csv -o checkpoint --strict",
     "edgewright finetune --from checkpoint --add new.csv --old old.csv --interpolate 0.7 -o mixed",
     "edgewright finetune pictures/ -o checkpoint --model ./my-resnet --augment light",
+    "edgewright finetune pictures/ -o checkpoint --model ./my-vit --augment light "
+    "--augment-views 4",
     "edgewright finetune -o checkpoint --resume",
     "edgewright finetune --config checkpoint/run.yaml -o again",
     "torchrun --nproc-per-node 2 -m edgewright finetune reviews.csv -o checkpoint",
@@ -156,6 +158,13 @@ def _one_label_column(
     default="none",
     help="Images in training: flip mirrors half of them, crop shows a part, light does both.",
 )
+@click.option(
+    "--augment-views",
+    type=int,
+    metavar="K",
+    help="Make K views of each image, which epochs show in turn, so that --cache can keep them. "
+    "[default: a new one in every epoch, computed live]",
+)
 @click.option("--image-size", help="Pixels that a factory's model takes: 224, or 224x192 (high).")
 @click.option("--image-mean", metavar="R,G,B", help="Likewise, of values 0 to 1. [ImageNet's]")
 @click.option("--image-std", metavar="R,G,B", help="Likewise. [ImageNet's]")
@@ -240,7 +249,7 @@ def _one_label_column(
 @click.option(
     "--strict",
     is_flag=True,
-    help="Refuse to train on texts with two labels or in two splits, or without anything to be "
+    help="Refuse to train on examples with two labels or in two splits, or without anything to be "
     "seen; on label twins; without a row of each class in train, validation and certify; on more "
     "than 20 rows of one class to one of another; on near-duplicates of each other in over a tenth "
     "of the rows.",

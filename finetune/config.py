@@ -91,6 +91,7 @@ class FinetuneConfig:
     audit: str = "full"
     strict: bool = False  # refuse examples that break a rule of the audit
     augment: str = IMAGE_DEFAULTS.augment
+    augment_views: int | None = None  # views of each train image, which epochs show in turn
     blocks: str | None = None  # dotted paths, with commas, of a factory's lists of blocks
     image_size: str | None = None
     image_mean: str | None = None
@@ -115,7 +116,12 @@ class FinetuneConfig:
     def images(self) -> ImageOptions:
         """The options that are for images alone."""
         return ImageOptions(
-            self.augment, self.image_size, self.image_mean, self.image_std, self.image_crop
+            self.augment,
+            self.augment_views,
+            self.image_size,
+            self.image_mean,
+            self.image_std,
+            self.image_crop,
         )
 
     def with_defaults(self, kind: Kind = TEXT) -> FinetuneConfig:
@@ -127,20 +133,18 @@ class FinetuneConfig:
             ConfigError: an option does not go with examples of this kind.
         """
         self._refuse_options_of_another(kind)
-        if kind is IMAGE:  # what looks at texts, or was not yet tried on images, stays away
-            started = replace(
-                self, audit="off", forgetting="off", cache="off", head_first=False, calibrate="none"
-            )
-            if self.from_checkpoint is not None:
-                return started
-            return replace(started, splits=self.splits or DEFAULT_SPLITS)
         if self.from_checkpoint is not None:
             return self
-        return replace(
+        started = replace(
             self,
-            model=self.model or DEFAULT_MODEL,
             freeze=DEFAULT_FREEZE if self.freeze is None else self.freeze,
             splits=self.splits or DEFAULT_SPLITS,
+        )
+        if kind is IMAGE:
+            return started
+        return replace(
+            started,
+            model=self.model or DEFAULT_MODEL,
             max_length=DEFAULT_MAX_LENGTH if self.max_length is None else self.max_length,
         )
 
@@ -192,14 +196,7 @@ class FinetuneConfig:
 
     def _refuse_options_of_another(self, kind: Kind) -> None:
         if kind is IMAGE:
-            given = {
-                "--max-length": self.max_length is not None,
-                "--freeze auto": self.freeze == AUTO_FREEZE,
-                "--strict": self.strict,
-                "--old": self.old is not None,
-                "--interpolate": self.interpolate is not None,
-                "--cache on": self.cache == "on",
-            }
+            given = {"--max-length": self.max_length is not None}
         else:
             given = self.images.given() | {"--blocks": self.blocks is not None}
         faults = [
@@ -250,6 +247,11 @@ class FinetuneConfig:
             if getattr(self, name) not in allowed:
                 listed = ", ".join(allowed)
                 yield f"--{option_name(name)} is {getattr(self, name)}; it must be one of {listed}"
+        if self.cache == "on" and self.augment != "none" and self.augment_views is None:
+            yield (
+                f"--cache on keeps what is shown, and --augment {self.augment} shows other images "
+                "in every epoch; give --augment-views, as 4, for that many of each in turn"
+            )
         if self.strict and self.audit == "off":
             yield "--strict goes by what the audit finds: leave --audit off out, or use fast"
         if self.splits is not None:

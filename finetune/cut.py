@@ -4,6 +4,9 @@ The frozen part answers a row alike in every epoch. ``record`` runs a batch up t
 further; ``Replayed`` runs the rest of the model from recorded activations, the frozen blocks giving
 back what they are handed. The rest of the model is its own code, so masks, positions and heads are
 those of the model, and ``Cut.find`` compares both ways before anyone relies on it.
+
+Masks and lengths of texts are read behind the cut as well, so they are given again; of an image
+nothing is, and a blank one stands in for all.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from edgewright.finetune.freeze import find_blocks, tensors_of
+from edgewright.finetune.blocks import reads_images
+from edgewright.finetune.freeze import find_blocks, outermost, tensors_of
 
 # Of logits, between a live pass and a replayed one in fp32: rounding of sums in another order.
 _TOLERANCE: Final = 1e-5
@@ -34,9 +38,12 @@ class Cut:
         model: the whole model.
         blocks: how many lie before the cut.
         last: the last of them; its answer is what is recorded.
-        replayed: modules that need not run when activations are given: those blocks, and the
-            module whose answer the first block takes. Each with the form of its answer.
+        replayed: modules that need not run when activations are given, each with the form of its
+            answer: those blocks, and the module whose answer the first block takes; in a model of
+            images, whose stages have modules between them, all that run before the cut alone.
         by_token: whether the activations' second dimension is that of the input tokens.
+        blanks: inputs of one row, shape (1, ...), that stand in for those of any; empty where the
+            rows' own are needed.
     """
 
     model: nn.Module
@@ -44,6 +51,7 @@ class Cut:
     last: nn.Module
     replayed: Mapping[nn.Module, Callable[[torch.Tensor], Any]]
     by_token: bool
+    blanks: Mapping[str, torch.Tensor]
 
     @classmethod
     def find(cls, model: nn.Module, blocks: int, inputs: Mapping[str, torch.Tensor]) -> Cut:
@@ -59,13 +67,16 @@ class Cut:
         """
         before = find_blocks(model)[:blocks]
         seen = _Seen.watch(model, before, inputs)
-        modules = [*before, *([] if seen.source is None else [seen.source])]
+        is_of_images = reads_images(model)
+        source = [] if seen.source is None else [seen.source]
+        modules = seen.finished if is_of_images else [*before, *source]
         cut = cls(
             model,
             blocks,
             before[-1],
             {module: _form(seen.answers[module]) for module in modules},
             _is_by_token(seen.activations, inputs),
+            {k: torch.zeros_like(each[:1]) for k, each in inputs.items() if is_of_images},
         )
         cut._prove(seen, inputs)
         return cut
@@ -73,8 +84,14 @@ class Cut:
     def _prove(self, seen: _Seen, inputs: Mapping[str, torch.Tensor]) -> None:
         replayed = Replayed(self)
         replayed.eval()
-        with torch.no_grad():
-            again = replayed(_blank_padding(self, seen.activations, inputs), **inputs).logits
+        try:
+            with torch.no_grad():
+                again = replayed(_blank_padding(self, seen.activations, inputs), **inputs).logits
+        except Exception as error:  # the model's own code, which meets shapes it does not expect
+            raise UncacheableError(
+                "what lies before its frozen blocks' answer cannot be left out: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         away = float((again - seen.logits).abs().max())
         if not away <= _TOLERANCE * max(1.0, float(seen.logits.abs().max())):
             raise UncacheableError(
@@ -103,9 +120,14 @@ class Replayed(nn.Module):
         self._cut = cut
 
     def forward(self, activations: torch.Tensor, **inputs: torch.Tensor) -> Any:
-        """Activations (rows, ...) as recorded, padded to the inputs; answers as the model does."""
+        """Activations (rows, ...) as recorded, padded to the inputs; answers as the model does.
+
+        Inputs that the cut has blanks for are not read.
+        """
+        rows = len(activations)
+        blanks = {k: each.expand(rows, *each.shape[1:]) for k, each in self._cut.blanks.items()}
         with self._cut.given(activations):
-            return self.model(**inputs)
+            return self.model(**{**inputs, **blanks})
 
 
 def record(cuts: Sequence[Cut], inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -118,9 +140,10 @@ def record(cuts: Sequence[Cut], inputs: Mapping[str, torch.Tensor]) -> list[torc
     kept: dict[nn.Module, torch.Tensor] = {}
 
     def keep(block: nn.Module, _args: Any, answer: Any) -> None:
-        kept[block] = _main(answer)
         if block is deepest.last:
+            kept[block] = _main(answer)
             raise _AtTheCut
+        kept[block] = _main(answer).clone()  # what follows may write into it
 
     model.eval()
     with torch.no_grad(), ExitStack() as hooks:
@@ -137,10 +160,14 @@ class _AtTheCut(Exception):  # noqa: N818 (no error: it ends a pass that has don
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """One live pass: what each module answered, and where the first block's input came from."""
+    """One live pass: what each module answered, and where the first block's input came from.
+
+    ``finished`` are the outermost modules that answered before the cut and not after it.
+    """
 
     answers: dict[nn.Module, Any]
     source: nn.Module | None
+    finished: list[nn.Module]
     activations: torch.Tensor
     logits: torch.Tensor
 
@@ -150,9 +177,18 @@ class _Seen:
     ) -> _Seen:
         answers: dict[nn.Module, Any] = {}
         entering: list[torch.Tensor] = []
+        crossing: list[torch.Tensor] = []
+        early: list[nn.Module] = []
+        late: set[nn.Module] = set()
 
         def keep(module: nn.Module, _args: Any, answer: Any) -> None:
             answers[module] = answer
+            if crossing:
+                late.add(module)
+            elif any(True for _ in tensors_of(answer)):
+                early.append(module)
+            if module is blocks[-1]:
+                crossing.append(_main(answer).clone())  # what follows may write into it
 
         def enter(_block: nn.Module, args: Any, kwargs: Any) -> None:
             entering.extend(tensors_of([*args, *kwargs.values()]))
@@ -167,7 +203,8 @@ class _Seen:
         sources = [module for module, answer in answers.items() if answer is entering[0]]
         # An outer module answers after its inner ones.
         source = sources[-1] if sources else None
-        return cls(answers, source, _main(answers[blocks[-1]]), logits)
+        finished = outermost([module for module in early if module not in late])
+        return cls(answers, source, finished, crossing[0], logits)
 
 
 def _main(answer: Any) -> torch.Tensor:
@@ -176,11 +213,15 @@ def _main(answer: Any) -> torch.Tensor:
 
 
 def _form(answer: Any) -> Callable[[torch.Tensor], Any]:
-    """How to give a tensor the form of ``answer``: alone, or first in a tuple or list."""
+    """How to give a tensor the form of ``answer``: alone, or first in a tuple or list.
+
+    Other tensors of it are left out; what is none, such as a height and width, is as it was.
+    """
     if isinstance(answer, torch.Tensor):
         return lambda tensor: tensor
-    kind, size = type(answer), len(answer)
-    return lambda tensor: kind([tensor, *[None] * (size - 1)])
+    kind = type(answer)
+    others = [None if any(True for _ in tensors_of(each)) else each for each in answer[1:]]
+    return lambda tensor: kind([tensor, *others])
 
 
 def _answering(

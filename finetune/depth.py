@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from edgewright.finetune.activation_cache import ActivationCache
 from edgewright.finetune.audit_task import start_from_probe, survey_task
-from edgewright.finetune.batches import Indices, Rows, RowSubset, TokenRows
+from edgewright.finetune.batches import Indices, Rows, RowSubset
 from edgewright.finetune.evaluate import Logits, cross_entropy, predict_logits
 from edgewright.finetune.feed import Feed, open_caches
 from edgewright.finetune.freeze import find_blocks, find_part, hold, thaw
 from edgewright.finetune.linear_probe import FIT_ROWS, fit_probe
-from edgewright.finetune.task import Task
+from edgewright.finetune.task import ExampleRows, Task
 from edgewright.finetune.train import fit
 from edgewright.output import Output
 
@@ -127,7 +127,9 @@ class _Fold:
 class _Race:
     """Depths that train from the same start, on rows of train and validation together."""
 
-    def __init__(self, task: Task, rows: TokenRows, caches: Mapping[int, ActivationCache]) -> None:
+    def __init__(
+        self, task: Task, rows: ExampleRows, caches: Mapping[int, ActivationCache]
+    ) -> None:
         self.task, self.rows, self.caches = task, rows, caches
         self.folds = _folds(len(task.rows["train"].labels), len(rows.labels), task.config.seed)
         self.start = {name: each.detach().clone() for name, each in _state(task.model)}
@@ -144,7 +146,7 @@ class _Race:
             caches = []
         feed = Feed.cached(task, caches[-1]) if caches else Feed.live(task, "")
         start_from_probe(task, survey_task(task, feed, audited=False))
-        rows = task.token_rows["train"].joined(task.token_rows["validation"])
+        rows = task.rows["train"].joined(task.rows["validation"])
         return cls(task, rows, {cache.cut.blocks: cache for cache in caches})
 
     def run(self, depth: int, rows: int) -> None:

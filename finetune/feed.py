@@ -13,6 +13,7 @@ from torch import nn
 from edgewright.errors import ConfigError
 from edgewright.finetune.activation_cache import ActivationCache, CachePlan, CacheUse, fill_cache
 from edgewright.finetune.batches import Rows
+from edgewright.finetune.cached_rows import KeyedRows
 from edgewright.finetune.cut import Cut, UncacheableError
 from edgewright.finetune.evaluate import Scores, predict_logits, score
 from edgewright.finetune.freeze import FrozenPart
@@ -40,7 +41,7 @@ class Feed:
     @classmethod
     def cached(cls, task: Task, cache: ActivationCache) -> Feed:
         """The rest of the model, and rows with what crosses the cut."""
-        rows = {name: cache.rows(rows) for name, rows in task.token_rows.items()}
+        rows = {name: cache.rows(rows) for name, rows in task.rows.items()}
         return cls(cache.model(), rows, cache.use, task.processes)
 
     def score(self, split: str, device: torch.device) -> Scores | None:
@@ -62,7 +63,13 @@ def open_feed(task: Task, output: Output, decided: CacheUse | None = None) -> Fe
         return Feed.live(task, "no block is frozen")
     if decided is not None and not decided.used:
         return Feed.live(task, decided.reason)
-    caches = open_caches(task, [task.part], output, decided)
+    if task.is_ever_new:
+        return Feed.live(
+            task,
+            f"--augment {task.config.augment} shows other images in every epoch; with "
+            "--augment-views some of each take turns, which can be kept",
+        )
+    caches = open_caches(task, [task.part], output, decided, views=task.rows["train"].views)
     if not isinstance(caches, str):
         return Feed.cached(task, caches[0])
     if decided is not None:
@@ -78,14 +85,15 @@ def open_caches(
     parts: Sequence[FrozenPart],
     output: Output,
     decided: CacheUse | None = None,
+    views: Sequence[KeyedRows] = (),
 ) -> list[ActivationCache] | str:
-    """A filled cache after each part, or why there is none."""
+    """A filled cache after each part, or why there is none; of train rows, ``views`` as well."""
     config = task.config
     if config.cache == "off":
         return "--cache off"
     inputs = task.probe_inputs(_PROBE_ROWS)
     try:
-        cuts = {Cut.find(task.model, part.blocks, inputs): part.modules for part in parts}
+        cuts = {Cut.find(task.model, part.blocks, inputs): part for part in parts}
     except UncacheableError as error:
         return str(error)
     plan = CachePlan(
@@ -97,14 +105,15 @@ def open_caches(
         dtype=None if decided is None else decided.dtype,
         processes=task.processes,
     )
-    rows = [task.token_rows[name] for name in READ_SPLITS]
+    rows = [task.rows[name] for name in READ_SPLITS]
     with output.progress() as bar:
-        total = sum(len(each.labels) for each in rows) // task.processes.count
+        total = sum(len(each.labels) for each in (*rows, *views)) // task.processes.count
         shown = bar.add_task("frozen blocks", total=total, status="")
         filled = fill_cache(
             cuts,
             rows,
             plan,
+            views=views,
             on_rows=lambda count: bar.update(shown, advance=count),
             warn=output.warn,
         )

@@ -7,8 +7,10 @@ and no more, and a row set aside is shown only where it resembles none of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
+
+from edgewright.examples import Image
 
 SHOWN: Final = ("train", "validation", "test")
 LISTED: Final = 20  # groups of a kind that are listed
@@ -19,21 +21,33 @@ _TEXT_CHARACTERS: Final = 300
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that belong together: one text read several times, or texts that are alike.
+    """Rows that belong together: one example read several times, or examples that are alike.
 
     ``labels`` counts the rows by label; ``places`` tells the first rows as the reader found them.
     """
 
     example_id: str
-    text: str  # of the first of them
+    content: str | Image  # of the first of them
     split: str
     rows: int
     labels: Mapping[str, int]
     places: tuple[str, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """What tells a person which example it is: the text, or the image's name."""
+        return text_of(self.content)
+
     def to_json(self) -> dict[str, Any]:
         """As audit.json holds it, the text cut."""
-        return {**asdict(self), "text": cut(self.text), "places": list(self.places)}
+        return {
+            "example_id": self.example_id,
+            **content_json(self.content),
+            "split": self.split,
+            "rows": self.rows,
+            "labels": dict(self.labels),
+            "places": list(self.places),
+        }
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,16 @@ class Found:
 def has_dominant_group(largest: int, rows: int) -> bool:
     """Whether one near-duplicate group holds so many of the rows that figures speak of it."""
     return largest >= _MIN_GROUP_ROWS and largest > MAX_GROUP_SHARE * rows
+
+
+def text_of(content: str | Image) -> str:
+    """The text, or the image's name."""
+    return content if isinstance(content, str) else content.name
+
+
+def content_json(content: str | Image) -> dict[str, str]:
+    """As audit.json holds it: the text, cut, or the image's name."""
+    return {"text" if isinstance(content, str) else "image": cut(text_of(content))}
 
 
 def cut(text: str, characters: int = _TEXT_CHARACTERS) -> str:

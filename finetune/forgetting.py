@@ -1,7 +1,7 @@
 """Forgetting: what the model still knows of what it knew, and what mixing in old weights brings.
 
 One of three probes: the accuracy on old examples where the user gives some, else masked tokens
-where the model came with its masked-language head, else nearest neighbours.
+where a model of texts came with its masked-language head, else nearest neighbours.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgewright.finetune.batches import Rows, RowSubset, TokenRows
+from edgewright.finetune.batches import Rows, RowSubset
 from edgewright.finetune.evaluate import predict_logits, score
 from edgewright.finetune.interpolation import SHARES, Movement, fresh_tensors
 from edgewright.finetune.masked_probe import MaskedProbe
 from edgewright.finetune.neighbour_probe import NeighbourProbe
 from edgewright.finetune.old_set import OldSet, OldSetProbe, paired_change
 from edgewright.finetune.probe import Probe, Reading
-from edgewright.finetune.task import Task
+from edgewright.finetune.task import Task, example_rows
+from edgewright.kinds import TEXT
 
 _SWEPT_ROWS: Final = 400  # of validation; each of eleven mixtures answers them
 
@@ -122,12 +123,14 @@ def choose_probe(task: Task, old: OldSet | None) -> Probe:
     """The probe nearest to what the model was made for; ``task.model`` holds its old weights."""
     validation, seed = task.rows["validation"], task.config.seed
     if old is not None:
-        rows = TokenRows.of(task.text_preprocessor, old.texts, old.labels)
+        rows = example_rows(task.preprocessor, old.ids, old.contents, old.labels)
         return OldSetProbe.of(task.model, old, rows, task.device)
-    masked = MaskedProbe.of(task.start.folder, validation, task.device, seed=seed)
-    if masked is not None:
-        return masked
-    why = "no old examples were given, and the model has no masked-language head to ask"
+    why = "no old examples were given, and images have no words to hide"
+    if task.examples.kind is TEXT:
+        masked = MaskedProbe.of(task.start.folder, validation, task.device, seed=seed)
+        if masked is not None:
+            return masked
+        why = "no old examples were given, and the model has no masked-language head to ask"
     return NeighbourProbe.of(
         task.model, validation, task.rows["train"], task.device, seed=seed, why=why
     )

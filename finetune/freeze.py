@@ -83,7 +83,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
             share weights (as ALBERT's do). For image models as ``blocks.image_blocks``.
     """
     if reads_images(model):
-        return _separate(image_blocks(model), model)
+        return _separate(image_blocks(model, _own_class), model)
     count = _count_blocks(model)
     lists = [
         module
@@ -150,7 +150,7 @@ def _count_blocks(model: nn.Module) -> int:
     if not reads_images(model):
         return int(getattr(model.config, "num_hidden_layers", 0))
     try:
-        return len(image_blocks(model))
+        return len(image_blocks(model, _own_class))
     except ConfigError:
         return 0
 
@@ -201,7 +201,7 @@ def _part_before(
     # One activation may serve the whole network: held, it would cut off the gradient behind.
     shared = later.intersection(called) - around
     _refuse_shared_state(shared, model)
-    modules = _outermost([each for each in called if each not in around and each not in shared])
+    modules = outermost([each for each in called if each not in around and each not in shared])
     return modules, _training(model, modules, answers)
 
 
@@ -231,7 +231,8 @@ def _training(
     ]
 
 
-def _outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:
+def outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Those that lie in no other of ``modules``, in the order given."""
     inner = {child for module in modules for child in module.modules() if child is not module}
     return [module for module in dict.fromkeys(modules) if module not in inner]
 

@@ -20,10 +20,12 @@ IMAGENET_CROP: Final = 0.875  # of the shorter side, by the usual cut of 224 fro
 class ImageOptions:
     """As they are typed; None is a default. ``FinetuneConfig`` tells what ``faults`` gives.
 
-    All but ``augment`` describe what a factory's model takes; others bring a configuration.
+    All but ``augment`` and ``views`` describe what a factory's model takes; others bring a
+    configuration.
     """
 
     augment: str = "none"
+    views: int | None = None  # of each train image, augmented once and for all
     size: str | None = None  # pixels: "224", or "224x192" for height and width
     mean: str | None = None  # of red, green, blue, as "0.485,0.456,0.406", or one for all
     std: str | None = None
@@ -33,6 +35,10 @@ class ImageOptions:
         """What is wrong, option by option."""
         if self.augment not in AUGMENTS:
             yield f"--augment is {self.augment}; it must be one of {', '.join(AUGMENTS)}"
+        if self.views is not None and self.views < 1:
+            yield f"--augment-views is {self.views}; it must be 1 or more"
+        if self.views is not None and self.augment == "none":
+            yield "--augment-views says how many views --augment makes, and --augment is none"
         if self.size is not None and _sides(self.size) is None:
             yield f"--image-size is {self.size}; it must be pixels such as 224, or 224x192"
         for option, value, positive in (("mean", self.mean, False), ("std", self.std, True)):
@@ -47,7 +53,8 @@ class ImageOptions:
 
     def given(self) -> dict[str, bool]:
         """Option -> whether it says something."""
-        return {"--augment": self.augment != "none"} | self.of_factories()
+        own = {"--augment": self.augment != "none", "--augment-views": self.views is not None}
+        return own | self.of_factories()
 
     def of_factories(self) -> dict[str, bool]:
         """Likewise, those that only a factory's model needs."""

@@ -36,10 +36,17 @@ def tell_task(task: Task, output: Output) -> None:
         output.warn("there are no validation rows: no early stopping, the last epoch is kept")
 
 
-def tell_feed(feed: Feed, output: Output) -> None:
-    """Whether the frozen part is cached, and why."""
+def tell_feed(task: Task, feed: Feed, output: Output) -> None:
+    """Whether the frozen part is cached, and why; which images training shows."""
     how = "computed once and cached" if feed.use.used else "computed in every pass"
     output.note(f"the frozen part is {how}: {feed.use.reason}")
+    config = task.config
+    if config.augment != "none":
+        shown = "a new view in every epoch, computed live"
+        if config.augment_views is not None:
+            kept = "cached" if feed.use.used else "computed live"
+            shown = f"{config.augment_views} views in turn, {kept}"
+        output.note(f"--augment {config.augment} shows of each training image {shown}")
 
 
 def tell_audit(audit: Audit | None, output: Output) -> None:

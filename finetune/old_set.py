@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from edgewright.errors import DataError
-from edgewright.examples import Columns, Examples, Table, read_table
+from edgewright.examples import Columns, Examples, Image, Table, read_table
 from edgewright.examples.sources import gather
 from edgewright.finetune.batches import Rows
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.probe import Reading
 from edgewright.manifest import canonical_json, sha256_bytes
-from edgewright.tables import only_texts
 
 # Held out for decisions that come later: whoever chooses a mixture by them has used them up.
 _HELD_OUT: Final = ("calibrate", "search", "certify", "test")
@@ -27,11 +26,11 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True, eq=False)
 class OldSet:
-    """Labelled texts of the earlier task; ``labels`` (rows,) are indices into its classes."""
+    """Labelled examples of the earlier task; ``labels`` (rows,) are indices into its classes."""
 
     source: str
     ids: Sequence[str]
-    texts: Sequence[str]
+    contents: Sequence[str] | Sequence[Image]
     labels: NDArray[np.int64]
     classes: int
     trained: int  # how many of them are train rows of this run
@@ -39,14 +38,14 @@ class OldSet:
 
     @property
     def sha256(self) -> str:
-        """Identifies the texts (by id) and their labels."""
+        """Identifies the examples (by id) and their labels."""
         return sha256_bytes(canonical_json([list(self.ids), self.labels.tolist()]))
 
 
 def read_old_set(
     source: str, columns: Columns, label_names: Sequence[str], examples: Examples
 ) -> OldSet:
-    """Read ``source``; each text counts once, and rows held out for later decisions do not.
+    """Read ``source``; each example counts once, and rows held out for later decisions do not.
 
     Args:
         source: as in ``read_table``.
@@ -58,6 +57,10 @@ def read_old_set(
         DataError: it cannot be read, has a label the checkpoint does not know, or no row is left.
     """
     table = read_table(source, columns)
+    if table.kind is not examples.kind:
+        raise DataError(
+            f"--old {source}: holds {table.kind.many}, and the model reads {examples.kind.many}"
+        )
     _refuse_unknown(table, label_names)
     split_of = dict(zip(examples.ids, examples.splits, strict=True))
     gathered = gather([(table, None)])
@@ -68,15 +71,17 @@ def read_old_set(
     }
     if not kept:
         raise DataError(
-            f"--old {source}: no row is left to measure on: {len(gathered)} texts are held out by "
-            f"the checkpoint ({', '.join(_HELD_OUT)}) or have two labels; give other rows"
+            f"--old {source}: no row is left to measure on: {len(gathered)} {table.kind.many} are "
+            f"held out by the checkpoint ({', '.join(_HELD_OUT)}) or have two labels; give other "
+            "rows"
         )
     index_of = {name: index for index, name in enumerate(label_names)}
+    contents: list[Any] = [row.content for row in kept.values()]
     splits = Counter(split_of.get(key) for key in kept)
     return OldSet(
         source,
         list(kept),
-        only_texts([row.content for row in kept.values()], table.kind, source),
+        contents,
         np.array([index_of[row.label] for row in kept.values()], np.int64),
         len(label_names),
         splits["train"],
@@ -99,7 +104,7 @@ class OldSetProbe:
     def of(cls, model: Any, old: OldSet, inputs: Rows, device: torch.device) -> OldSetProbe:
         """``inputs`` are the rows of ``old``; ``model`` holds its old weights."""
         before = _read(model, inputs, device, old.classes)
-        reason = f"--old: {len(old.labels)} texts of {old.source}"
+        reason = f"--old: {len(old.labels)} rows of {old.source}"
         if old.trained:
             reason += f", {old.trained} of which are train rows of this run too"
         if old.set_aside:

@@ -140,7 +140,7 @@ def _run(
     before = answers_before(task)
     with watch.phase("cache"):
         feed = open_feed(task, output, _decided_cache(decided))
-    tell_feed(feed, output)
+    tell_feed(task, feed, output)
     with watch.phase("survey"):
         seen = survey_task(task, feed)
         start_from_probe(task, seen)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright import metrics
-from edgewright.examples import Image
 from edgewright.examples.splits import QUARANTINE
 from edgewright.figures import line_figure
 from edgewright.finetune.audit import Audit
@@ -24,9 +23,9 @@ from edgewright.finetune.depth_report import depth_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.forgetting_report import forgetting_section
+from edgewright.finetune.shown_example import shown_example
 from edgewright.finetune.summary import lora_words
 from edgewright.finetune.train import Fit
-from edgewright.preprocess.thumbnails import thumbnail_uri
 from edgewright.report import (
     Block,
     ConfusionMatrix,
@@ -208,7 +207,7 @@ def _errors(answers: Answers, story: Story) -> list[tuple[float, TextRow]]:
     return [
         (
             float(losses[row]),
-            _example(
+            shown_example(
                 answers.contents[row],
                 [
                     ("label", story.label_names[int(answers.labels[row])]),
@@ -219,12 +218,6 @@ def _errors(answers: Answers, story: Story) -> list[tuple[float, TextRow]]:
         )
         for row in np.flatnonzero(predicted != answers.labels).tolist()
     ]
-
-
-def _example(content: str | Image, cells: Sequence[tuple[str, str]]) -> TextRow:
-    if isinstance(content, str):
-        return TextRow(content, cells)
-    return TextRow(content.name, cells, thumbnail_uri(content.read(), content.name))
 
 
 def _splits(story: Story) -> Section:

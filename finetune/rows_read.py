@@ -1,4 +1,4 @@
-"""The rows of a run's files as they were read, before texts that repeat became one example."""
+"""The rows of a run's files as they were read, before those that repeat became one example."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgewright.examples import QUARANTINE, Examples, Sources, Table, example_id
-from edgewright.examples.near_duplicates import NearDuplicates
+from edgewright.examples import QUARANTINE, Examples, Sources, Table, content_id
+from edgewright.examples.rows import find_near
 from edgewright.finetune.findings import LISTED, SHOWN, Found, Group
 
 _PLACES: Final = 5  # rows of a group whose place is told
@@ -28,12 +28,12 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class RowsRead:
-    """What became of the rows; in full of those whose text repeats, or that are asked for.
+    """What became of the rows; in full of those whose content repeats, or that are asked for.
 
     Attributes:
         examples: what the rows became, with those of earlier checkpoints.
-        kept: the rows kept in full, by the id of their text.
-        aside: ids of texts given to a held-out split that are set aside.
+        kept: the rows kept in full, by their id.
+        aside: ids of examples given to a held-out split that are set aside.
         hidden: ids set aside that resemble a row which must not be shown.
     """
 
@@ -49,7 +49,7 @@ class RowsRead:
         number_of = {key: number for number, key in enumerate(examples.ids)}
         if sources is None:
             return cls(examples, number_of, {})
-        keys = [example_id(text) for table in _tables(sources) for text in table.texts]
+        keys = [content_id(each) for table in _tables(sources) for each in table.contents]
         wanted = {key for key, count in Counter(keys).items() if count > 1}.union(keep)
         kept: dict[str, list[_Row]] = {}
         aside: set[str] = set()
@@ -65,18 +65,18 @@ class RowsRead:
         return cls(examples, number_of, kept, aside, hidden)
 
     def exact_duplicates(self) -> Found:
-        """Rows beyond the first of each text."""
+        """Rows beyond the first of each text or image."""
         keys = [key for key, rows in self.kept.items() if len(rows) > 1]
         return Found(sum(len(self.kept[key]) - 1 for key in keys), self._worst(keys))
 
     def conflicts(self, report: Mapping[str, Any]) -> Found:
-        """Texts with more than one label, or with another than the checkpoint has."""
+        """Examples with more than one label, or with another than the checkpoint has."""
         keys = [key for key in self.kept if self._is_mixed(key)]
         counted = report["contradicting"] + report["conflicting"]
         return Found(max(counted, len(keys)), self._worst(keys))
 
     def leaks(self) -> Found:
-        """Texts given to more than one split; rows given to none are there to be trained on."""
+        """Examples given to more than one split; rows given to none are there to be trained on."""
         keys = [key for key, rows in self.kept.items() if len({row.given for row in rows}) > 1]
         return Found(len(keys), self._worst(keys))
 
@@ -85,7 +85,7 @@ class RowsRead:
         return int(report["leaked"]) + sum(not self._is_mixed(key) for key in self.aside)
 
     def places(self, key: str) -> tuple[str, ...]:
-        """Where the first rows of a text are; none of a text that is not kept."""
+        """Where the first rows of an example are; none of one that is not kept."""
         return tuple(row.place for row in self.kept.get(key, ())[:_PLACES])
 
     def _is_mixed(self, key: str) -> bool:
@@ -105,7 +105,7 @@ class RowsRead:
         number, rows = self.number_of[key], self.kept[key]
         return Group(
             example_id=key,
-            text=self.examples.texts[number],
+            content=self.examples.contents[number],
             split=self.examples.splits[number],
             rows=len(rows),
             labels=dict(sorted(Counter(row.label for row in rows).items())),
@@ -131,7 +131,7 @@ def _resembling_hidden(examples: Examples, aside: Sequence[int]) -> frozenset[st
     if not aside:
         return frozenset()
     others = [row for row, split in enumerate(examples.splits) if split not in (*SHOWN, QUARANTINE)]
-    near = NearDuplicates([examples.texts[row] for row in (*aside, *others)])
+    near = find_near([examples.contents[row] for row in (*aside, *others)], examples.kind)
     return frozenset(
         examples.ids[aside[member]]
         for members in near.components

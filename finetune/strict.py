@@ -9,6 +9,7 @@ from typing import Final
 from edgewright.errors import DataError
 from edgewright.finetune.findings import MAX_GROUP_SHARE, Found, cut, has_dominant_group
 from edgewright.finetune.table_audit import TableAudit
+from edgewright.kinds import IMAGE, TEXT, Kind
 
 MAX_IMBALANCE: Final = 20.0  # rows of the largest class for each of the smallest
 NEEDS_EVERY_CLASS: Final = ("train", "validation", "certify")
@@ -22,11 +23,17 @@ class Rule:
     name: str
     refuses: str
     check: Callable[[TableAudit], str | None]
+    kind: Kind | None = None  # of examples that it is for; None: any
+
+
+def rules_of(kind: Kind) -> list[Rule]:
+    """The rules for examples of this kind."""
+    return [rule for rule in RULES if rule.kind in (None, kind)]
 
 
 def violations(audit: TableAudit) -> dict[str, str]:
     """Rule -> what violates it, in words."""
-    found = {rule.name: rule.check(audit) for rule in RULES}
+    found = {rule.name: rule.check(audit) for rule in rules_of(audit.kind)}
     return {name: words for name, words in found.items() if words is not None}
 
 
@@ -47,7 +54,7 @@ def refuse_violations(audit: TableAudit) -> None:
 
 
 def _conflicting(audit: TableAudit) -> str | None:
-    return _told(audit.conflicts, "text", "with more than one label")
+    return _told(audit.conflicts, audit.kind.name, "with more than one label")
 
 
 def _twins(audit: TableAudit) -> str | None:
@@ -62,7 +69,7 @@ def _twins(audit: TableAudit) -> str | None:
 
 
 def _leakage(audit: TableAudit) -> str | None:
-    told = _told(audit.leaks, "text", "given to two splits")
+    told = _told(audit.leaks, audit.kind.name, "given to two splits")
     if not audit.near_leaks:
         return told
     near = f"{audit.near_leaks} row{_s(audit.near_leaks)} resembling one given to another split"
@@ -71,6 +78,10 @@ def _leakage(audit: TableAudit) -> str | None:
 
 def _empty(audit: TableAudit) -> str | None:
     return _told(audit.empty, "text", "without a visible character")
+
+
+def _blank(audit: TableAudit) -> str | None:
+    return _told(audit.empty, "image", "of one colour")
 
 
 def _absent(audit: TableAudit) -> str | None:
@@ -124,10 +135,12 @@ def _s(count: int) -> str:
 
 
 RULES: Final = (
-    Rule("conflicting-labels", "a text that comes with more than one label", _conflicting),
+    Rule("conflicting-labels", "a text or image that comes with more than one label",
+         _conflicting),
     Rule("label-twins", "labels alike but for case, spacing or Unicode form", _twins),
-    Rule("leakage", "a text, or two much alike, given to different splits", _leakage),
-    Rule("empty-text", "a text in which nothing can be seen", _empty),
+    Rule("leakage", "a text or image, or two much alike, given to different splits", _leakage),
+    Rule("empty-text", "a text in which nothing can be seen", _empty, TEXT),
+    Rule("blank-image", "an image of one colour", _blank, IMAGE),
     Rule("absent-class", "train, validation or certify without a row of some class", _absent),
     Rule("imbalance", f"more than {MAX_IMBALANCE:g} rows of one class to one of another",
          _imbalance),

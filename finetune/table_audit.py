@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgewright.examples import QUARANTINE, SPLITS, Examples
+from edgewright.examples.blank_images import blank_images
 from edgewright.finetune.data import Dataset
 from edgewright.finetune.findings import LISTED, SHOWN, Found, Group
 from edgewright.finetune.rows_read import RowsRead
+from edgewright.kinds import IMAGE, Kind
 
 # Of Unicode's general categories those that leave no ink; unassigned ones may be new emoji.
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})
@@ -24,20 +26,22 @@ class TableAudit:
 
     Attributes:
         rows: by split.
-        exact_duplicates: rows read whose text was read before.
+        kind: texts or images.
+        exact_duplicates: rows read whose text or image was read before.
         near_duplicates: groups of two rows or more that are alike.
         near_rows: rows of those groups.
         largest_group: rows of the largest group, which may be 1.
         near_conflicts: groups with more than one label.
-        conflicts: texts read with more than one label, or with another than the checkpoint has.
-        leaks: texts given to two splits.
+        conflicts: examples read with more than one label, or another than the checkpoint has.
+        leaks: examples given to two splits.
         near_leaks: rows set aside for resembling one that was given to another split.
-        empty: texts in which nothing can be seen.
+        empty: examples in which nothing can be seen.
         label_twins: labels alike but for case, spacing or Unicode form.
         class_rows: rows by class, those set aside left out.
         absent: by split that is to have rows, the classes that it has none of.
     """
 
+    kind: Kind
     rows: Mapping[str, int]
     exact_duplicates: Found
     near_duplicates: Found
@@ -80,7 +84,7 @@ class TableAudit:
             "near_conflicts": self.near_conflicts.to_json(),
             "conflicting_labels": self.conflicts.to_json(),
             "leakage": {**self.leaks.to_json(), "near": self.near_leaks},
-            "empty_texts": self.empty.to_json(),
+            f"empty_{self.kind.many}": self.empty.to_json(),
             "label_twins": [list(names) for names in self.label_twins],
             "class_rows": dict(self.class_rows),
             "imbalance": round(self.imbalance, 4),
@@ -89,9 +93,9 @@ class TableAudit:
 
 
 def audit_tables(dataset: Dataset) -> TableAudit:
-    """Look through the rows read and the examples they became: seconds, and no model."""
+    """Look through the rows read and the examples they became: no model, and of texts seconds."""
     examples, report = dataset.examples, dataset.report
-    invisible = [row for row, text in enumerate(examples.texts) if is_invisible(text)]
+    invisible = _invisible(examples)
     read = RowsRead.of(dataset.sources, examples, {examples.ids[row] for row in invisible})
     told = _NOTHING_READ if dataset.sources is None else report
     counts = examples.counts()
@@ -100,6 +104,7 @@ def audit_tables(dataset: Dataset) -> TableAudit:
     mixed = [rows for rows in near if len(set(examples.labels[rows].tolist())) > 1]
     kept = [by for split, by in counts.items() if split != QUARANTINE]
     return TableAudit(
+        kind=examples.kind,
         rows=placed,
         exact_duplicates=read.exact_duplicates(),
         near_duplicates=_found(examples, near, read),
@@ -121,6 +126,13 @@ def is_invisible(text: str) -> bool:
     return all(unicodedata.category(character) in _INVISIBLE for character in text)
 
 
+def _invisible(examples: Examples) -> list[int]:
+    """Rows in which nothing can be seen, ascending."""
+    if examples.kind is IMAGE:
+        return blank_images(examples.images)
+    return [row for row, text in enumerate(examples.texts) if is_invisible(text)]
+
+
 def _near_groups(examples: Examples) -> list[list[int]]:
     """Rows of each near-duplicate group of two or more, the largest group first."""
     members: dict[str, list[int]] = {}
@@ -138,7 +150,7 @@ def _found(examples: Examples, groups: Sequence[list[int]], read: RowsRead) -> F
     worst = tuple(
         Group(
             example_id=examples.ids[rows[0]],
-            text=examples.texts[rows[0]],
+            content=examples.contents[rows[0]],
             split=examples.splits[rows[0]],
             rows=len(rows),
             labels=dict(sorted(Counter(names[row] for row in rows).items())),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from edgewright.errors import ConfigError, DataError
-from edgewright.examples import Examples
+from edgewright.errors import ConfigError
+from edgewright.examples import Examples, Image
 from edgewright.finetune.augment import Augmentation
 from edgewright.finetune.batches import TokenRows, to_device
+from edgewright.finetune.cached_rows import KeyedRows
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.data import Dataset, read_dataset
 from edgewright.finetune.device import resolve_device, resolve_precision
@@ -41,6 +44,24 @@ from edgewright.proof.host import available_cores
 READ_SPLITS: Final = ("train", "validation", "test")
 
 
+class ExampleRows(KeyedRows, Protocol):
+    """Rows of examples: texts or images."""
+
+    @property
+    def truncated(self) -> int:
+        """How many lost something to the length limit."""
+        ...
+
+    @property
+    def views(self) -> Sequence[KeyedRows]:
+        """What epochs show in turn in place of the rows; empty where they show none."""
+        ...
+
+    def joined(self, other: Any) -> ExampleRows:
+        """These rows and, after them, others of their kind, as serving shows them."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """What to train, on what, and how."""
@@ -50,7 +71,7 @@ class Task:
     dataset: Dataset
     model: Any  # a transformers model or a FactoryClassifier, on ``device``
     preprocessor: Preprocessor
-    rows: dict[str, TokenRows | ImageRows]  # by name of ``READ_SPLITS``
+    rows: dict[str, ExampleRows]  # by name of ``READ_SPLITS``
     part: FrozenPart
     device: torch.device
     tables: TableAudit | None = None  # None where no audit is wanted, or another process audits
@@ -99,7 +120,10 @@ class Task:
             resolved, start, dataset, model, preprocessor, rows, part, device, tables,
             processes=processes,
         )  # fmt: skip
-        return task if resolved.freeze == AUTO_FREEZE else task.frozen(resolved.freeze)
+        if resolved.freeze != AUTO_FREEZE:
+            return task.frozen(resolved.freeze)
+        task._refuse_batches()  # for every depth is tried
+        return task
 
     def frozen(self, depth: Any) -> Task:
         """The same task with the model's first blocks held, and with --lora adapters in the others.
@@ -108,12 +132,16 @@ class Task:
             ConfigError, BackendUnavailableError: as ``freeze.freeze`` and ``Adapters.attach`` do.
         """
         part = freeze(self.model, depth, self.probe_inputs(1))
-        _refuse_single_rows(self.model, self.config)
-        step_rows = self.config.batch_size * self.config.accumulate
-        refuse_processes(self.processes, self.model, step_rows)
+        self._refuse_batches()
         lr = self.config.rate(self.examples.kind, part.blocks)
         config = replace(self.config, freeze=part.blocks, lr=lr)
         return replace(self, config=config, part=part, adapters=self.adapt(part.blocks))
+
+    def _refuse_batches(self) -> None:
+        """Batches that the model as it is frozen now cannot train on."""
+        config = self.config
+        _refuse_single_rows(self.model, config)
+        refuse_processes(self.processes, self.model, config.batch_size * config.accumulate)
 
     def adapt(self, frozen: int) -> Adapters | None:
         """Adapters in the blocks after the first ``frozen``; None without --lora."""
@@ -161,19 +189,9 @@ class Task:
         return to_device(rows.inputs(order[places]), self.device)
 
     @property
-    def token_rows(self) -> dict[str, TokenRows]:
-        """The rows, where the examples are texts; DataError where they are images."""
-        rows = {name: each for name, each in self.rows.items() if isinstance(each, TokenRows)}
-        if len(rows) < len(self.rows):
-            raise DataError("the examples are images, and this works on texts alone")
-        return rows
-
-    @property
-    def text_preprocessor(self) -> TextPreprocessor:
-        """The preprocessing, where the examples are texts; DataError where they are images."""
-        if not isinstance(self.preprocessor, TextPreprocessor):
-            raise DataError("the examples are images, and this works on texts alone")
-        return self.preprocessor
+    def is_ever_new(self) -> bool:
+        """Whether every epoch shows images that none has shown before."""
+        return self.config.augment != "none" and self.config.augment_views is None
 
     @property
     def examples(self) -> Examples:
@@ -221,17 +239,32 @@ def _open(config: FinetuneConfig, output: Output) -> tuple[Start, Dataset]:
     return start, read_dataset(config, start.checkpoint)
 
 
+def example_rows(
+    preprocessor: Preprocessor,
+    ids: Sequence[str],
+    contents: Sequence[str] | Sequence[Image],
+    labels: NDArray[np.int64],
+    augmentation: Augmentation | None = None,
+) -> ExampleRows:
+    """Examples as a model takes them; ``labels`` has shape (rows,)."""
+    if isinstance(preprocessor, TextPreprocessor):
+        texts = [each for each in contents if isinstance(each, str)]
+        return TokenRows.of(preprocessor, texts, labels)
+    if isinstance(preprocessor, ImagePreprocessor):
+        images = [each for each in contents if not isinstance(each, str)]
+        return ImageRows(preprocessor, ids, images, labels, augmentation)
+    raise TypeError(f"rows of {type(preprocessor).__name__} are not known")
+
+
 def _rows(
     preprocessor: Preprocessor, examples: Examples, split: str, config: FinetuneConfig
-) -> TokenRows | ImageRows:
+) -> ExampleRows:
     part = examples.split(split)
-    if isinstance(preprocessor, TextPreprocessor):
-        return TokenRows.of(preprocessor, part.texts, part.labels)
-    if not isinstance(preprocessor, ImagePreprocessor):
-        raise TypeError(f"rows of {type(preprocessor).__name__} are not known")
     changes = split == "train" and config.augment != "none"
-    augmentation = Augmentation(config.augment, config.seed) if changes else None
-    return ImageRows(preprocessor, part.images, part.labels, augmentation)
+    augmentation = Augmentation(config.augment, config.seed, config.augment_views)
+    return example_rows(
+        preprocessor, part.ids, part.contents, part.labels, augmentation if changes else None
+    )
 
 
 def _max_length(preprocessor: Preprocessor) -> int | None:

@@ -2,13 +2,16 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from image_data import digit_folder
 from tiny_models import bert_config, make_rows, save_tokenizer, write_csv
+from tiny_vision import USER_CODE, save_vision_folder
 
 from edgewright import cli
 
@@ -88,3 +91,40 @@ def checkpoint(finetune, tmp_path):
     """A checkpoint of the tiny model."""
     assert finetune("--quiet").code == 0
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def vision_folder(tmp_path_factory) -> Path:
+    """A ResNet of four blocks, with random weights."""
+    return save_vision_folder(tmp_path_factory.mktemp("vision") / "resnet")
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory) -> Path:
+    """150 pictures of ten classes."""
+    return digit_folder(tmp_path_factory.mktemp("data") / "digits", range(150))
+
+
+@pytest.fixture
+def users_code(tmp_path, monkeypatch):
+    """A module of the user's, ``users_code``, that this process and others can import."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "users_code.py").write_text(USER_CODE)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    sys.modules.pop("users_code", None)
+
+
+@pytest.fixture
+def finetune_images(edgewright, digits_folder, vision_folder, tmp_path):
+    """Runs ``edgewright finetune`` on pictures, quickly; options given win."""
+
+    def run(*options, data=digits_folder, model=vision_folder, out="out"):
+        source = [] if data is None else [data]
+        chosen = [] if model is None else ["--model", model]
+        quick = ["--epochs", 1, "--threads", 1, "--device", "cpu", "--precision", "fp32"]
+        quick += ["--cache-dir", tmp_path / "cache"]
+        return edgewright("finetune", *source, *chosen, *quick, "-o", tmp_path / out, *options)
+
+    return run

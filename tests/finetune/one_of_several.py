@@ -76,7 +76,7 @@ def filled(
 ) -> ActivationCache:
     cut = Cut.find(model, BLOCKS, rows.inputs(range(4)))
     plan = CachePlan(root, CPU, "fp32", 5, must=True, dtype="float32", processes=processes)
-    caches = fill_cache({cut: part.modules}, [rows], plan)
+    caches = fill_cache({cut: part}, [rows], plan)
     if not isinstance(caches, list):
         raise OSError(caches.reason)
     return caches[0]

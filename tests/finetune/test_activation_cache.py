@@ -44,7 +44,7 @@ def frozen(kind: str = "bert"):
 
 def fill(model, part, rows, chosen_plan, **told):
     cut = Cut.find(model, BLOCKS, rows.inputs(range(4)))
-    return fill_cache({cut: part.modules}, [rows], chosen_plan, **told)
+    return fill_cache({cut: part}, [rows], chosen_plan, **told)
 
 
 def train(model, rows, epochs: int = 2):
@@ -109,7 +109,7 @@ def test_a_second_run_finds_every_row_and_new_rows_are_appended(tmp_path):
     assert (computed, again.use.filled) == ([], 0)
     more = MadeUpRows(30, seed=9)
     cut = Cut.find(model, BLOCKS, rows.inputs(range(4)))
-    (grown,) = fill_cache({cut: part.modules}, [rows, more], plan(tmp_path))
+    (grown,) = fill_cache({cut: part}, [rows, more], plan(tmp_path))
     new = len(set(more.keys) - set(rows.keys))
     assert (grown.use.found, grown.use.filled) == (len(set(rows.keys)), new)
     np.testing.assert_allclose(
@@ -133,7 +133,7 @@ def test_another_frozen_part_finds_nothing(tmp_path, what):
         part = freeze(model, 1, rows.inputs([0]))
     precision = "bf16" if what == "precision" else "fp32"
     cut = Cut.find(model, blocks, rows.inputs(range(4)))
-    (cache,) = fill_cache({cut: part.modules}, [rows], plan(tmp_path, precision=precision))
+    (cache,) = fill_cache({cut: part}, [rows], plan(tmp_path, precision=precision))
     assert cache.use.found == 0
 
 
@@ -151,7 +151,7 @@ def test_several_cuts_are_filled_in_one_pass(tmp_path):
     cuts = {}
     for blocks in (1, 3):
         part = find_part(model, blocks, rows.inputs([0]))
-        cuts[Cut.find(model, blocks, rows.inputs(range(4)))] = part.modules
+        cuts[Cut.find(model, blocks, rows.inputs(range(4)))] = part
     computed = []
     caches = fill_cache(cuts, [rows], plan(tmp_path), on_rows=computed.append)
     assert sum(computed) == len(set(rows.keys))
@@ -251,3 +251,10 @@ def test_memory_that_is_short_halves_the_batch_of_the_fill(tmp_path, monkeypatch
     (cache,) = fill(model, part, rows, plan(tmp_path))
     assert max(sizes) <= 20
     assert cache.use.filled == len(set(rows.keys))
+
+
+def test_what_is_there_in_full_precision_is_taken_though_half_would_do(tmp_path):
+    model, part, rows = frozen()
+    (exact,) = fill(model, part, rows, plan(tmp_path, dtype="float32"))
+    (again,) = fill(model, part, rows, plan(tmp_path))
+    assert (again.use.dtype, again.use.found) == ("float32", exact.use.filled)

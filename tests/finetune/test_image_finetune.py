@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from image_data import digit_folder
 from PIL import Image
-from tiny_vision import USER_CODE, save_vision_folder
 
 from edgewright.checkpoint import Checkpoint
 from edgewright.errors import ConfigError
@@ -22,39 +20,6 @@ from edgewright.finetune.batches import micro_batches, training_steps
 from edgewright.preprocess.images import ImagePreprocessor, ImageSettings
 
 PLAIN = ImagePreprocessor(ImageSettings((16, 12), ()))
-
-
-@pytest.fixture(scope="session")
-def vision_folder(tmp_path_factory) -> Path:
-    return save_vision_folder(tmp_path_factory.mktemp("vision") / "resnet")
-
-
-@pytest.fixture(scope="session")
-def digits_folder(tmp_path_factory) -> Path:
-    return digit_folder(tmp_path_factory.mktemp("data") / "digits", range(150))
-
-
-@pytest.fixture
-def users_code(tmp_path, monkeypatch):
-    folder = tmp_path / "code"
-    folder.mkdir()
-    (folder / "users_code.py").write_text(USER_CODE)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    sys.modules.pop("users_code", None)
-
-
-@pytest.fixture
-def finetune_images(edgewright, digits_folder, vision_folder, tmp_path):
-    def run(*options, data=digits_folder, model=vision_folder, out="out"):
-        source = [] if data is None else [data]
-        chosen = [] if model is None else ["--model", model]
-        quick = ["--epochs", 1, "--threads", 1, "--device", "cpu", "--precision", "fp32"]
-        return edgewright("finetune", *source, *chosen, *quick, "-o", tmp_path / out, *options)
-
-    return run
-
-
 SMALL = ["--image-size", 16, "--image-crop", 1]
 
 
@@ -196,21 +161,22 @@ def test_a_file_that_is_no_image_is_named(finetune_images, tmp_path) -> None:
     assert "3/bad.png is no image that is read here" in run.err
 
 
-def test_augmentation_depends_on_seed_epoch_and_row_alone() -> None:
+def test_augmentation_depends_on_seed_view_and_picture_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
 
-    def seen(name: str, seed: int = 0, epoch: int = 1, row: int = 0) -> bytes:
-        shown = Augmentation(name, seed).pixels(PLAIN, picture, "it", epoch=epoch, row=row)
+    def seen(name: str, seed: int = 0, view: int = 1, picture_id: str = "0a") -> bytes:
+        changes = Augmentation(name, seed)
+        shown = changes.pixels(PLAIN, picture, "it", view=view, image_id=picture_id)
         assert shown.shape == (16, 12, 3)
         return shown.tobytes()
 
     for name in ("crop", "light"):
         assert seen(name) == seen(name)
-        others = {seen(name), seen(name, seed=1), seen(name, epoch=2), seen(name, row=1)}
+        others = {seen(name), seen(name, seed=1), seen(name, view=2), seen(name, picture_id="0b")}
         assert len(others) == 4
     plain = PLAIN.pixels(picture, "it")
-    flips = [seen("flip", row=row) for row in range(200)]
+    flips = [seen("flip", picture_id=f"{row:x}") for row in range(200)]
     assert set(flips) == {plain.tobytes(), plain[:, ::-1].tobytes()}
     assert 70 < flips.count(plain.tobytes()) < 130
 

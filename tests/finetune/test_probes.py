@@ -190,9 +190,9 @@ class TestOldSet:
         file = write_csv(tmp_path / "old.csv", [*rows, (rows[11][0], "tech"), rows[10]])
         old = read_old_set(str(file), Columns(), LABELS, examples)
         expected = {text for i, (text, _) in enumerate(rows) if i not in (2, 3, 4, 5, 11)}
-        assert set(old.texts) == expected
+        assert set(old.contents) == expected
         assert (old.trained, old.set_aside, old.classes) == (1, 5, 3)
-        told = dict(zip(old.texts, old.labels.tolist(), strict=True))
+        told = dict(zip(old.contents, old.labels.tolist(), strict=True))
         assert told[rows[7][0]] == LABELS.index(rows[7][1])
 
     def test_no_row_left_is_an_error_with_the_way_out(self, tmp_path):

@@ -6,12 +6,11 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from killed_runs import kill_at, start_command, told, wait
 
-from edgewright import cli
 from edgewright.finetune import pipeline, train
 from edgewright.finetune.training_state import Progress, Saver, TrainingState
 
@@ -25,18 +24,10 @@ def start(model_folder, data_file, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "Saver", functools.partial(Saver, every_s=0.0))
 
     def fork(out: str, *options: str, before=lambda: None) -> int:
-        child = os.fork()
-        if child:
-            return child
-        try:
-            os.close(1)
-            before()
-            source = [str(data_file), "--model", str(model_folder)]
-            cache = ["--cache-dir", str(tmp_path / f"cache-{out}")]
-            command = ["finetune", *source, *OPTIONS, *cache, "-o", str(tmp_path / out), *options]
-            os._exit(cli.run(command))
-        finally:
-            os._exit(99)
+        source = [str(data_file), "--model", str(model_folder)]
+        cache = ["--cache-dir", str(tmp_path / f"cache-{out}")]
+        command = ["finetune", *source, *OPTIONS, *cache, "-o", str(tmp_path / out), *options]
+        return start_command(command, before)
 
     return fork
 
@@ -57,35 +48,6 @@ def unbroken(start, tmp_path, whole):
 @pytest.fixture(scope="module")
 def whole():
     return {}
-
-
-def wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def told(folder: Path) -> dict[str, str]:
-    """What the bytes of a checkpoint depend on, the folder of its cache left out."""
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    return {
-        name: entry["sha256"] for name, entry in manifest["files"].items() if name != "run.yaml"
-    }
-
-
-def kill_at(module, name: str, call: int):
-    """Makes the process kill itself at one call of a function."""
-
-    def arrange() -> None:
-        original, calls = getattr(module, name), [0]
-
-        def counted(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        setattr(module, name, counted)
-
-    return arrange
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])

@@ -33,7 +33,8 @@ class Rows:
         new = self._new(gathered)
         sound = {key: example for key, example in new.items() if not example.conflicting}
         kept = [row for row, split in enumerate(self.splits) if split != QUARANTINE]
-        near = self._near([self.contents[row] for row in kept], list(sound.values()))
+        contents = [self.contents[row] for row in kept] + [e.content for e in sound.values()]
+        near = find_near(contents, self.kind)
         placement = Placement(
             [self.ids[row] for row in kept] + list(sound),
             [(self.splits[row], self.groups[row]) for row in kept],
@@ -60,13 +61,6 @@ class Rows:
             [group for _, group in rows],
         )
 
-    def _near(self, kept: list[Any], new: Sequence[Gathered]) -> Near:
-        """The near-duplicates among examples that are placed and those that follow them."""
-        contents = [*kept, *(example.content for example in new)]
-        if self.kind is IMAGE:
-            return NearImages(signatures(contents))
-        return NearDuplicates(contents)
-
     def _new(self, gathered: dict[str, Gathered]) -> dict[str, Gathered]:
         """What is not there yet; a text that is there keeps the label it has."""
         standing = dict(zip(self.ids, zip(self.labels, self.splits, strict=True), strict=True))
@@ -90,6 +84,13 @@ class Rows:
         self.labels += labels
         self.splits += splits
         self.groups += groups
+
+
+def find_near(contents: Sequence[Any], kind: Kind) -> Near:
+    """The near-duplicates among texts (str) or images; DataError where one cannot be decoded."""
+    if kind is IMAGE:
+        return NearImages(signatures(contents))
+    return NearDuplicates(contents)
 
 
 def _pairs_with_new(near: Near, first_new: int) -> int:
