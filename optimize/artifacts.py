@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ from edgewright.bundle import (
 from edgewright.errors import ConfigError
 from edgewright.manifest import canonical_json, measured_json, new_folder, refuse_existing, seal
 from edgewright.optimize.outcome import Outcome
+from edgewright.optimize.prepared import Prepared, with_prepared
 from edgewright.optimize.report import optimize_report
 from edgewright.preprocess import Preprocessor
 from edgewright.proof.goldens import Goldens
@@ -44,6 +45,7 @@ class Contents:
     preprocessor: Preprocessor
     goldens: Goldens
     drift: Mapping[str, Any]
+    prepared: Sequence[Prepared] = ()  # for TensorRT, on a host without a GPU
 
 
 def write_bundle(outcome: Outcome, contents: Contents) -> None:
@@ -61,11 +63,17 @@ def write_bundle(outcome: Outcome, contents: Contents) -> None:
                 if not target.exists():
                     shutil.copyfile(part, target)
         contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
-        contents.goldens.save(folder)
+        for each in contents.prepared:
+            shutil.copyfile(each.file, folder / each.variant.file)
+        with_prepared(contents.goldens, contents.prepared).save(folder)
         (folder / DRIFT_FILE).write_bytes(canonical_json(contents.drift))
         (folder / CONFIG_FILE).write_bytes(config.yaml())
         variants = [_variant(outcome, contents, name) for name in sorted(bundled(outcome))]
-        body = {**_body(outcome), "variants": [each.to_json() for each in variants]}
+        body = {
+            **_body(outcome),
+            "variants": [each.to_json() for each in variants],
+            "prepared": [each.variant.to_json() for each in contents.prepared],
+        }
         seal(folder, BUNDLE, body, {CHOICE_FILE: measured_json(_choice(outcome)), **_told(outcome)})
     shutil.rmtree(config.rejected, ignore_errors=True)
 
@@ -142,6 +150,7 @@ def _told(outcome: Outcome) -> dict[str, Callable[[str], bytes]]:
         "threads": outcome.config.threads,
         "host": outcome.host.to_json(),
         "variants": {each.name: each.timing.to_json() for each in outcome.standings},
+        "placement": {name: each.to_json() for name, each in outcome.placements.items()},
         "seconds": dict(outcome.seconds),
         "skipped": [list(each) for each in outcome.skipped],
     }

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgewright import model_file
 from edgewright.backends import Session, get_backend, softmax
+from edgewright.backends.placement import Placement
 from edgewright.bundle import Against
 from edgewright.latency import inputs_from_rows
 from edgewright.latency_process import Entrant, Measured, measure
@@ -43,6 +44,12 @@ class Bench:
     def baseline(self) -> str:
         """Name of fp32 on ONNX Runtime."""
         return next(iter(self.candidates))
+
+    @property
+    def placements(self) -> dict[str, Placement]:
+        """What runs of each candidate, by its name."""
+        found = {name: each.placement for name, each in self.candidates.items()}
+        return {name: placement for name, placement in found.items() if placement is not None}
 
     @cached_property
     def reference_on_search(self) -> Labels:

@@ -22,6 +22,7 @@ _EXAMPLES = (
     "edgewright optimize checkpoint -o bundle --max-drop 0.02 --confidence 0.9",
     "edgewright optimize checkpoint -o bundle --backend onnxruntime --workload 1x32:0.5,8x128:0.5",
     "edgewright optimize checkpoint -o bundle --prefer size",
+    "edgewright optimize checkpoint -o bundle --backend tensorrt",
     "edgewright optimize checkpoint -o bundle --certify fresh.csv",
     "edgewright optimize ./distilbert-sst2 -o bundle --calibrate rows.csv --certify others.csv",
     "edgewright optimize model.onnx -o bundle --preprocessing ./tokenizer --labels no,yes "
@@ -55,7 +56,10 @@ _EXAMPLES = (
     "backends",
     multiple=True,
     type=click.Choice(list(BACKENDS)),
-    help="Runtime to consider; repeatable.  [default: all that are installed]",
+    help=(
+        "Runtime to consider; repeatable. Without a GPU, tensorrt prepares what `edgewright "
+        "build-engine` builds on one.  [default: all that are installed]"
+    ),
 )
 @click.option(
     "--workload",

@@ -20,6 +20,7 @@ from edgewright.metrics import Labels
 from edgewright.optimize.choice import SERVABLE_BACKEND
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.origin import Origin, open_origin
+from edgewright.optimize.recipes import TENSORRT
 from edgewright.preprocess import ImagePreprocessor, LazyRow, Preprocessor, Row
 from edgewright.proof.certificate import certify_sha256, error_rates, rows_to_pass
 
@@ -77,11 +78,12 @@ class Inputs:
 
         Raises:
             ArtifactNotFoundError, IntegrityError, ConfigError: as ``open_origin``.
-            BackendUnavailableError: a runtime that was asked for, or ONNX Runtime, is missing.
+            BackendUnavailableError: a runtime that was asked for, or ONNX Runtime, is missing;
+                TensorRT may be, for its engines can be prepared here.
             DataError: a split is empty, or rows given do not fit the model.
         """
         get_backend(SERVABLE_BACKEND)
-        asked = [get_backend(name).name for name in config.backends] or installed_backends()
+        asked = [_asked(name) for name in config.backends] or installed_backends()
         origin = open_origin(config.checkpoint, config.given)
         splits, notes = _splits(origin, config)
         search = splits["search"].one_per_group()
@@ -160,6 +162,11 @@ def _refuse_missing(origin: Origin, calibrate: str | None, certify: str | None) 
     ]
     if missing:
         raise ConfigError(f"{origin.name} comes without examples: give {' and '.join(missing)}")
+
+
+def _asked(name: str) -> str:
+    """The name of a runtime that is here, or of TensorRT, here or not."""
+    return name if name == TENSORRT else get_backend(name).name
 
 
 def _refuse_empty(origin: Origin, splits: Mapping[str, Examples]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.backends.placement import Placement
 from edgewright.bundle import Against, Certificate, Verdict
 from edgewright.errors import AccuracyGateError, EdgewrightError, GateInconclusiveError
 from edgewright.examples import Examples
@@ -75,6 +76,7 @@ class Outcome:
     host: Host
     seconds: Mapping[str, float]  # by stage
     against: Against = Against.LABELS
+    placements: Mapping[str, Placement] = field(default_factory=dict)  # by candidate
 
     @property
     def baseline(self) -> Standing:

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from edgewright import model_file
 from edgewright.backends import BACKENDS, get_backend
+from edgewright.backends.tensorrt.profiles import format_profiles
 from edgewright.bundle import Against, Certificate
-from edgewright.errors import BackendUnavailableError
+from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
 from edgewright.latency import Timing
 from edgewright.optimize.artifacts import (
     Contents,
@@ -44,12 +45,14 @@ from edgewright.optimize.export import Reference, export_onnx, sample_batches
 from edgewright.optimize.graph_work import work_graph
 from edgewright.optimize.inputs import Inputs
 from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.prepared import Preparation, Prepared, profiles_for
 from edgewright.optimize.recipes import Materials
 from edgewright.optimize.summary import summary_lines
 from edgewright.optimize.variants import Skipped
-from edgewright.optimize.workshop import Probe, build_candidates
+from edgewright.optimize.workshop import Probe, Unbuilt, build_candidates
 from edgewright.output import Output
 from edgewright.proof.certificate import PairedCounts
+from edgewright.proof.goldens import Goldens
 from edgewright.proof.host import available_cores, has_bf16, instruction_set, saturates, this_host
 from edgewright.proof.ledger import open_ledger
 
@@ -93,7 +96,8 @@ def optimize(
         outcome = _conclude(bench, config, standings, certificates, skipped, stages.seconds)
         with stages("write"):
             if outcome.shipped:
-                write_bundle(outcome, _contents(bench, outcome))
+                unbuilt = [each for each in skipped if isinstance(each, Unbuilt)]
+                write_bundle(outcome, _contents(bench, outcome, unbuilt, output))
             else:
                 write_rejection(outcome)
     return outcome
@@ -157,6 +161,7 @@ def _make_candidates(
         reduce_range=saturates(instruction_set()),
         bf16=has_bf16(),
         worked=work.target if work.applied else None,
+        profiles=format_profiles(profiles_for(inputs.preprocessor, inputs.workload)),
     )
     with stages(f"variants, calibrated on {len(inputs.calibrate)} rows"):
         probe = Probe(inputs.preprocessor, inputs.search_rows)
@@ -248,24 +253,49 @@ def _conclude(
         certify_n=len(bench.inputs.certify),
         workload=str(bench.inputs.workload),
         host=this_host(),
+        placements=bench.placements,
         seconds=seconds,
     )
 
 
-def _contents(bench: Bench, outcome: Outcome) -> Contents:
+def _contents(
+    bench: Bench, outcome: Outcome, unbuilt: Sequence[Unbuilt], output: Output
+) -> Contents:
     names = bundled(outcome)
+    goldens = bench.goldens(names, keep_raw=not outcome.config.no_raw_examples)
     return Contents(
         files={name: bench.candidates[name].file for name in names},
         session_options={name: bench.candidates[name].session_options for name in names},
         preprocessor=bench.inputs.preprocessor,
-        goldens=bench.goldens(names, keep_raw=not outcome.config.no_raw_examples),
+        goldens=goldens,
         drift=drift_reference(
             bench.inputs.search_rows,
             bench.inputs.preprocessor.kind,
             {name: outcome.standing(name).scores for name in names},
             outcome.search.label_names,
         ),
+        prepared=_prepared(bench.inputs, goldens, unbuilt, output),
     )
+
+
+def _prepared(
+    inputs: Inputs, goldens: Goldens, unbuilt: Sequence[Unbuilt], output: Output
+) -> list[Prepared]:
+    """What a GPU host will build; a file that cannot be is left out with a warning."""
+    preparation = Preparation(
+        preprocessor=inputs.preprocessor,
+        profiles=profiles_for(inputs.preprocessor, inputs.workload),
+        goldens=goldens,
+        search_rows=inputs.search_rows,
+        search_labels=inputs.search.labels,
+    )
+    made = []
+    for each in unbuilt:
+        try:
+            made.append(preparation.prepare(each.file, each.kind, each.precision))
+        except (ConfigError, IntegrityError) as error:
+            output.warn(f"{each.name} is not prepared: {error}")
+    return made
 
 
 def _telling(output: Output) -> Callable[[Path], None]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from edgewright.backends.placement import what_runs
 from edgewright.bundle import Against, Certificate, Verdict
 from edgewright.figures import Point, interval_scatter_figure
 from edgewright.kinds import TEXT
@@ -53,6 +54,8 @@ def optimize_report(outcome: Outcome, manifest_sha256: str) -> bytes:
     sections = [_candidates(outcome)]
     shown = outcome.foremost or outcome.baseline
     sections += [_confusion(outcome, shown), _changed(outcome, shown), _certainty(outcome)]
+    if outcome.placements:
+        sections.append(_what_runs(outcome))
     sections.append(_circumstances(outcome))
     return render_report(
         title=f"Optimised: {outcome.config.output.name}",
@@ -269,6 +272,17 @@ def _rows_wanted(given: Certificate, budget: float) -> str:
         return "never"
     needed = rows_needed(given.lost, given.won, given.n, budget, given.error_rate, _MOST_ROWS)
     return f"over {_MOST_ROWS:,}" if needed is None else f"{needed:,}"
+
+
+def _what_runs(outcome: Outcome) -> Section:
+    """An int8 file is a wish: what each runtime made of it."""
+    table = what_runs(outcome.placements)
+    columns = list(table[0])
+    caption = "As each runtime tells of its own graph, after fusing"
+    cells = [list(row.values()) for row in table]
+    return Section(
+        "What runs", [DataTable([each.capitalize() for each in columns], cells, caption)]
+    )
 
 
 def _circumstances(outcome: Outcome) -> Section:

@@ -5,8 +5,8 @@
     fp32-graph                x             in f32          x              after exact graph work
     bf16                                    in bf16
     fp16                                                    x
-    int8-dynamic              x             x
-    int8-dynamic-embeddings   x             x
+    int8-dynamic              x             in float: out
+    int8-dynamic-embeddings   x             in float: out
     int8-static               U8S8          as NNCF made    S8S8 (TensorRT)
 
 A candidate is a file on a runtime: that pair is searched, certified, timed, chosen and served.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from edgewright.backends.placement import Placement
 from edgewright.optimize.recipes import (
     Recipe,
     bf16,
@@ -54,6 +55,7 @@ class Candidate:
     precision: str  # "fp32", "int8-dynamic", "int8-static"; with "-7bit" for 7-bit weights
     batch_invariant: bool  # False: measure, certify and serve it one row at a time
     session_options: Mapping[str, str] = field(default_factory=dict)
+    placement: Placement | None = None  # what became of the file on its runtime
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import Session, get_backend
+from edgewright.backends.placement import computed_in_float
+from edgewright.backends.tensorrt.backend import PROFILES
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
 from edgewright.optimize.onnx_contract import LOGITS
-from edgewright.optimize.recipes import GPU_BACKENDS, Materials, Recipe
+from edgewright.optimize.prepared import PREPARED_KINDS
+from edgewright.optimize.recipes import GPU_BACKENDS, TENSORRT, Materials, Recipe
 from edgewright.optimize.variants import RECIPES, SEVEN_BITS, Candidate, Skipped
 from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.host import available_cores
@@ -67,11 +70,21 @@ def build_candidates(
 
 
 @dataclass(frozen=True)
+class Unbuilt(Skipped):
+    """A file for TensorRT, which is not here: to be prepared for a host where it is."""
+
+    kind: str
+    precision: str
+    file: Path
+
+
+@dataclass(frozen=True)
 class _Made:
     """A file for one backend; or why there is none."""
 
     backend: str
     name: str
+    kind: str
     precision: str
     file: Path | ConfigError
     options: Mapping[str, str]
@@ -90,7 +103,10 @@ def _make(recipe: Recipe, materials: Materials) -> Iterator[_Made]:
         short = recipe.is_int8 and materials.reduce_range and backend not in GPU_BACKENDS
         precision = recipe.kind + (SEVEN_BITS if short else "")
         name = f"{backend}-{recipe.kind}"
-        yield _Made(backend, name, precision, file, options.get(backend, {}))
+        own = dict(options.get(backend, {}))
+        if backend == TENSORRT:
+            own[PROFILES] = materials.profiles
+        yield _Made(backend, name, recipe.kind, precision, file, own)
 
 
 def _try(made: _Made, probe: Probe, asked: Collection[str]) -> Candidate | Skipped:
@@ -99,14 +115,37 @@ def _try(made: _Made, probe: Probe, asked: Collection[str]) -> Candidate | Skipp
         return Skipped(made.name, str(made.file))
     try:
         session = get_backend(made.backend).load(made.file, threads=1, options=made.options)
+        placement = session.placement()
+        in_float = computed_in_float(placement) if made.kind.startswith("int8") else None
+        if in_float is not None:
+            return Skipped(made.name, in_float)
         invariant = is_batch_invariant(session, probe)
     except IntegrityError as error:
         return Skipped(made.name, shorten(str(error), _REASON_LENGTH))
     except BackendUnavailableError as error:
+        if made.backend == TENSORRT:
+            return _unbuilt(made, made.file, error)
         if made.backend in asked:
             raise
         return Skipped(made.name, shorten(str(error), _REASON_LENGTH))
-    return Candidate(made.name, made.backend, made.file, made.precision, invariant, made.options)
+    return Candidate(
+        made.name,
+        made.backend,
+        made.file,
+        made.precision,
+        invariant,
+        made.options,
+        placement,
+    )
+
+
+def _unbuilt(made: _Made, file: Path, error: BackendUnavailableError) -> Skipped:
+    if made.kind not in PREPARED_KINDS:
+        return Skipped(made.name, shorten(str(error), _REASON_LENGTH))
+    reason = (
+        "prepared here, and unproven until `edgewright build-engine` has built it on a GPU host"
+    )
+    return Unbuilt(made.name, reason, made.kind, made.precision, file)
 
 
 def is_batch_invariant(session: Session, probe: Probe) -> bool:

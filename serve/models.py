@@ -16,7 +16,10 @@ from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import check_goldens
+from edgewright.proof.host import instruction_set
+from edgewright.proof.host_record import threads_here
 from edgewright.repository import Repository
+from edgewright.serve.engines import built_engine
 from edgewright.serve.host_choice import (
     DEFAULT_OPTIONS,
     Choice,
@@ -112,15 +115,11 @@ def load_model(
     """
     started = time.monotonic()
     bundle = repository.bundle(name, version)
-    choice = choose(bundle, threads, host)
-    variant = choice.variant
-    backend = get_backend(variant.backend)
+    choice, session, runtime = _open(bundle, threads, max_batch, host)
+    variant, isa = choice.variant, choice.instruction_set
     preprocessor: Preprocessor = bundle.preprocessor()
-    session = backend.load(
-        bundle.path / variant.file, threads=choice.threads, options=variant.session_options
-    )
-    isa, certificate = choice.instruction_set, variant.certificate
-    holds = certificate is not None and certificate.holds(backend.runtime(), isa)
+    certificate = variant.certificate
+    holds = certificate is not None and certificate.holds(runtime, isa)
     goldens = check_goldens(bundle, variant, session, preprocessor, same_host=holds)
     verdict, proof = _proven(choice, goldens.verdict)
     model = ServedModel(
@@ -131,7 +130,7 @@ def load_model(
         chosen_by=choice.by,
         verdict=verdict,
         proof=proof,
-        runtime=backend.runtime(),
+        runtime=runtime,
         session=session,
         preprocessor=preprocessor,
     )
@@ -149,6 +148,25 @@ def load_model(
         time.monotonic() - started,
     )
     return model
+
+
+def _open(
+    bundle: Bundle, threads: int | None, max_batch: int, host: HostOptions
+) -> tuple[Choice, Session, str]:
+    """What answers on this host, its session and its runtime; first an engine proven here."""
+    engine = built_engine(bundle, host.state_dir, max_batch)
+    if engine is not None:
+        variant, session, runtime = engine
+        isa = host.isa or instruction_set()
+        return Choice(variant, ChosenBy.HOST, threads_here(bundle, threads), isa), session, runtime
+    choice = choose(bundle, threads, host)
+    backend = get_backend(choice.variant.backend)
+    session = backend.load(
+        bundle.path / choice.variant.file,
+        threads=choice.threads,
+        options=choice.variant.session_options,
+    )
+    return choice, session, backend.runtime()
 
 
 def _proven(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:

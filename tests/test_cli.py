@@ -96,7 +96,7 @@ def test_help_lists_every_command_in_the_order_of_the_loop(
 ) -> None:
     assert run(["--help"]) == 0
     told = capsys.readouterr().out
-    listed = re.findall(r"^  (\w+)  ", told.partition("Commands:")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+)  ", told.partition("Commands:")[2], re.MULTILINE)
     assert listed == list(COMMANDS)
 
 

@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "backends bundle checkpoint factories model_file repository",
         "proof latency latency_rounds latency_process",
         "finetune optimize serve",
-        "artifact_commands host_commands predict_command cli",
+        "artifact_commands engine_command host_commands predict_command cli",
         "__main__",
     )
 )

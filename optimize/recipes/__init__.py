@@ -38,6 +38,7 @@ class Materials:
     backends: Sequence[str]  # the first brings the baseline
     reduce_range: bool  # weights of 7 bits, for hosts whose products saturate
     bf16: bool  # whether the CPU multiplies bf16
+    profiles: str = ""  # of shapes, for TensorRT: ``backends.tensorrt.profiles``
     worked: Path | None = None  # fp32 after exact graph work; None where there was nothing to do
 
     @property

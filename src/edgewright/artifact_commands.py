@@ -153,6 +153,11 @@ def _describe_bundle(bundle: Bundle) -> list[str]:
         f"  task       {bundle.task}: {', '.join(bundle.labels)}",
         "  variants   (* is optimize's choice)",
         *(line(variant) for variant in bundle.variants),
+        *(
+            f"    {each.name:<32} {each.size_bytes / 1e6:6.1f} MB  unproven until "
+            "`edgewright build-engine` has built it on a GPU host"
+            for each in bundle.prepared
+        ),
     ]
 
 

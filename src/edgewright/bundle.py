@@ -105,7 +105,7 @@ class Variant:
     name: str  # "onnxruntime-int8-dynamic"
     backend: str  # a key of edgewright.backends.BACKENDS
     file: str  # relative to the bundle
-    precision: str  # "fp32", "int8-dynamic", "int8-static"
+    precision: str  # "fp32", "fp16", "int8-dynamic", "int8-static"
     batch_invariant: bool  # False: served one row at a time, as it was certified
     size_bytes: int
     search_accuracy: float
@@ -137,11 +137,16 @@ class Bundle:
     The manifest's body holds ``task``, ``labels``, ``variants``, ``made_from`` (name ->
     SHA-256: the checkpoint's manifest), ``budget``, ``confidence``, ``allow_inconclusive``,
     ``config``, ``packages`` and ``seed``. The chosen variant is measured: choice.json has it.
+
+    ``prepared`` holds what was made for a GPU on a host without one: files, profiles of shapes and
+    the scores that the goldens must get. Nothing is proven of it before `edgewright build-engine`
+    has built its engine on such a host, so it has no certificate and is never chosen here.
     """
 
     artifact: Artifact
     variants: tuple[Variant, ...]
     choice: Mapping[str, Any]
+    prepared: tuple[Variant, ...] = ()
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -155,7 +160,8 @@ class Bundle:
         artifact = verify(path)
         choice = json.loads((path / CHOICE_FILE).read_bytes())
         variants = tuple(Variant.from_json(each) for each in artifact.manifest["variants"])
-        return cls(artifact, variants, choice)
+        prepared = tuple(Variant.from_json(each) for each in artifact.manifest.get("prepared", ()))
+        return cls(artifact, variants, choice, prepared)
 
     @property
     def path(self) -> Path:

@@ -37,6 +37,11 @@ COMMANDS: Final = {
         "publish",
         "Add a bundle to a repository as the next version.",
     ),
+    "build-engine": (
+        "edgewright.engine_command",
+        "build_engine",
+        "Build a bundle's TensorRT engines on this GPU host, and prove them.",
+    ),
     "serve": ("edgewright.serve.cli", "serve", "Answer gRPC calls from a repository of bundles."),
     "predict": ("edgewright.predict_command", "predict", "Call a served model with texts."),
     "feedback": (
@@ -59,6 +64,7 @@ EXTRAS: Final = {
     "optimize": "optimize",
     "tune": "tune",
     "publish": "serve",
+    "build-engine": "serve-gpu",
     "serve": "serve",
     "predict": "client",
     "feedback": "serve",

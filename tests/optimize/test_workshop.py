@@ -87,7 +87,11 @@ def candidates(
 ) -> dict[str, Candidate]:
     folder = tmp_path_factory.mktemp("variants")
     built, skipped = build_candidates(order(folder, worked=worked(export, folder)), probe)
-    assert skipped == []
+    # OpenVINO has no kernel for dynamic int8 and multiplies what it has dequantised.
+    assert [each.name for each in skipped] == [
+        "openvino-int8-dynamic", "openvino-int8-dynamic-embeddings",
+    ]  # fmt: skip
+    assert all("openvino computes it in float: none of" in each.reason for each in skipped)
     return {candidate.name: candidate for candidate in built}
 
 
@@ -101,7 +105,7 @@ def test_every_kind_is_there_on_every_runtime_that_it_is_for_and_the_baseline_fi
     common = ["fp32", "fp32-graph", "int8-dynamic", "int8-dynamic-embeddings", "int8-static"]
     assert list(candidates) == [
         *[f"onnxruntime-{kind}" for kind in common],
-        *[f"openvino-{kind}" for kind in [*common[:2], "bf16", *common[2:]]],
+        *[f"openvino-{kind}" for kind in [*common[:2], "bf16", common[-1]]],
     ]
     assert all(candidate.file.is_file() for candidate in candidates.values())
 
@@ -112,8 +116,7 @@ def test_files_are_shared_unless_the_runtimes_want_different_forms(
     files = {name: candidate.file.name for name, candidate in candidates.items()}
     assert candidates["onnxruntime-fp32"].file == export.path
     assert files["onnxruntime-fp32"] == files["openvino-fp32"]
-    for kind in ("int8-dynamic", "int8-dynamic-embeddings", "fp32-graph"):
-        assert files[f"onnxruntime-{kind}"] == files[f"openvino-{kind}"] == f"{kind}.onnx"
+    assert files["onnxruntime-fp32-graph"] == files["openvino-fp32-graph"] == "fp32-graph.onnx"
     assert files["onnxruntime-int8-static"] == "int8-static.onnxruntime.onnx"
     assert files["openvino-int8-static"] == "int8-static.openvino.onnx"
     assert "MatMulIntegerToFloat" in operators(candidates["onnxruntime-int8-static"].file)
@@ -183,10 +186,10 @@ def test_int8_files_are_smaller_and_smallest_with_int8_embeddings(
     candidates: dict[str, Candidate],
 ) -> None:
     size = {name: candidate.file.stat().st_size for name, candidate in candidates.items()}
+    assert size["onnxruntime-int8-dynamic"] < 0.6 * size["onnxruntime-fp32"]
+    assert size["onnxruntime-int8-dynamic-embeddings"] < size["onnxruntime-int8-dynamic"]
     for backend in BOTH:
-        for kind in ("int8-dynamic", "int8-static"):
-            assert size[f"{backend}-{kind}"] < 0.6 * size[f"{backend}-fp32"]
-        assert size[f"{backend}-int8-dynamic-embeddings"] < size[f"{backend}-int8-dynamic"]
+        assert size[f"{backend}-int8-static"] < 0.6 * size[f"{backend}-fp32"]
 
 
 def test_all_other_files_are_made_from_the_worked_graph(
@@ -198,7 +201,7 @@ def test_all_other_files_are_made_from_the_worked_graph(
     bias.CopyFrom(numpy_helper.from_array(np.float32([9, 0, 0]), bias.name))
     onnx.save(model, tmp_path / "fp32-graph.onnx")
     built, _ = build_candidates(order(tmp_path, worked=tmp_path / "fp32-graph.onnx"), probe)
-    assert len(built) == 11
+    assert len(built) == 9
     for each in built:
         session = get_backend(each.backend).load(each.file, threads=1, options=each.session_options)
         logits = predict_logits(session, probe.preprocessor, probe.rows[:30])

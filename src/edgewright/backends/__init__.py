@@ -15,11 +15,14 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.backends.placement import Placement
 from edgewright.errors import BackendUnavailableError
 
 BACKENDS: Final = {
     "onnxruntime": "edgewright.backends.onnxruntime",
     "openvino": "edgewright.backends.openvino",
+    "onnxruntime-cuda": "edgewright.backends.onnxruntime_cuda",
+    "tensorrt": "edgewright.backends.tensorrt",
 }
 
 
@@ -43,18 +46,29 @@ class Session(Protocol):
         ...
 
 
+class PlacedSession(Session, Protocol):
+    """A session of a file, which can tell what became of it."""
+
+    def placement(self) -> Placement:
+        """Which products run in integers, what was fused, where every node runs."""
+        ...
+
+
 class Backend(Protocol):
     """A runtime that loads ONNX files."""
 
     name: str
 
     def runtime(self) -> str:
-        """Library and version, as bound by a certificate: "onnxruntime 1.32.0"."""
+        """Library and version, and the GPU where one computes, as bound by a certificate.
+
+        As "onnxruntime 1.32.0".
+        """
         ...
 
     def load(
         self, path: Path, *, threads: int, options: Mapping[str, str] | None = None
-    ) -> Session:
+    ) -> PlacedSession:
         """Load an ONNX file on ``threads`` intra-op threads.
 
         Raises:

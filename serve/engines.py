@@ -1,0 +1,55 @@
+"""TensorRT engines that `edgewright build-engine` built on this host: a server takes, never builds.
+
+A build takes minutes, in which a server would not be ready; and what is not proven here must not
+answer. So an engine answers where it is recorded as proven and still fits this TensorRT, driver and
+GPU, and otherwise what is certified does.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from edgewright.backends import Session
+from edgewright.bundle import Bundle, Variant
+from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
+from edgewright.proof.engines import proven_session
+from edgewright.state_dir import StateDir
+
+log = logging.getLogger(__name__)
+
+
+def built_engine(
+    bundle: Bundle, state_dir: Path | None, max_batch: int
+) -> tuple[Variant, Session, str] | None:
+    """The variant, session and runtime of an engine that is proven on this host; else None.
+
+    Args:
+        bundle: verified.
+        state_dir: as told by --state-dir; None for the user's.
+        max_batch: rows that one run may hold; an engine for fewer is not taken.
+    """
+    if not bundle.prepared:
+        return None
+    try:
+        found = proven_session(bundle, StateDir.at(state_dir))
+    except (BackendUnavailableError, ConfigError, IntegrityError) as error:
+        log.warning("%s: no engine of it is used (%s)", bundle.path, error)
+        return None
+    if found is None:
+        log.warning(
+            "%s: no engine of it is proven on this host; run `edgewright build-engine %s`",
+            bundle.path,
+            bundle.path,
+        )
+        return None
+    variant, session, backend = found
+    if session.max_rows < max_batch:
+        log.warning(
+            "%s: its engine takes %d rows and --max-batch is %d, so it is not used",
+            bundle.path,
+            session.max_rows,
+            max_batch,
+        )
+        return None
+    return variant, session, backend.runtime()

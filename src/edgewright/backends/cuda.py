@@ -1,0 +1,103 @@
+"""The NVIDIA GPU, through cuda-python: which one it is, and calls whose every error is told.
+
+The GPU is the first that the process sees; ``CUDA_VISIBLE_DEVICES`` chooses another.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, Final
+
+from edgewright.errors import BackendUnavailableError
+
+DEVICE: Final = 0
+INSTALL: Final = "run `pip install 'edgewright[serve-gpu]'` on a host with an NVIDIA GPU"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What code that was compiled for one GPU depends on."""
+
+    name: str  # "NVIDIA H200"
+    compute_capability: str  # "9.0"
+    driver: str  # newest CUDA that the driver knows: "13.0"
+    cuda: str  # of the CUDA runtime: "13.0"
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
+
+
+def runtime() -> Any:
+    """The CUDA runtime's bindings.
+
+    Raises:
+        BackendUnavailableError: cuda-python is not installed.
+    """
+    try:
+        from cuda.bindings import runtime as bindings
+    except ImportError as error:
+        raise BackendUnavailableError(f"cuda-python is not installed; {INSTALL}") from error
+    return bindings
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the CUDA runtime; its value, or None where it has none.
+
+    Raises:
+        BackendUnavailableError: it failed; says which, and what CUDA says of it.
+    """
+    bindings = runtime()
+    try:
+        status, *values = getattr(bindings, name)(*arguments)
+    except RuntimeError as error:  # cuda-python 12, where there is no driver to call
+        raise BackendUnavailableError(f"CUDA: {name} failed: {error}") from error
+    if status != bindings.cudaError_t.cudaSuccess:
+        told = _words(bindings, status)
+        raise BackendUnavailableError(f"CUDA: {name} failed with {told}")
+    return values[0] if values else None
+
+
+def release_with(owner: object, free: str, handle: Any) -> weakref.finalize[Any, Any]:
+    """Call ``free(handle)`` when ``owner`` goes, or when what is returned is called.
+
+    What it answers is nobody's concern any more: at the process's end CUDA may have gone first.
+    """
+    return weakref.finalize(owner, getattr(runtime(), free), handle)
+
+
+def this_gpu() -> Gpu:
+    """The GPU that is used.
+
+    Raises:
+        BackendUnavailableError: there is none, or no driver for it.
+    """
+    try:
+        count = call("cudaGetDeviceCount")
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(f"no usable NVIDIA GPU here ({error}); {INSTALL}") from error
+    if not count:
+        raise BackendUnavailableError(f"this process sees no NVIDIA GPU; {INSTALL}")
+    properties = call("cudaGetDeviceProperties", DEVICE)
+    return Gpu(
+        name=_text(properties.name),
+        compute_capability=f"{properties.major}.{properties.minor}",
+        driver=_version(call("cudaDriverGetVersion")),
+        cuda=_version(call("cudaRuntimeGetVersion")),
+    )
+
+
+def _words(bindings: Any, status: Any) -> str:
+    """As "cudaErrorNoDevice: no CUDA-capable device is detected"."""
+    _, name = bindings.cudaGetErrorName(status)
+    _, meaning = bindings.cudaGetErrorString(status)
+    return f"{_text(name)}: {_text(meaning)}"
+
+
+def _version(number: int) -> str:
+    """13020 is 13.2."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode().rstrip("\0") if isinstance(value, bytes) else value
