@@ -24,6 +24,10 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
 )
 
+from edgewright.optimize.onnx_values import add_initializer as _initializer
+from edgewright.optimize.onnx_values import constant as _constant
+from edgewright.optimize.onnx_values import producer as _producer
+
 _MICROSOFT: Final = "com.microsoft"  # the domain of ONNX Runtime's own operators
 # Operators that move values and change none.
 _MOVES: Final = frozenset({"Reshape", "Transpose", "Gather", "Slice", "Squeeze", "Unsqueeze"})
@@ -216,28 +220,6 @@ def _store_as_float(graph: ir.Graph, dequantize: ir.Node) -> None:
 def _is_symmetric(dequantize: ir.Node) -> bool:
     zero_point = _constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
     return zero_point is None or not np.any(zero_point)
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type else None
-
-
-def _constant(value: ir.Value | None) -> NDArray[Any] | None:
-    if value is None or not value.is_initializer() or value.const_value is None:
-        return None
-    return value.const_value.numpy()
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _replace(graph: ir.Graph, old: ir.Node, new: list[ir.Node]) -> None:
