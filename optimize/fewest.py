@@ -110,11 +110,10 @@ class _Search:
     ) -> None:
         if n < 1:
             raise ValueError(f"n is {n}; a ranking has one place or more")
-        self.outcomes, self.found = outcomes, None
+        self.outcomes = outcomes
+        self.found: int | None = None
         self._n, self._passes, self._clock, self._deadline = n, passes, clock, deadline
         self._most = most_evaluations(n) if evaluations is None else evaluations
-
-    found: int | None
 
     def run(self) -> Ending:
         """To the end; _CapReachedError where a cap is reached first."""

@@ -13,8 +13,9 @@ would be rounded for the other half all the same.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -72,7 +73,18 @@ def find_groups(quantized: ir.Model, fp32: ir.Model) -> list[LayerGroup]:
         for use in quantized.graph.initializers[name].uses():
             members.join(_beside(use.node, members), use.node)
     origin = _Origin(fp32)
-    return [_group(nodes, origin, moved) for nodes in members.groups()]
+    return _distinct([_group(nodes, origin, moved) for nodes in members.groups()])
+
+
+def _distinct(groups: Sequence[LayerGroup]) -> list[LayerGroup]:
+    """The same groups, those of one name numbered."""
+    seen = Counter[str]()
+    found = []
+    for group in groups:
+        seen[group.name] += 1
+        number = seen[group.name]
+        found.append(group if number == 1 else replace(group, name=f"{group.name} ({number})"))
+    return found
 
 
 class _Members:

@@ -13,7 +13,7 @@ that file is slower than fp32. Here the same numbers are written with ONNX Runti
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
