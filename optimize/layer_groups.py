@@ -12,7 +12,7 @@ would be rounded for the other half all the same.
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +28,8 @@ from edgewright.optimize.onnx_values import constant, producer
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Gather"})
 # NNCF quantises before these where it may, and not again behind them.
 _PASSED: Final = frozenset(
-    {"Reshape", "Transpose", "Gather", "Slice", "Squeeze", "Unsqueeze", "Split", "Flatten", "Identity",
-     "MaxPool", "Concat", "Pad", "Relu", "Clip"}
+    {"Reshape", "Transpose", "Gather", "Slice", "Squeeze", "Unsqueeze", "Split", "Flatten",
+     "Identity", "MaxPool", "Concat", "Pad", "Relu", "Clip"}
 )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def _name(nodes: Sequence[ir.Node], weights: Mapping[ir.Node, str]) -> str:
     paths = list(dict.fromkeys(_path(node, weights.get(node)) for node in products))
     if len(paths) == 1:
         return paths[0]
-    start = "/".join(os.path.commonprefix([path.split("/")[:-1] for path in paths]))
+    start = posixpath.commonpath([posixpath.dirname(path) for path in paths])
     rest = ", ".join(path.removeprefix(start).lstrip("/") for path in paths)
     return f"{start}: {rest}" if start else rest
 

@@ -57,9 +57,13 @@ def run(file: Path, case: Case, **more: np.ndarray) -> np.ndarray:
     return session.run({**arrays, **more})[LOGITS]
 
 
-def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
-    """Sums in another order may put a value on the other side of a rounding boundary."""
-    assert np.abs(found - expected).max() < 1e-3 * np.ptp(expected)
+def assert_same(found: np.ndarray, expected: np.ndarray, case: Case) -> None:
+    """Far closer than int8 is to fp32.
+
+    Sums in another order may put a value on the other side of a rounding boundary.
+    """
+    moved = np.abs(run(case.quantized, case) - run(case.fp32, case)).max()
+    assert np.abs(found - expected).max() < 0.1 * moved
 
 
 def test_groups_of_a_bert_have_names_that_people_know(text: Case) -> None:
@@ -96,7 +100,7 @@ def test_all_groups_back_are_the_fp32_model(case: Case, tmp_path: Path) -> None:
         operators(case.fp32).count(op) for op in ("MatMul", "Gemm", "Conv")
     )
     assert operators(file).count("Mul") == operators(case.fp32).count("Mul")
-    assert_same(run(file, case), run(case.fp32, case))
+    assert_same(run(file, case), run(case.fp32, case), case)
 
 
 def test_one_group_back_changes_its_own_nodes_only(text: Case, tmp_path: Path) -> None:
@@ -142,12 +146,11 @@ def test_switches_give_what_the_restored_file_gives(case: Case, tmp_path: Path, 
     back = [group for group, is_int8 in zip(found, int8, strict=True) if not is_int8]
     expected = run(restored(case, back, tmp_path / "some.onnx"), case)
     switched = run(tmp_path / "switches.onnx", case, **{SWITCHES: int8})
-    assert_same(switched, expected)
+    assert_same(switched, expected, case)
     none = run(tmp_path / "switches.onnx", case, **{SWITCHES: np.zeros(len(found), bool)})
-    assert_same(none, run(case.fp32, case))
+    assert_same(none, run(case.fp32, case), case)
     whole = run(tmp_path / "switches.onnx", case, **{SWITCHES: np.ones(len(found), bool)})
-    assert_same(whole, run(case.quantized, case))
-    assert np.abs(none - whole).max() > 1e-2 * np.ptp(none)
+    assert_same(whole, run(case.quantized, case), case)
 
 
 def test_graphs_that_do_not_match_are_told_with_the_node(text: Case, image: Case) -> None:
