@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgewright.backends import get_backend
-from edgewright.manifest import sha256_file
+from edgewright.model_file import parts, sha256
 from edgewright.optimize.export import save
 from edgewright.optimize.fewest import Clock, Fewest, fewest
 from edgewright.optimize.layer_groups import LayerGroup, find_groups, lift_constants
@@ -141,9 +141,9 @@ def ranking_batches(
 def _decided_by(failing: Failing, repair: Repair) -> dict[str, Any]:
     candidate = failing.candidate
     return {
-        "fp32": sha256_file(failing.fp32),
-        "quantized": sha256_file(failing.quantized),
-        "failing": sha256_file(candidate.file),
+        "fp32": sha256(failing.fp32),
+        "quantized": sha256(failing.quantized),
+        "failing": sha256(candidate.file),
         "runtime": get_backend(candidate.backend).runtime(),
         "options": dict(candidate.session_options),
         "data": repair.data,
@@ -192,7 +192,8 @@ class _Search:
             seconds=_RANKING_SHARE * self._repair.seconds - self.seconds,
             clock=self._repair.clock,
         )
-        file.unlink()
+        for part in parts(file):
+            part.unlink()
         self._trials.ranking = ranking if ranking.groups else None
         self._save()
         return ranking

@@ -23,6 +23,7 @@ from edgewright.optimize.export import Reference, export_onnx, predict_logits, s
 from edgewright.optimize.inputs import rows_of
 from edgewright.optimize.mixed_precision import Failing, Repair, ranking_batches
 from edgewright.optimize.onnxruntime_graph import for_onnxruntime, unsigned_activations
+from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import quantize_static
 from edgewright.optimize.variants import STATIC, Candidate
 from edgewright.preprocess import Preprocessor, Row
@@ -87,16 +88,17 @@ def _leave(_model: ir.Model) -> None:
 
 def quantized_case(checkpoint: Checkpoint, folder: Path, *, convolutional: bool = False) -> Case:
     """Export a checkpoint, quantise it, and write each runtime's form."""
-    preprocessor, examples = checkpoint.preprocessor(), checkpoint.examples()
+    origin, examples = Origin.of_checkpoint(checkpoint), checkpoint.examples()
+    preprocessor = origin.preprocessor
     calibrate = rows_of(preprocessor, examples.split("calibrate"))
     search = rows_of(preprocessor, examples.split("search"))
     form = unsigned_activations if convolutional else for_onnxruntime
-    reference = Reference(checkpoint).logits(search).argmax(axis=1)
+    reference = Reference(origin).logits(search).argmax(axis=1)
     rewrites = {"openvino": _leave, "onnxruntime": form}
     case = Case(
         folder, preprocessor, calibrate, search, reference, rewrites, weights_only=not convolutional
     )
-    export_onnx(checkpoint, folder, search)
+    export_onnx(origin, folder, search)
 
     def batches() -> Iterator[Mapping[str, NDArray[Any]]]:
         return (preprocessor.pad([row]).arrays for row in calibrate)
