@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from edgewright.backends import get_backend
 from edgewright.model_file import parts, sha256
 from edgewright.optimize.export import save
 from edgewright.optimize.fewest import Clock, Fewest, fewest
-from edgewright.optimize.layer_groups import LayerGroup, find_groups, lift_constants
+from edgewright.optimize.layer_groups import find_groups, lift_constants
 from edgewright.optimize.restore import restore
 from edgewright.optimize.sensitivity import Ranking, rank_groups
 from edgewright.optimize.switch_graph import add_switches
@@ -110,11 +111,11 @@ def mix(failing: Failing, repair: Repair) -> Mixed:
         ConfigError: the graphs do not match, so no layer can go back.
         IntegrityError: a runtime cannot load a mixed file.
     """
-    trials = Trials.open(repair.trials, _decided_by(failing, repair))
+    trials = Trials.open(repair.trials, *_decided_by(failing, repair))
     search = _Search(failing, repair, trials)
-    ranking = search.rank()
+    name, ranking = failing.candidate.name, search.ranking
     if not ranking.groups:
-        return Mixed(failing.candidate.name, None, ranking, None, {}, search.seconds)
+        return Mixed(name, None, ranking, None, {}, search.seconds)
     found = fewest(
         len(ranking.groups),
         search.passes,
@@ -123,7 +124,6 @@ def mix(failing: Failing, repair: Repair) -> Mixed:
         known={k: _is_within(each, repair.budget) for k, each in trials.counts.items()},
     )
     candidate = search.build(found.k) if found.k is not None else None
-    name = failing.candidate.name
     return Mixed(name, candidate, ranking, found, dict(trials.counts), search.seconds)
 
 
@@ -138,18 +138,22 @@ def ranking_batches(
         yield preprocessor.pad(chosen).arrays
 
 
-def _decided_by(failing: Failing, repair: Repair) -> dict[str, Any]:
+def _decided_by(failing: Failing, repair: Repair) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides the ranking, and what decides the trials beside it."""
     candidate = failing.candidate
-    return {
+    ranking = {
         "fp32": sha256(failing.fp32),
         "quantized": sha256(failing.quantized),
+        "data": repair.data,
+        "rows": RANKING_ROWS,
+    }
+    search = {
         "failing": sha256(candidate.file),
         "runtime": get_backend(candidate.backend).runtime(),
         "options": dict(candidate.session_options),
-        "data": repair.data,
-        "ranking_rows": RANKING_ROWS,
         "budget": repair.budget,
     }
+    return ranking, search
 
 
 def _is_within(counts: PairedCounts, budget: float) -> bool:
@@ -163,10 +167,8 @@ class _Search:
         self._failing, self._repair, self._trials = failing, repair, trials
         self._started, self._spent_before = repair.clock(), trials.seconds
         self._fp32 = lift_constants(ir.load(failing.fp32))
-        groups = find_groups(self._quantized(), self._fp32)
-        self._groups: dict[str, LayerGroup] = {
-            each.name: each for each in groups if each.has_weights or not failing.weights_only
-        }
+        found = find_groups(self._quantized(), self._fp32)
+        self._groups = {each.name: each for each in found}
         self._built: int | None = None
 
     @property
@@ -174,19 +176,26 @@ class _Search:
         """Taken so far, earlier runs included."""
         return self._spent_before + self._repair.clock() - self._started
 
-    def rank(self) -> Ranking:
-        """The groups of the int8 file; ranked once."""
-        if self._trials.ranking is not None or not self._groups:
-            return self._trials.ranking or Ranking((), 0)
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The groups that are int8 in the failing file."""
+        ranking = self._trials.ranking
+        if ranking is None and self._groups:
+            ranking = self._rank()
+        if ranking is None or not self._failing.weights_only:
+            return ranking or Ranking((), 0)
+        groups = [each for each in ranking.groups if self._groups[each.group].has_weights]
+        return Ranking(tuple(groups), ranking.rows)
+
+    def _rank(self) -> Ranking:
         file = self._repair.folder / "switches.onnx"
         model = self._quantized()
         add_switches(model, self._fp32, list(self._groups.values()))
         save(model, file)
-        session = get_backend("onnxruntime").load(
-            file, threads=available_cores(), options=_SWITCH_OPTIONS
-        )
         ranking = rank_groups(
-            session,
+            get_backend("onnxruntime").load(
+                file, threads=available_cores(), options=_SWITCH_OPTIONS
+            ),
             list(self._groups),
             self._repair.batches(),
             seconds=_RANKING_SHARE * self._repair.seconds - self.seconds,
@@ -207,11 +216,11 @@ class _Search:
 
     def build(self, k: int) -> Candidate:
         """The file with the first ``k`` groups of the ranking in float."""
-        failing, ranking = self._failing.candidate, self.rank()
+        failing = self._failing.candidate
         file = self._repair.folder / f"{MIXED}.{failing.backend}.onnx"
         if self._built != k:
             model = self._quantized()
-            back = [self._groups[each.group] for each in ranking.groups[:k]]
+            back = [self._groups[each.group] for each in self.ranking.groups[:k]]
             restore(model, self._fp32, back)
             self._failing.rewrite(model)
             save(model, file)

@@ -29,40 +29,41 @@ class Trials:
 
     Attributes:
         counts: rows lost and won with the first k groups in float, by k.
-        ranking: of its groups; None before they were ranked.
+        ranking: of the groups, which several searches share; None before they were ranked.
         seconds: that the search has taken so far, earlier runs included.
     """
 
     path: Path
-    key: str
+    search: str  # hash of all that decides the counts
+    ranked: str  # hash of all that decides the ranking
     counts: dict[int, PairedCounts] = field(default_factory=dict)
     ranking: Ranking | None = None
     seconds: float = 0.0
 
     @classmethod
-    def open(cls, path: Path, decided_by: Mapping[str, Any]) -> Trials:
-        """Those of the search that ``decided_by`` describes; none yet where it is another."""
-        key = sha256_bytes(canonical_json(decided_by))
-        saved = _read(path).get(key)
-        trials = cls(path, key)
-        if saved is not None:
-            trials.counts = {int(k): PairedCounts(**each) for k, each in saved["counts"].items()}
-            trials.ranking = _ranking(saved["ranking"])
-            trials.seconds = saved["seconds"]
+    def open(cls, path: Path, ranking: Mapping[str, Any], search: Mapping[str, Any]) -> Trials:
+        """Those of the search that both mappings decide; none yet where it is another."""
+        ranked = sha256_bytes(canonical_json(ranking))
+        trials = cls(path, sha256_bytes(canonical_json([ranked, search])), ranked)
+        saved = _read(path)
+        trials.ranking = _ranking(saved["rankings"].get(ranked))
+        if trials.search in saved["searches"]:
+            mine = saved["searches"][trials.search]
+            trials.counts = {int(k): PairedCounts(**each) for k, each in mine["counts"].items()}
+            trials.seconds = mine["seconds"]
         return trials
 
     def save(self) -> None:
         """Write them beside those of other searches."""
-        mine = {
-            "counts": {
-                str(k): {"n": each.n, "lost": each.lost, "won": each.won}
-                for k, each in self.counts.items()
-            },
-            "ranking": _ranking_json(self.ranking),
-            "seconds": self.seconds,
+        counts = {
+            str(k): {"n": each.n, "lost": each.lost, "won": each.won}
+            for k, each in self.counts.items()
         }
-        searches = {**_read(self.path), self.key: mine}
-        replace_file(self.path, _with_checksum(searches))
+        saved = _read(self.path)
+        saved["searches"][self.search] = {"counts": counts, "seconds": self.seconds}
+        if self.ranking is not None:
+            saved["rankings"][self.ranked] = _ranking_json(self.ranking)
+        replace_file(self.path, _with_checksum(saved))
 
 
 def trials_file(bundle: Path) -> Path:
@@ -70,25 +71,23 @@ def trials_file(bundle: Path) -> Path:
     return bundle.with_name(bundle.name + _SUFFIX)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = path.read_bytes()
-        searches = json.loads(content)["searches"]
-        intact = content == _with_checksum(searches)
+        body = json.loads(content)
+        saved = {name: dict(body[name]) for name in ("rankings", "searches")}
+        intact = content == _with_checksum(saved)
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return dict(searches) if intact else {}
+        intact = False
+    return saved if intact else {"rankings": {}, "searches": {}}
 
 
-def _with_checksum(searches: Mapping[str, Any]) -> bytes:
-    checksum = sha256_bytes(canonical_json(searches))
-    body = {"format": FORMAT, "format_version": FORMAT_VERSION, "checksum": checksum}
-    return canonical_json({**body, "searches": searches})
+def _with_checksum(saved: Mapping[str, Any]) -> bytes:
+    body = {**saved, "format": FORMAT, "format_version": FORMAT_VERSION}
+    return canonical_json({**body, "checksum": sha256_bytes(canonical_json(body))})
 
 
-def _ranking_json(ranking: Ranking | None) -> dict[str, Any] | None:
-    if ranking is None:
-        return None
+def _ranking_json(ranking: Ranking) -> dict[str, Any]:
     groups = [
         [each.group, each.divergence if math.isfinite(each.divergence) else None]
         for each in ranking.groups
