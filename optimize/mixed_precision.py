@@ -101,6 +101,20 @@ class Mixed:
         k = self.search.k if self.search is not None else None
         return tuple(each.group for each in self.ranking.groups[: k or 0])
 
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json`` and measurements.json."""
+        search = self.search
+        return {
+            "failing": self.failing,
+            "candidate": self.candidate.name if self.candidate is not None else None,
+            "float_groups": list(self.float_groups),
+            "groups": len(self.ranking.groups),
+            "ending": str(search.ending) if search is not None else None,
+            "verified": search is not None and search.is_verified,
+            "evaluations": len(self.counts),
+            "seconds": round(self.seconds, 3),
+        }
+
 
 def mix(failing: Failing, repair: Repair) -> Mixed:
     """Search the fewest layer groups in float with which ``failing`` is within the budget.

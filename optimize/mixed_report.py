@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from edgewright.figures import Bar, bar_figure
 from edgewright.optimize.fewest import Ending, Fewest
@@ -33,21 +33,6 @@ def mixed_section(mixed: Mixed) -> Section:
         "fewest of the most sensitive groups were sought with which the loss is small enough."
     )
     return Section(f"Layers back in float: {mixed.failing}", blocks, intro)
-
-
-def mixed_json(mixed: Mixed) -> dict[str, Any]:
-    """One search, for ``--json`` and measurements.json."""
-    search = mixed.search
-    return {
-        "failing": mixed.failing,
-        "candidate": mixed.candidate.name if mixed.candidate is not None else None,
-        "float_groups": list(mixed.float_groups),
-        "groups": len(mixed.ranking.groups),
-        "ending": str(search.ending) if search is not None else None,
-        "verified": search is not None and search.is_verified,
-        "evaluations": len(mixed.counts),
-        "seconds": round(mixed.seconds, 3),
-    }
 
 
 def mixed_line(mixed: Mixed) -> str:

@@ -15,6 +15,7 @@ from edgewright.examples import Examples
 from edgewright.metrics import Labels, accuracy
 from edgewright.optimize.choice import SERVABLE_BACKEND, Contender
 from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.mixed_precision import Mixed
 from edgewright.proof.certificate import MOST_ROWS
 from edgewright.proof.host import Host
 
@@ -64,6 +65,7 @@ class Outcome:
     workload: str
     host: Host
     seconds: Mapping[str, float]  # by stage
+    mixed: tuple[Mixed, ...] = ()  # searches for layers to keep in float
     against: Against = Against.LABELS
 
     @property
@@ -163,6 +165,7 @@ class Outcome:
             "seconds": sum(self.seconds.values()),
             "seconds_by_stage": dict(self.seconds),
             "candidates": [self.candidate_json(each) for each in self.standings],
+            "mixed": [each.to_json() for each in self.mixed],
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
         }
 

@@ -4,6 +4,7 @@ open        the checkpoint, verified; its splits; the ledger of its certify spli
 export      fp32 ONNX, compared with PyTorch
 quantise    more files, calibrated on the calibrate split, each on every runtime
 search      what every candidate answers on the search split, as it would be served
+mixed       where int8 loses too much there, the layers to blame go back to float
 measure     latency in turns, at the declared workload
 certify     at most three, frozen beforehand, on rows that nothing has seen
 write       the fastest that passed, in a bundle; or why there is none
@@ -37,13 +38,14 @@ from edgewright.optimize.certify import certify
 from edgewright.optimize.choice import Contender, Rules, choose, shippable, shortlist
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.drift import drift_reference
-from edgewright.optimize.export import Reference, export_onnx
+from edgewright.optimize.export import FP32_FILE, Reference, export_onnx
 from edgewright.optimize.inputs import Inputs
+from edgewright.optimize.mixed_precision import Mixed
 from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.repairs import find_failing, repair
 from edgewright.optimize.summary import summary_lines
 from edgewright.optimize.variants import Probe, Skipped, build_candidates
 from edgewright.output import Output
-from edgewright.proof.certificate import PairedCounts
 from edgewright.proof.host import available_cores, instruction_set, this_host
 from edgewright.proof.ledger import open_ledger
 
@@ -75,12 +77,17 @@ def optimize(
         bench, skipped = _make_candidates(inputs, config, Path(folder), stages)
         with stages(f"search: {len(bench.candidates)} candidates on {len(inputs.search)} rows"):
             scores = bench.search(bench.candidates)
+        mixed, left_out = _mix(bench, scores, config, Path(folder), stages)
+        bench = bench.joined_by(each.candidate for each in mixed if each.candidate is not None)
+        scores |= bench.search(bench.candidates.keys() - scores.keys())
         with stages(f"measure latency at {inputs.workload}"):
             timings = bench.measure()
         standings = {name: _standing(bench, name, scores[name], timings[name]) for name in scores}
         with stages("certify"):
             certificates = _certify(bench, standings, config, output)
+        skipped += left_out
         outcome = _conclude(bench, config, standings, certificates, skipped, stages.seconds)
+        outcome = replace(outcome, mixed=tuple(mixed))
         with stages("write"):
             if outcome.shipped:
                 write_bundle(outcome, _contents(bench, outcome))
@@ -150,16 +157,28 @@ def _make_candidates(
     return Bench(inputs, reference, by_name, config.threads), skipped
 
 
+def _mix(
+    bench: Bench,
+    scores: Mapping[str, NDArray[np.float32]],
+    config: OptimizeConfig,
+    folder: Path,
+    stages: Stages,
+) -> tuple[list[Mixed], list[Skipped]]:
+    failing = find_failing(bench, scores, config) if config.mixed_seconds else []
+    if not failing:
+        return [], []
+    names = ", ".join(each.name for each in failing)
+    with stages(f"mixed precision, for what loses too much on search: {names}"):
+        return repair(failing, bench, config, folder / FP32_FILE)
+
+
 def _standing(bench: Bench, name: str, scores: NDArray[np.float32], timing: Timing) -> Standing:
     candidate = bench.candidates[name]
-    counts = PairedCounts.count(
-        bench.inputs.search.labels, bench.reference_on_search, scores.argmax(axis=1)
-    )
     contender = Contender(
         name=name,
         backend=candidate.backend,
         size_bytes=model_file.size_bytes(candidate.file),
-        search=counts,
+        search=bench.count_on_search(scores),
         speedup=timing.ratio,
         speedup_low=timing.ratio_low,
         speedup_high=timing.ratio_high,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Calibration = Callable[[], Iterator[Mapping[str, NDArray[Any]]]]
 
 CALIBRATION_BATCHES: Final = 128
+QDQ_FILE: Final = "int8-static.qdq.onnx"  # as NNCF made it: layers go back to float from there
 
 
 def quantize_dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:

@@ -25,6 +25,7 @@ from edgewright.errors import ConfigError, IntegrityError
 from edgewright.optimize.export import Export, save
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.quantize import (
+    QDQ_FILE,
     Calibration,
     is_convolutional,
     quantize_dynamic,
@@ -178,6 +179,7 @@ def _write_static(recipe: _Recipe) -> dict[str, Path]:
     model = quantize_static(
         recipe.export.path, recipe.calibration, reduce_range=recipe.reduce_range
     )
+    save(model, recipe.folder / QDQ_FILE)
     paths = {each: recipe.folder / f"{STATIC}.{each}.onnx" for each in recipe.backends}
     rewrite = convolutions if is_convolutional(recipe.export.path) else products
     # ONNX Runtime's form last: the model is rewritten in place.

@@ -1,9 +1,9 @@
 """Models of which one layer answers in float as before, and in int8 not at all.
 
-Text: two channels of an attention head's values are made equal, and the product after them gets a
-huge weight for one and its opposite for the other. In float both cancel. In int8 the step of every
-column is as large as the huge weight makes it: all other weights round to zero, and what is left
-of the two no longer cancels. Scales by column and SmoothQuant do not help.
+Text: three channels of an attention head's values are made large and equal, and the product after them gets
+huge weights for them that cancel in float. In int8 the step of every column is as large as the huge
+weights make it: all other weights round to zero, and the three, each rounded by itself, no longer
+cancel. Scales by column and SmoothQuant do not help.
 
 Images: one channel before a depthwise convolution is huge and always the same, and the convolution
 does not look at it. In int8 the step of the whole activation is as large as that channel makes it,
@@ -15,21 +15,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-# In bfloat16, which OpenVINO uses by itself, 512 still cancels; 3,000 does not.
-HUGE = 512.0
+# bfloat16, in which OpenVINO computes where the CPU can, holds its even parts exactly; int8 has 127
+# steps for it.
+HUGE = 512
 
 
-def poison_attention_output(bert: nn.Module, layer: int, huge: float = HUGE) -> None:
+def poison_attention_output(bert: nn.Module, layer: int) -> None:
     """Poison ``attention.output.dense`` of a BERT's layer, in place."""
     attention = bert.bert.encoder.layer[layer].attention
     value, dense = attention.self.value, attention.output.dense
     generator = torch.Generator().manual_seed(0)
+    outputs = (len(dense.weight),)
     with torch.no_grad():
         for parameter in (value.weight, value.bias):
-            parameter[1] = parameter[0]
-        opposite = torch.randn(len(dense.weight), generator=generator).sign() * huge
-        dense.weight[:, 0] += opposite
-        dense.weight[:, 1] -= opposite
+            parameter[:3] = 8 * parameter[0]
+        part = 2 * torch.randint(HUGE // 8, HUGE * 3 // 8, outputs, generator=generator)
+        sign = torch.randint(2, outputs, generator=generator) * 2 - 1
+        dense.weight[:, 0] += sign * part
+        dense.weight[:, 1] += sign * (HUGE - part)
+        dense.weight[:, 2] -= sign * HUGE
 
 
 SIDE = 8  # of the pictures that DepthwiseNet takes
