@@ -38,7 +38,7 @@ from edgewright.proof.host import available_cores
 
 MIXED: Final = f"{STATIC}-mixed"
 RANKING_ROWS: Final = 32
-_BATCH_ROWS: Final = 8
+_BATCH_ROWS: Final = 4
 _RANKING_SHARE: Final = 0.5  # of the seconds, at most
 # Dequantises the weights once, at loading, and fuses nothing into integer kernels: the ranking
 # compares what the numbers stand for, on any host.
@@ -144,7 +144,7 @@ def mix(failing: Failing, repair: Repair) -> Mixed:
 def ranking_batches(
     preprocessor: Preprocessor, rows: Sequence[Row]
 ) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """Up to 32 rows in batches of 8, evenly from all of ``rows``, which may be sorted by class."""
+    """Up to 32 rows in batches of 4, evenly from all of ``rows``, which may be sorted by class."""
     count = min(RANKING_ROWS, len(rows))
     places = np.linspace(0, len(rows) - 1, count).round().astype(int).tolist()
     for start in range(0, count, _BATCH_ROWS):

@@ -2,8 +2,9 @@
 
     switches    bool of shape (groups,): True is int8
 
-Every input of a group that is dequantised becomes Where(switch, dequantised, float). So one session
-answers for any subset of the groups, and no file is written and loaded for each.
+Every input of a group that is dequantised becomes If(switch, dequantised, float). So one session
+answers for any subset of the groups, no file is written and loaded for each, and what is float
+costs a copy.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgewright.optimize.layer_groups import FloatInput, LayerGroup
-from edgewright.optimize.onnx_values import add_initializer
+from edgewright.optimize.onnx_values import add_initializer, producer
 from edgewright.optimize.restore import FloatValues
 
 SWITCHES: Final = "switches"
@@ -30,36 +32,69 @@ def add_switches(quantized: ir.Model, fp32: ir.Model, groups: Sequence[LayerGrou
         type=ir.TensorType(ir.DataType.BOOL),
     )
     graph.inputs.append(switches)
-    chosen: dict[tuple[int, str, str], ir.Value] = {}
     for place, group in enumerate(groups):
         index = add_initializer(graph, f"switch_{place}_index", np.array(place))
         pick = ir.node("Gather", [switches, index], name=f"switch_{place}")
         graph.insert_before(graph[0], pick)
-        for each in group.inputs:
-            _switch(graph, values, each, pick.outputs[0], chosen, place)
+        _switch(graph, values, group, pick.outputs[0])
+    RemoveUnusedNodesPass()(quantized)
 
 
-def _switch(
-    graph: ir.Graph,
-    values: FloatValues,
-    each: FloatInput,
-    switch: ir.Value,
-    chosen: dict[tuple[int, str, str], ir.Value],
-    place: int,
-) -> None:
-    node, plain = values.node(each), values.value(each)
-    rounded = node.inputs[each.index]
-    if rounded is None:
-        return
-    if node.op_type == "Gather" and each.index == 0 and plain.is_initializer():
-        _switch_rows(graph, node, plain, switch)
-        return
-    key = (place, str(rounded.name), str(plain.name))
-    if key not in chosen:
-        select = ir.node("Where", [switch, rounded, plain], name=f"{each.output}_{each.index}")
-        graph.insert_before(node, select)
-        chosen[key] = select.outputs[0]
-    node.replace_input_with(each.index, chosen[key])
+def _switch(graph: ir.Graph, values: FloatValues, group: LayerGroup, switch: ir.Value) -> None:
+    chosen: dict[tuple[str | None, str | None], ir.Value] = {}
+    for each in group.inputs:
+        node, plain = values.node(each), values.value(each)
+        rounded = node.inputs[each.index]
+        if rounded is None:
+            raise ValueError(f"input {each.index} of {node.name} is missing")
+        if _is_table(node, each, plain):
+            _switch_rows(graph, node, plain, switch)
+            continue
+        pair = (rounded.name, plain.name)
+        if pair not in chosen:
+            select = _select(switch, rounded, plain, f"{each.output}_{each.index}")
+            graph.insert_before(node, select)
+            chosen[pair] = select.outputs[0]
+        node.replace_input_with(each.index, chosen[pair])
+
+
+def _select(switch: ir.Value, rounded: ir.Value, plain: ir.Value, name: str) -> ir.Node:
+    """If(switch, rounded, plain), where an activation is rounded inside."""
+    dequantize = producer(rounded, "DequantizeLinear")
+    quantize = producer(dequantize.inputs[0], "QuantizeLinear") if dequantize else None
+    if quantize is None:
+        int8 = [_named("Identity", [rounded], f"{name}_int8")]
+    else:
+        codes = _named("QuantizeLinear", list(quantize.inputs), f"{name}_codes")
+        scale = list(quantize.inputs[1:])
+        int8 = [codes, _named("DequantizeLinear", [codes.outputs[0], *scale], f"{name}_int8")]
+    branches = {
+        "then_branch": _branch(int8),
+        "else_branch": _branch([_named("Identity", [plain], f"{name}_float")]),
+    }
+    return _named("If", [switch], f"{name}_switched", branches)
+
+
+def _named(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    attributes: dict[str, ir.Graph] | None = None,
+) -> ir.Node:
+    """A node whose name is its output's too: names in a branch must not be those outside."""
+    node = ir.node(op_type, inputs, attributes, name=name)
+    node.outputs[0].name = name
+    return node
+
+
+def _branch(nodes: Sequence[ir.Node]) -> ir.Graph:
+    output = nodes[-1].outputs[0]
+    output.type = ir.TensorType(ir.DataType.FLOAT)
+    return ir.Graph([], [output], nodes=nodes, name=f"{output.name}_branch")
+
+
+def _is_table(node: ir.Node, each: FloatInput, plain: ir.Value) -> bool:
+    return node.op_type == "Gather" and each.index == 0 and plain.is_initializer()
 
 
 def _switch_rows(graph: ir.Graph, gather: ir.Node, table: ir.Value, switch: ir.Value) -> None:
