@@ -23,7 +23,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from edgewright.errors import ConfigError
-from edgewright.optimize.onnx_values import constant, producer
+from edgewright.optimize.passes.edits import constant, producer
 
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Gather"})
 # NNCF quantises before these where it may, and not again behind them.

@@ -24,9 +24,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
 )
 
-from edgewright.optimize.onnx_values import add_initializer as _initializer
-from edgewright.optimize.onnx_values import constant as _constant
-from edgewright.optimize.onnx_values import producer as _producer
+from edgewright.optimize.passes.edits import constant, initializer, producer, replace
 
 _MICROSOFT: Final = "com.microsoft"  # the domain of ONNX Runtime's own operators
 # Operators that move values and change none.
@@ -59,13 +57,13 @@ def unsigned_activations(model: ir.Model) -> None:
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for quantize in _nodes(model.graph, "QuantizeLinear"):
-        zero_point, codes = _constant(quantize.inputs[2]), quantize.outputs[0]
+        zero_point, codes = constant(quantize.inputs[2]), quantize.outputs[0]
         users = [use.node for use in codes.uses()]
         plain = all(user.op_type == "DequantizeLinear" for user in users)
         if zero_point is None or zero_point.dtype != np.int8 or not plain:
             continue
         shifted = (zero_point.astype(np.int16) + 128).astype(np.uint8)
-        unsigned = _initializer(model.graph, f"{codes.name}{_UINT8}", shifted)
+        unsigned = initializer(model.graph, f"{codes.name}{_UINT8}", shifted)
         for node in (quantize, *users):
             node.replace_input_with(2, unsigned)
         codes.type = ir.TensorType(ir.DataType.UINT8)
@@ -77,11 +75,11 @@ def _nodes(graph: ir.Graph, *types: str) -> list[ir.Node]:
 
 def _gather_integers(graph: ir.Graph, gather: ir.Node) -> None:
     """Gather(Dequantize(table), ids) -> Cast(Gather(table, ids)) * Gather(scales, ids)."""
-    dequantize = _producer(gather.inputs[0], "DequantizeLinear")
+    dequantize = producer(gather.inputs[0], "DequantizeLinear")
     if dequantize is None or gather.attributes.get_int("axis", 0) != 0:
         return
-    table, scales = dequantize.inputs[0], _constant(dequantize.inputs[1])
-    if _constant(table) is None or scales is None or not _is_symmetric(dequantize):
+    table, scales = dequantize.inputs[0], constant(dequantize.inputs[1])
+    if constant(table) is None or scales is None or not _is_symmetric(dequantize):
         return
     by_row = scales.size > 1 and dequantize.attributes.get_int("axis", 1) == 0
     if not (by_row or scales.size == 1):
@@ -90,14 +88,14 @@ def _gather_integers(graph: ir.Graph, gather: ir.Node) -> None:
     rows = ir.node("Gather", [table, ids], name=f"{name}_int8")
     cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{name}_float")
     shape = (-1, 1) if by_row else ()
-    scale = _initializer(graph, f"{name}_scale", scales.reshape(shape))
+    scale = initializer(graph, f"{name}_scale", scales.reshape(shape))
     new = [rows, cast]
     if by_row:
         scale_of_row = ir.node("Gather", [scale, ids], name=f"{name}_scale_rows")
         new.append(scale_of_row)
         scale = scale_of_row.outputs[0]
     new.append(ir.node("Mul", [cast.outputs[0], scale], name=f"{name}_scaled"))
-    _replace(graph, gather, new)
+    replace(graph, gather, new)
 
 
 def _multiply_integers(graph: ir.Graph, product: ir.Node) -> None:
@@ -112,9 +110,9 @@ def _multiply_integers(graph: ir.Graph, product: ir.Node) -> None:
     codes, scale, zero_point = _unsigned(graph, product, quantize)
     inputs = [
         codes,
-        _initializer(graph, f"{name}_weight", values),
+        initializer(graph, f"{name}_weight", values),
         scale,
-        _initializer(graph, f"{name}_weight_scale", scales),
+        initializer(graph, f"{name}_weight_scale", scales),
         zero_point,
         None,
         bias,
@@ -122,15 +120,15 @@ def _multiply_integers(graph: ir.Graph, product: ir.Node) -> None:
     integer = ir.node(
         "MatMulIntegerToFloat", inputs, domain=_MICROSOFT, version=1, name=f"{name}_int8"
     )
-    _replace(graph, last, [integer])
+    replace(graph, last, [integer])
 
 
 def _integer_weight(product: ir.Node) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
     """The weight as int8 (inputs, outputs) with scales (outputs,), where it is symmetric int8."""
     attributes = product.attributes
-    dequantize = _producer(product.inputs[1], "DequantizeLinear")
-    values = _constant(dequantize.inputs[0]) if dequantize else None
-    scales = _constant(dequantize.inputs[1]) if dequantize else None
+    dequantize = producer(product.inputs[1], "DequantizeLinear")
+    values = constant(dequantize.inputs[0]) if dequantize else None
+    scales = constant(dequantize.inputs[1]) if dequantize else None
     if dequantize is None or values is None or scales is None or not _is_symmetric(dequantize):
         return None
     scaled = attributes.get_float("alpha", 1.0) != 1 or attributes.get_float("beta", 1.0) != 1
@@ -155,7 +153,7 @@ def _bias(product: ir.Node, width: int) -> tuple[ir.Node, ir.Value | None]:
     if len(users) == 1 and users[0].node.op_type == "Add" and not output.is_graph_output():
         add = users[0].node
         bias = add.inputs[1 - users[0].idx]
-        value = _constant(bias)
+        value = constant(bias)
         if value is not None and value.shape == (width,):
             return add, bias
     return product, None
@@ -165,7 +163,7 @@ def _quantizer(activation: ir.Value | None) -> ir.Node | None:
     """The QuantizeLinear whose codes this activation holds, perhaps reshaped since."""
     while activation is not None and (node := activation.producer()) is not None:
         if node.op_type == "DequantizeLinear":
-            return _producer(node.inputs[0], "QuantizeLinear")
+            return producer(node.inputs[0], "QuantizeLinear")
         if node.op_type not in _MOVES:
             return None
         activation = node.inputs[0]
@@ -176,9 +174,9 @@ def _unsigned(
     graph: ir.Graph, product: ir.Node, quantize: ir.Node
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """uint8 codes, scale and zero point of the product's activation; one for all its users."""
-    dequantize = _producer(product.inputs[0], "DequantizeLinear")
+    dequantize = producer(product.inputs[0], "DequantizeLinear")
     source = quantize.inputs[0] if dequantize else product.inputs[0]
-    scale, zero_point = quantize.inputs[1], _constant(quantize.inputs[2])
+    scale, zero_point = quantize.inputs[1], constant(quantize.inputs[2])
     if source is None or scale is None or zero_point is None:
         raise ValueError(f"{quantize.name} has no constant zero point")  # NNCF writes one always
     for use in source.uses():
@@ -188,7 +186,7 @@ def _unsigned(
     shift = 128 if zero_point.dtype == np.int8 else 0
     shifted = (zero_point.astype(np.int16) + shift).astype(np.uint8)
     name = f"{source.name}{_UINT8}"
-    unsigned = _initializer(graph, f"{name}_zero_point", shifted)
+    unsigned = initializer(graph, f"{name}_zero_point", shifted)
     node = ir.node("QuantizeLinear", [source, scale, unsigned], name=name)
     graph.insert_before(product, node)
     return node.outputs[0], scale, unsigned
@@ -196,7 +194,7 @@ def _unsigned(
 
 def _skip_rounding(dequantize: ir.Node) -> None:
     """Let the users of Dequantize(Quantize(x)) read x."""
-    quantize = _producer(dequantize.inputs[0], "QuantizeLinear")
+    quantize = producer(dequantize.inputs[0], "QuantizeLinear")
     source = quantize.inputs[0] if quantize else None
     if source is not None:
         dequantize.outputs[0].replace_all_uses_with(source)
@@ -204,25 +202,19 @@ def _skip_rounding(dequantize: ir.Node) -> None:
 
 def _store_as_float(graph: ir.Graph, dequantize: ir.Node) -> None:
     """A weight that no integer product takes is better dequantised here than at every call."""
-    values, scales = _constant(dequantize.inputs[0]), _constant(dequantize.inputs[1])
+    values, scales = constant(dequantize.inputs[0]), constant(dequantize.inputs[1])
     if values is None or scales is None or not dequantize.outputs[0].uses():
         return
-    zero = _constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
+    zero = constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
     shape = [1] * values.ndim
     if scales.size > 1:
         shape[dequantize.attributes.get_int("axis", 1)] = -1
     offset = np.int32(0) if zero is None else zero.astype(np.int32).reshape(shape)
     weight = ((values.astype(np.int32) - offset) * scales.reshape(shape)).astype(np.float32)
-    stored = _initializer(graph, f"{dequantize.outputs[0].name}_stored", weight)
+    stored = initializer(graph, f"{dequantize.outputs[0].name}_stored", weight)
     dequantize.outputs[0].replace_all_uses_with(stored)
 
 
 def _is_symmetric(dequantize: ir.Node) -> bool:
-    zero_point = _constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
+    zero_point = constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
     return zero_point is None or not np.any(zero_point)
-
-
-def _replace(graph: ir.Graph, old: ir.Node, new: list[ir.Node]) -> None:
-    """Put ``new`` in the place of ``old``; the last of them gives its output."""
-    output = new[-1].outputs[0]
-    ir.convenience.replace_nodes_and_values(graph, old, [old], new, [old.outputs[0]], [output])

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgewright.optimize.layer_groups import FloatInput, LayerGroup
-from edgewright.optimize.onnx_values import add_initializer, constant
+from edgewright.optimize.passes.edits import constant, initializer
 
 _FLOAT = "_float"  # ends the name of a constant taken from the fp32 model
 
@@ -35,7 +35,7 @@ class FloatValues:
             return self._values[each.source]
         name = f"{each.source}{_FLOAT}"
         if name not in self._graph.initializers:
-            add_initializer(self._graph, name, weight)
+            initializer(self._graph, name, weight)
         return self._graph.initializers[name]
 
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgewright.optimize.layer_groups import FloatInput, LayerGroup
-from edgewright.optimize.onnx_values import add_initializer, producer
+from edgewright.optimize.passes.edits import initializer, producer
 from edgewright.optimize.restore import FloatValues
 
 SWITCHES: Final = "switches"
@@ -33,7 +33,7 @@ def add_switches(quantized: ir.Model, fp32: ir.Model, groups: Sequence[LayerGrou
     )
     graph.inputs.append(switches)
     for place, group in enumerate(groups):
-        index = add_initializer(graph, f"switch_{place}_index", np.array(place))
+        index = initializer(graph, f"switch_{place}_index", np.array(place))
         pick = ir.node("Gather", [switches, index], name=f"switch_{place}")
         graph.insert_before(graph[0], pick)
         _switch(graph, values, group, pick.outputs[0])

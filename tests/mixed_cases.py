@@ -19,7 +19,7 @@ from vision_checkpoint import vision_checkpoint
 from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
 from edgewright.factories import Factory, FactoryClassifier
-from edgewright.optimize.export import Reference, export_onnx, predict_logits, save
+from edgewright.optimize.export import Reference, export_onnx, save
 from edgewright.optimize.inputs import rows_of
 from edgewright.optimize.mixed_precision import Failing, Repair, ranking_batches
 from edgewright.optimize.onnxruntime_graph import for_onnxruntime, unsigned_activations
@@ -28,6 +28,7 @@ from edgewright.optimize.quantize import quantize_static
 from edgewright.optimize.variants import STATIC, Candidate
 from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.certificate import PairedCounts
+from edgewright.proof.logits import predict_logits
 
 
 @dataclass
