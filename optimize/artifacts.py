@@ -24,7 +24,7 @@ from edgewright.bundle import (
 )
 from edgewright.errors import ConfigError
 from edgewright.manifest import canonical_json, measured_json, new_folder, refuse_existing, seal
-from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.outcome import Outcome
 from edgewright.optimize.report import optimize_report
 from edgewright.optimize.trials import trials_file
 from edgewright.preprocess import Preprocessor
@@ -143,7 +143,7 @@ def _told(outcome: Outcome) -> dict[str, Callable[[str], bytes]]:
         "workload": outcome.workload,
         "threads": outcome.config.threads,
         "host": outcome.host.to_json(),
-        "variants": {each.name: _measured(each) for each in outcome.standings},
+        "variants": {each.name: each.timing.to_json() for each in outcome.standings},
         "seconds": dict(outcome.seconds),
         "mixed": [each.to_json() for each in outcome.mixed],
         "skipped": [list(each) for each in outcome.skipped],
@@ -151,16 +151,6 @@ def _told(outcome: Outcome) -> dict[str, Callable[[str], bytes]]:
     return {
         MEASUREMENTS_FILE: measured_json(measurements),
         REPORT_FILE: lambda manifest_sha256: optimize_report(outcome, manifest_sha256),
-    }
-
-
-def _measured(standing: Standing) -> dict[str, Any]:
-    contender = standing.contender
-    return {
-        "p50_ms": dict(standing.p50_ms),
-        "workload_ms": standing.workload_ms,
-        "speedup": contender.speedup,
-        "speedup_interval": [contender.speedup_low, contender.speedup_high],
     }
 
 
@@ -174,7 +164,7 @@ def _choice(outcome: Outcome) -> dict[str, Any]:
         "workload": outcome.workload,
         "threads": outcome.config.threads,
         "host": outcome.host.to_json(),
-        **_measured(foremost),
+        **foremost.timing.to_json(),
     }
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from edgewright import model_file
 from edgewright.backends import Session, get_backend, softmax
 from edgewright.bundle import Against
-from edgewright.latency import Timing, compare, inputs_from_rows
+from edgewright.latency import inputs_from_rows
+from edgewright.latency_process import Entrant, Measured, measure
 from edgewright.metrics import Labels
 from edgewright.optimize.export import Reference
 from edgewright.optimize.inputs import Inputs, rows_of
@@ -72,16 +73,20 @@ class Bench:
         vars(bench)["reference_on_search"] = self.reference_on_search  # as cached_property does
         return bench
 
-    def measure(self) -> dict[str, Timing]:
+    def measure(self) -> Measured:
         """Latency of every candidate at the workload, against the baseline."""
-        sessions = {name: self._load(each) for name, each in self.candidates.items()}
-        return compare(
-            {name: session.run for name, session in sessions.items()},
-            self.baseline,
-            self.inputs.workload,
-            inputs_from_rows(self.inputs.preprocessor, self.inputs.search_rows),
-            row_by_row={name for name, each in self.candidates.items() if not each.batch_invariant},
-        )
+        entrants = [
+            Entrant(
+                each.name,
+                each.backend,
+                each.file,
+                each.session_options,
+                row_by_row=not each.batch_invariant,
+            )
+            for each in self.candidates.values()
+        ]
+        inputs = inputs_from_rows(self.inputs.preprocessor, self.inputs.search_rows)
+        return measure(entrants, self.inputs.workload, inputs, threads=self.threads)
 
     def subject(self, name: str) -> Subject:
         """What a certificate of this candidate binds."""

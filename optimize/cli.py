@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgewright.backends import BACKENDS
-from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.config import PREFERENCES, SPEED, OptimizeConfig
 from edgewright.optimize.given import Given
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
@@ -21,6 +21,7 @@ _EXAMPLES = (
     "edgewright optimize checkpoint -o bundle",
     "edgewright optimize checkpoint -o bundle --max-drop 0.02 --confidence 0.9",
     "edgewright optimize checkpoint -o bundle --backend onnxruntime --workload 1x32:0.5,8x128:0.5",
+    "edgewright optimize checkpoint -o bundle --prefer size",
     "edgewright optimize checkpoint -o bundle --certify fresh.csv",
     "edgewright optimize ./distilbert-sst2 -o bundle --calibrate rows.csv --certify others.csv",
     "edgewright optimize model.onnx -o bundle --preprocessing ./tokenizer --labels no,yes "
@@ -43,6 +44,12 @@ _EXAMPLES = (
 )
 @click.option(
     "--confidence", type=float, default=0.95, help="That no more than --max-drop is lost."
+)
+@click.option(
+    "--prefer",
+    type=click.Choice(PREFERENCES),
+    default=SPEED,
+    help="What is best among those that pass: the fastest, or the smallest not slower than fp32.",
 )
 @click.option(
     "--backend",

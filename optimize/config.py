@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -16,22 +16,28 @@ from edgewright.latency import Workload
 from edgewright.optimize.given import NOTHING_GIVEN, Given
 from edgewright.proof.ledger import DEFAULT_FOLDER
 
+SPEED: Final = "speed"
+SIZE: Final = "size"
+PREFERENCES: Final = (SPEED, SIZE)
+
 
 @dataclass(frozen=True)
 class OptimizeConfig:
     """Options of one run; ConfigError tells every fault.
 
-    ``max_drop`` is the accuracy that may be lost, as a share of rows: 0.01 is one point.
-    ``backends`` empty means all that are installed. ``workload`` None means single texts and
-    batches as long as those of the search split. ``mixed_seconds`` is the time for finding layers
-    that an int8 file must keep in float; 0 looks for none. ``ledger`` None means a folder beside
-    the checkpoint. ``given`` is for models and rows that finetune did not make.
+    ``max_drop`` is the accuracy that may be lost, as a share of rows: 0.01 is one point. ``prefer``
+    says what is best among the candidates that pass: "speed", or "size" among those that are not
+    slower than fp32. ``backends`` empty means all that are installed. ``workload`` None means
+    single texts and batches as long as those of the search split. ``mixed_seconds`` is the time for
+    finding layers that an int8 file must keep in float; 0 looks for none. ``ledger`` None means a
+    folder beside the checkpoint. ``given`` is for models and rows that finetune did not make.
     """
 
     checkpoint: Path
     output: Path
     max_drop: float = 0.01
     confidence: float = 0.95
+    prefer: str = SPEED
     backends: tuple[str, ...] = ()
     workload: str | None = None
     threads: int = 1
@@ -55,6 +61,8 @@ class OptimizeConfig:
             yield (
                 f"--confidence is {self.confidence:g}; it must be between 0.5 and 1: 0.95 is 95%"
             )
+        if self.prefer not in PREFERENCES:
+            yield f"--prefer is {self.prefer}; it must be {' or '.join(PREFERENCES)}"
         for name in self.backends:
             if name not in BACKENDS:
                 yield f"--backend is {name}; it must be one of {', '.join(BACKENDS)}"
@@ -89,6 +97,7 @@ class OptimizeConfig:
         return {
             "max-drop": self.max_drop,
             "confidence": self.confidence,
+            "prefer": self.prefer,
             "backend": list(self.backends),
             "workload": self.workload,
             "threads": self.threads,

@@ -27,11 +27,12 @@ from edgewright.model_file import parts, sha256
 from edgewright.optimize.export import save
 from edgewright.optimize.fewest import Clock, Fewest, fewest
 from edgewright.optimize.layer_groups import find_groups, lift_constants
+from edgewright.optimize.recipes.int8_static import STATIC
 from edgewright.optimize.restore import restore
 from edgewright.optimize.sensitivity import Ranking, rank_groups
 from edgewright.optimize.switch_graph import add_switches
 from edgewright.optimize.trials import Trials
-from edgewright.optimize.variants import STATIC, Candidate
+from edgewright.optimize.variants import Candidate
 from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.certificate import PairedCounts
 from edgewright.proof.host import available_cores

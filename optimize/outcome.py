@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from edgewright.bundle import Against, Certificate, Verdict
 from edgewright.errors import AccuracyGateError, EdgewrightError, GateInconclusiveError
 from edgewright.examples import Examples
+from edgewright.latency import Timing
 from edgewright.metrics import Labels, accuracy
-from edgewright.optimize.choice import SERVABLE_BACKEND, Contender
-from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.choice import SERVABLE_BACKEND, Aim, Contender
+from edgewright.optimize.config import SPEED, OptimizeConfig
 from edgewright.optimize.mixed_precision import Mixed
 from edgewright.proof.certificate import MOST_ROWS
 from edgewright.proof.host import Host
@@ -32,8 +33,7 @@ class Standing:
     contender: Contender
     precision: str
     row_by_row: bool  # how it was searched, timed and certified, and must be served
-    p50_ms: Mapping[str, float]  # median latency by shape, as "1x32"
-    workload_ms: float  # the medians weighted by the workload's shares
+    timing: Timing
     scores: NDArray[np.float32]  # (search rows, classes), softmax
     certificate: Certificate | None = None  # of the frozen ones only
 
@@ -41,6 +41,16 @@ class Standing:
     def name(self) -> str:
         """ "onnxruntime-int8-dynamic"."""
         return self.contender.name
+
+    @property
+    def p50_ms(self) -> dict[str, float]:
+        """Median latency by shape, as "1x32"."""
+        return self.timing.p50_ms
+
+    @property
+    def workload_ms(self) -> float:
+        """The medians weighted by the workload's shares."""
+        return self.timing.workload_ms
 
     @property
     def predicted(self) -> Labels:
@@ -58,7 +68,7 @@ class Outcome:
     reference: Labels  # the fine-tuned model's answers on ``search``
     standings: tuple[Standing, ...]  # in the order in which they were made; the baseline first
     frozen: tuple[str, ...]  # names, in the order of their trials
-    shipped: tuple[str, ...]  # names, fastest first; empty: nothing may ship
+    shipped: tuple[str, ...]  # names, best first; empty: nothing may ship
     chosen: str | None
     skipped: tuple[tuple[str, str], ...]  # what was not made or measured, and why
     certify_n: int
@@ -78,6 +88,11 @@ class Outcome:
         return next(each for each in self.standings if each.name == name)
 
     @property
+    def aim(self) -> Aim:
+        """What the run was for."""
+        return Aim(self.baseline.contender, self.config.prefer)
+
+    @property
     def tried(self) -> list[Standing]:
         """The candidates with a certificate, in the order of their trials."""
         return [self.standing(name) for name in self.frozen]
@@ -87,8 +102,18 @@ class Outcome:
         """Whom the verdict is about: the chosen one, or the one that came closest to shipping."""
         if self.chosen is not None:
             return self.standing(self.chosen)
-        faster = [each for each in self.tried if each.contender.is_faster]
-        return min(faster, key=_distance, default=None)
+        gains = [each for each in self.tried if self.aim.is_gain(each.contender)]
+        return min(gains, key=_distance, default=None)
+
+    def verdict(self, standing: Standing) -> str:
+        """What became of a candidate, in a word or two: "PASS", "not faster", "not tried"."""
+        if standing.certificate is not None:
+            return standing.certificate.verdict.value
+        if standing.name == self.baseline.name:
+            return "baseline"
+        if not standing.contender.is_faster:
+            return "slower" if standing.contender.speedup_high < 1 else "not faster"
+        return "not tried"
 
     def search_accuracy(self, standing: Standing) -> float:
         """Share of search rows that a candidate answers rightly."""
@@ -108,9 +133,10 @@ class Outcome:
     def _reason(self) -> str:
         foremost = self.foremost
         if foremost is None or foremost.certificate is None:
+            wanted = "faster" if self.config.prefer == SPEED else "smaller and not slower"
             return (
-                f"no candidate is faster than fp32 on ONNX Runtime at the workload {self.workload} "
-                "on this host, so there is nothing to certify"
+                f"no candidate is {wanted} than fp32 on ONNX Runtime at the workload "
+                f"{self.workload} on this host, so there is nothing to certify"
             )
         given = foremost.certificate
         if given.verdict is Verdict.PASS:
@@ -158,6 +184,7 @@ class Outcome:
         return {
             "published": bool(self.shipped),
             "folder": str(folder),
+            "prefer": self.config.prefer,
             "budget": self.config.max_drop,
             "confidence": self.config.confidence,
             "workload": self.workload,
@@ -182,10 +209,8 @@ class Outcome:
             "search_accuracy": self.search_accuracy(standing),
             "search_lost": contender.search.lost,
             "search_won": contender.search.won,
-            "p50_ms": dict(standing.p50_ms),
-            "workload_ms": standing.workload_ms,
-            "speedup": contender.speedup,
-            "speedup_interval": [contender.speedup_low, contender.speedup_high],
+            **standing.timing.to_json(),
+            "faster": contender.is_faster,
             "certificate": standing.certificate.to_json() if standing.certificate else None,
             "shipped": standing.name in self.shipped,
             "chosen": standing.name == self.chosen,

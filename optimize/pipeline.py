@@ -2,12 +2,12 @@
 
 open        the checkpoint, verified; its splits; the ledger of its certify split
 export      fp32 ONNX, compared with PyTorch
-quantise    more files, calibrated on the calibrate split, each on every runtime
+variants    more files, int8 ones calibrated on the calibrate split, each on every runtime
 search      what every candidate answers on the search split, as it would be served
 mixed       where int8 loses too much there, the layers to blame go back to float
-measure     latency in turns, at the declared workload
+measure     latency in turns, at the declared workload, in processes of their own
 certify     at most three, frozen beforehand, on rows that nothing has seen
-write       the fastest that passed, in a bundle; or why there is none
+write       the best that passed, in a bundle; or why there is none
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright import model_file
+from edgewright.backends import BACKENDS, get_backend
 from edgewright.bundle import Against, Certificate
+from edgewright.errors import BackendUnavailableError
 from edgewright.latency import Timing
 from edgewright.optimize.artifacts import (
     Contents,
@@ -35,18 +37,20 @@ from edgewright.optimize.artifacts import (
 )
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.certify import certify
-from edgewright.optimize.choice import Contender, Rules, choose, shippable, shortlist
+from edgewright.optimize.choice import Aim, Contender, Rules, choose, shippable, shortlist
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.drift import drift_reference
 from edgewright.optimize.export import FP32_FILE, Reference, export_onnx
 from edgewright.optimize.inputs import Inputs
 from edgewright.optimize.mixed_precision import Mixed
 from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.recipes import Materials
 from edgewright.optimize.repairs import find_failing, repair
 from edgewright.optimize.summary import summary_lines
-from edgewright.optimize.variants import Probe, Skipped, build_candidates
+from edgewright.optimize.variants import Skipped
+from edgewright.optimize.workshop import Probe, build_candidates
 from edgewright.output import Output
-from edgewright.proof.host import available_cores, instruction_set, this_host
+from edgewright.proof.host import available_cores, has_bf16, instruction_set, saturates, this_host
 from edgewright.proof.ledger import open_ledger
 
 
@@ -81,8 +85,12 @@ def optimize(
         bench = bench.joined_by(each.candidate for each in mixed if each.candidate is not None)
         scores |= bench.search(bench.candidates.keys() - scores.keys())
         with stages(f"measure latency at {inputs.workload}"):
-            timings = bench.measure()
-        standings = {name: _standing(bench, name, scores[name], timings[name]) for name in scores}
+            measured = bench.measure()
+        skipped += [Skipped(name, reason) for name, reason in measured.failures.items()]
+        standings = {
+            name: _standing(bench, name, scores[name], timing)
+            for name, timing in measured.timings.items()
+        }
         with stages("certify"):
             certificates = _certify(bench, standings, config, output)
         skipped += left_out
@@ -142,19 +150,31 @@ def _make_candidates(
     with stages("export to ONNX"):
         reference = Reference(inputs.origin, threads=available_cores())
         export = export_onnx(inputs.origin, folder, inputs.search_rows, opset=config.given.opset)
-    with stages(f"quantise, calibrated on {len(inputs.calibrate)} rows"):
-        candidates, skipped = build_candidates(
-            export,
-            folder,
-            inputs.calibration,
-            backends=inputs.backends,
-            instruction_set=instruction_set(),
-            probe=Probe(inputs.preprocessor, inputs.search_rows),
-        )
+    materials = Materials(
+        export=export,
+        folder=folder,
+        calibration=inputs.calibration,
+        backends=inputs.backends,
+        reduce_range=saturates(instruction_set()),
+        bf16=has_bf16(),
+    )
+    with stages(f"variants, calibrated on {len(inputs.calibrate)} rows"):
+        probe = Probe(inputs.preprocessor, inputs.search_rows)
+        candidates, skipped = build_candidates(materials, probe, asked=config.backends)
     if not inputs.search_has_labels:
         inputs = inputs.judged_by(reference.logits(inputs.search_rows).argmax(axis=1))
     by_name = {candidate.name: candidate for candidate in candidates}
-    return Bench(inputs, reference, by_name, config.threads), skipped
+    return Bench(inputs, reference, by_name, config.threads), [*_absent(inputs), *skipped]
+
+
+def _absent(inputs: Inputs) -> Iterator[Skipped]:
+    """The runtimes that are not here; one that was asked for has already been an error."""
+    for name in BACKENDS:
+        if name not in inputs.backends:
+            try:
+                get_backend(name)
+            except BackendUnavailableError as error:
+                yield Skipped(name, str(error))
 
 
 def _mix(
@@ -187,8 +207,7 @@ def _standing(bench: Bench, name: str, scores: NDArray[np.float32], timing: Timi
         contender=contender,
         precision=candidate.precision,
         row_by_row=not candidate.batch_invariant,
-        p50_ms=timing.p50_ms,
-        workload_ms=timing.workload_ms,
+        timing=timing,
         scores=scores,
     )
 
@@ -200,11 +219,12 @@ def _certify(
     contenders = {name: standing.contender for name, standing in standings.items()}
     baseline = contenders.pop(bench.baseline)
     subjects = {name: bench.subject(name) for name in standings}
+    aim = Aim(baseline, config.prefer)
     rules = Rules(config.max_drop, config.confidence, len(bench.inputs.certify))
     split = bench.inputs.certify_sha256
     with open_ledger(config.ledger_folder, split, on_wait=_telling(output)) as ledger:
         tried = {name for name, subject in subjects.items() if ledger.find(subject)}
-        frozen = shortlist(list(contenders.values()), baseline, rules, tried, ledger.free_slots)
+        frozen = shortlist(list(contenders.values()), aim, rules, tried, ledger.free_slots)
         names = [contender.name for contender in frozen]
         output.note(f"  frozen for the certify split, in this order: {', '.join(names) or 'none'}")
         return certify(
@@ -221,7 +241,8 @@ def _conclude(
     seconds: Mapping[str, float],
 ) -> Outcome:
     frozen = [standings[name].contender for name in certificates]
-    shipped = shippable(frozen, certificates, allow_inconclusive=config.allow_inconclusive)
+    aim = Aim(standings[bench.baseline].contender, config.prefer)
+    shipped = shippable(frozen, certificates, aim, allow_inconclusive=config.allow_inconclusive)
     return Outcome(
         config=config,
         made_from=bench.inputs.origin.made_from,
@@ -234,7 +255,7 @@ def _conclude(
         ),
         frozen=tuple(certificates),
         shipped=tuple(contender.name for contender in shipped),
-        chosen=choose(shipped).name if shipped else None,
+        chosen=choose(shipped, aim).name if shipped else None,
         skipped=tuple((each.name, each.reason) for each in skipped),
         certify_n=len(bench.inputs.certify),
         workload=str(bench.inputs.workload),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgewright.backends import get_backend
 from edgewright.errors import BackendUnavailableError, ConfigError
+from edgewright.optimize.export import save
 from edgewright.optimize.quiet import quiet
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 Calibration = Callable[[], Iterator[Mapping[str, NDArray[Any]]]]
 
 CALIBRATION_BATCHES: Final = 128
-QDQ_FILE: Final = "int8-static.qdq.onnx"  # as NNCF made it: layers go back to float from there
 
 
 def quantize_dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
@@ -76,7 +76,6 @@ def quantize_static(source: Path, calibration: Calibration, *, reduce_range: boo
         BackendUnavailableError: NNCF is not installed.
         ConfigError: the library cannot quantise this graph.
     """
-    get_backend("onnxruntime")
     import onnx
     import onnx_ir as ir
 
@@ -101,6 +100,22 @@ def quantize_static(source: Path, calibration: Calibration, *, reduce_range: boo
             )
     model: ir.Model = ir.from_proto(quantized)
     return model
+
+
+def to_fp16(source: Path, target: Path) -> None:
+    """Write ``source`` with fp16 weights and arithmetic; inputs and outputs keep their types.
+
+    Raises:
+        ConfigError: the library cannot convert this graph.
+    """
+    get_backend("onnxruntime")  # as above
+    import onnx
+    import onnx_ir as ir
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with quiet(), _told("ONNX Runtime", source):
+        model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    save(ir.from_proto(model), target)
 
 
 def is_convolutional(source: Path) -> bool:
@@ -146,6 +161,7 @@ def _nncf() -> ModuleType:
     At import it would write an id into the home folder, and each quantisation would be reported
     over the network, unless the package that does both is not there.
     """
+    get_backend("onnxruntime")  # NNCF imports it, and the first import must hold its telemetry
     telemetry = "openvino_telemetry"
     hidden = telemetry not in sys.modules
     if hidden:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgewright.errors import ConfigError, IntegrityError
@@ -18,12 +16,11 @@ from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.fewest import Clock
 from edgewright.optimize.inputs import rows_of
 from edgewright.optimize.mixed_precision import Failing, Mixed, Repair, mix, ranking_batches
-from edgewright.optimize.onnxruntime_graph import for_onnxruntime, unsigned_activations
-from edgewright.optimize.quantize import QDQ_FILE, is_convolutional
+from edgewright.optimize.quantize import is_convolutional
+from edgewright.optimize.recipes import ONNXRUNTIME, SEVEN_BITS
+from edgewright.optimize.recipes.int8_static import STATIC, qdq_file, rewriter
 from edgewright.optimize.trials import trials_file
-from edgewright.optimize.variants import STATIC, Candidate, Skipped
-
-_REWRITTEN: Final = "onnxruntime"  # has a form of its own; other runtimes take NNCF's as it is
+from edgewright.optimize.variants import Candidate, Skipped
 
 
 def find_failing(
@@ -78,16 +75,15 @@ def repair(
 
 
 def _failing(candidate: Candidate, fp32: Path) -> Failing:
-    if candidate.backend != _REWRITTEN:
-        return Failing(candidate, fp32, candidate.file, _leave, weights_only=False)
-    convolutional = is_convolutional(fp32)
-    rewrite = unsigned_activations if convolutional else for_onnxruntime
-    quantized = fp32.with_name(QDQ_FILE)
-    return Failing(candidate, fp32, quantized, rewrite, weights_only=not convolutional)
-
-
-def _leave(_model: ir.Model) -> None:
-    """NNCF's model is the form."""
+    seven_bits = candidate.precision.endswith(SEVEN_BITS)
+    products = candidate.backend == ONNXRUNTIME and not is_convolutional(fp32)
+    return Failing(
+        candidate,
+        fp32,
+        qdq_file(fp32.parent, reduce_range=seven_bits),
+        rewriter(candidate.backend, fp32),
+        weights_only=products,
+    )
 
 
 def _batches(bench: Bench) -> Iterator[Mapping[str, NDArray[np.generic]]]:

@@ -17,6 +17,7 @@ from edgewright.metrics import (
     macro_f1,
     macro_f1_loss_interval,
 )
+from edgewright.optimize.config import SPEED
 from edgewright.optimize.mixed_report import mixed_section
 from edgewright.optimize.outcome import Outcome, Standing, points, rows_wanted
 from edgewright.preprocess.thumbnails import thumbnail_uri
@@ -70,7 +71,9 @@ def optimize_report(outcome: Outcome, manifest_sha256: str) -> bytes:
 def _headline(outcome: Outcome) -> Headline:
     foremost = outcome.foremost
     if foremost is None or foremost.certificate is None:
-        return Headline("Nothing to ship: nothing is faster", Tone.BAD, str(outcome.refusal()))
+        wanted = "faster" if outcome.config.prefer == SPEED else "smaller and not slower"
+        text = f"Nothing to ship: nothing is {wanted}"
+        return Headline(text, Tone.BAD, str(outcome.refusal()))
     given, contender = foremost.certificate, foremost.contender
     proof = [
         ("Accuracy loss, at most", f"{points(given.loss_upper_bound)} points"),
@@ -139,7 +142,7 @@ def _proof_row(outcome: Outcome, standing: Standing) -> list[str]:
     searched = f"{_share(outcome.search_accuracy(standing))} ({_share(low)}–{_share(high)})"
     given = standing.certificate
     if given is None:
-        return [standing.name, searched, "–", "–", "not tried"]
+        return [standing.name, searched, "–", "–", outcome.verdict(standing)]
     if given.verdict is Verdict.REUSED:
         return [standing.name, searched, "–", "–", given.verdict.value]
     counts = f"{given.lost} / {given.won} of {given.n}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgewright.bundle import Verdict
+from edgewright.optimize.config import SPEED
 from edgewright.optimize.mixed_report import mixed_line
 from edgewright.optimize.outcome import Outcome, Standing, points
 
@@ -24,7 +25,8 @@ def summary_lines(outcome: Outcome) -> Iterator[str]:
 def _verdict(outcome: Outcome) -> Iterator[str]:
     foremost = outcome.foremost
     if foremost is None or foremost.certificate is None:
-        yield "nothing ships: no candidate is faster than fp32 on ONNX Runtime"
+        wanted = "faster" if outcome.config.prefer == SPEED else "smaller and not slower"
+        yield f"nothing ships: no candidate is {wanted} than fp32 on ONNX Runtime"
         return
     given, contender = foremost.certificate, foremost.contender
     fate = "ships" if outcome.shipped else "does not ship"
@@ -57,12 +59,12 @@ def _table(outcome: Outcome) -> Iterator[str]:
 
 
 def _row(outcome: Outcome, standing: Standing) -> tuple[str, str, str, str, str, str]:
-    contender, given = standing.contender, standing.certificate
+    contender = standing.contender
     return (
         standing.name,
         f"{outcome.search_accuracy(standing):.4f}",
         f"{standing.workload_ms:.2f}",
         f"{contender.speedup:.2f}",
         f"{contender.size_bytes / 1e6:.1f}",
-        (given.verdict.value if given else "") + (" *" if standing.name == outcome.chosen else ""),
+        outcome.verdict(standing) + (" *" if standing.name == outcome.chosen else ""),
     )

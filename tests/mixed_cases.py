@@ -25,7 +25,8 @@ from edgewright.optimize.mixed_precision import Failing, Repair, ranking_batches
 from edgewright.optimize.onnxruntime_graph import for_onnxruntime, unsigned_activations
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import quantize_static
-from edgewright.optimize.variants import STATIC, Candidate
+from edgewright.optimize.recipes.int8_static import STATIC
+from edgewright.optimize.variants import Candidate
 from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.certificate import PairedCounts
 from edgewright.proof.logits import predict_logits

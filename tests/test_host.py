@@ -14,7 +14,7 @@ import pytest
 import without_amx
 
 from edgewright.proof import host
-from edgewright.proof.host import available_cores, instruction_set, saturates, this_host
+from edgewright.proof.host import available_cores, has_bf16, instruction_set, saturates, this_host
 
 X86 = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -34,6 +34,7 @@ AVX2 = "fpu sse4_2 avx avx2 fma"
 AVX512 = f"{AVX2} avx512f avx512bw"
 KINDS = {
     "sapphire rapids": (f"{AVX512} avx512_vnni avx_vnni amx_tile amx_int8", "amx", True),
+    "zen 4": (f"{AVX512} avx512_vnni avx512_bf16", "avx512-bf16-vnni", True),
     "ice lake": (f"{AVX512} avx512_vnni", "avx512-vnni", True),
     "alder lake": (f"{AVX2} avx_vnni", "avx-vnni", True),
     "skylake server": (AVX512, "avx512", False),
@@ -54,6 +55,20 @@ def test_the_class_of_an_x86_follows_from_its_flags(
     assert saturates(fingerprint.instruction_set) is not vnni
     assert fingerprint.cpu == "Some CPU @ 2.40GHz"
     assert fingerprint.flags == tuple(sorted(flags.split()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx512_bf16", True),
+        ("amx_bf16", True),
+        ("bf16", True),
+        ("avx512_vnni", False),
+        ("", False),
+    ],
+)
+def test_bf16_is_told_by_its_instructions(flags: str, expected: bool) -> None:
+    assert has_bf16(frozenset(flags.split())) is expected
 
 
 @pytest.mark.parametrize(

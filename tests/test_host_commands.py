@@ -33,7 +33,7 @@ def timings(runs: Any, *_: Any, **__: Any) -> dict[str, Timing]:
     speeds = {FP32: 1.0, SAME: 2.0, WEAK: 3.0}
     return {
         name: Timing(
-            {"1x4": Latency(1 / speed, 1 / speed, 1 / speed, None, 9)},
+            {"1x4": Latency(1 / speed, None, None, 9)},
             1 / speed,
             speed,
             0.95 * speed,

@@ -1,8 +1,7 @@
-"""Latency: workloads are read and written, and models are timed fairly, by a clock of our own."""
+"""Latency: workloads are read and written, and samples are summed up."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
@@ -17,10 +16,12 @@ from edgewright.latency import (
     Latency,
     Shape,
     Workload,
-    compare,
     inputs_from_rows,
+    mean_ratio_interval,
     median_interval,
     median_ranks,
+    student_quantile,
+    summarise,
 )
 from edgewright.preprocess import TextPreprocessor, TextSettings
 
@@ -29,33 +30,6 @@ weights = st.floats(1e-6, 1e6, exclude_min=True)
 workloads = st.lists(
     st.tuples(shapes, weights), min_size=1, max_size=6, unique_by=lambda pair: pair[0]
 ).map(lambda pairs: Workload(tuple(pairs)))
-
-
-class Machine:
-    """A clock, and models that take the time that is set for them on it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.order: list[str] = []
-        self.seen: list[tuple[int, ...]] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    def model(self, name: str, seconds):
-        """``seconds`` is a function of the input's shape."""
-
-        def run(arrays) -> None:
-            shape = arrays["input_ids"].shape
-            self.order.append(name)
-            self.seen.append(shape)
-            self.now += seconds(*shape)
-
-        return run
-
-
-def make_inputs(shape: Shape, index: int):
-    return {"input_ids": np.full((shape.rows, shape.length), index)}
 
 
 class TestWorkload:
@@ -142,141 +116,106 @@ class TestMedianInterval:
             median_interval(np.ones(5), 0.95)
 
 
-class TestCompare:
-    def test_times_and_ratios_are_those_of_the_clock(self) -> None:
-        machine = Machine()
-        timings = compare(
-            {
-                "fp32": machine.model("fp32", lambda rows, length: rows * length * 1e-4),
-                "int8": machine.model("int8", lambda rows, length: rows * length * 0.4e-4),
-            },
-            "fp32",
-            Workload.parse("1x32:0.75,8x128:0.25"),
-            make_inputs,
-            clock=machine.clock,
-        )
+def samples(**seconds: list[float]):
+    """One process that timed 1x8 round by round."""
+    return {name: {Shape(1, 8): np.array(values)} for name, values in seconds.items()}
+
+
+WORKLOAD = Workload.parse("1x8")
+
+
+class TestSummarise:
+    def test_times_are_medians_and_the_ratio_is_that_of_the_same_round(self) -> None:
+        one = samples(fp32=[0.1, 0.2, 0.4], int8=[0.05, 0.1, 0.2])
+        timings = summarise([one, one, one], "fp32", WORKLOAD, 0.95)
         assert list(timings) == ["fp32", "int8"]
-        assert timings["fp32"].ratio == timings["fp32"].ratio_low == 1.0
-        assert timings["fp32"].p50_ms == pytest.approx({"1x32": 3.2, "8x128": 102.4})
-        assert timings["int8"].p50_ms == pytest.approx({"1x32": 1.28, "8x128": 40.96})
-        assert timings["int8"].workload_ms == pytest.approx(0.75 * 1.28 + 0.25 * 40.96)
+        assert timings["fp32"].p50_ms == {"1x8": pytest.approx(200)}
         int8 = timings["int8"]
-        assert (int8.ratio, int8.ratio_low, int8.ratio_high) == pytest.approx((2.5, 2.5, 2.5))
+        assert (int8.ratio, int8.ratio_low, int8.ratio_high) == pytest.approx((2, 2, 2))
+        assert int8.ratios == pytest.approx((2, 2, 2))
+        assert timings["fp32"].ratio == timings["fp32"].ratio_low == timings["fp32"].ratio_high == 1
 
-    def test_a_machine_that_slows_down_meanwhile_does_not_move_the_ratio(self) -> None:
-        machine = Machine()
-
-        def drifting(seconds: float):
-            return lambda *_: seconds * (1 + machine.now)
-
-        runs = {
-            "fp32": machine.model("fp32", drifting(0.02)),
-            "int8": machine.model("int8", drifting(0.01)),
+    def test_shapes_count_by_their_share(self) -> None:
+        workload = Workload.parse("1x8:0.75,8x8:0.25")
+        one = {
+            "fp32": {Shape(1, 8): np.full(3, 0.004), Shape(8, 8): np.full(3, 0.1)},
+            "int8": {Shape(1, 8): np.full(3, 0.004), Shape(8, 8): np.full(3, 0.02)},
         }
-        timings = compare(runs, "fp32", Workload.parse("1x32"), make_inputs, clock=machine.clock)
-        assert timings["fp32"].latencies["1x32"].p50_ms > 40  # it did slow down, by far
-        assert timings["int8"].ratio == pytest.approx(2, rel=0.02)
+        int8 = summarise([one] * 3, "fp32", workload, 0.95)["int8"]
+        assert int8.workload_ms == pytest.approx(0.75 * 4 + 0.25 * 20)
+        assert int8.ratio == pytest.approx((0.75 * 4 + 0.25 * 100) / (0.75 * 4 + 0.25 * 20))
 
-    def test_every_round_times_all_of_them_and_the_order_turns(self) -> None:
-        machine = Machine()
-        runs = {name: machine.model(name, lambda *_: 0.1) for name in "abc"}
-        compare(
-            runs,
-            "a",
-            Workload.parse("1x8"),
-            make_inputs,
-            effort=Effort(budget_s=1, min_rounds=6),
-            clock=machine.clock,
-        )
-        rounds = "".join(machine.order)[-18:]
-        assert rounds == "abccba" * 3
+    def test_what_differs_between_processes_widens_the_interval_and_rounds_do_not_narrow_it(
+        self,
+    ) -> None:
+        def timing(rounds: int):
+            processes = [
+                samples(fp32=[0.1] * rounds, int8=[0.1 / ratio] * rounds) for ratio in (1.9, 2, 2.1)
+            ]
+            return summarise(processes, "fp32", WORKLOAD, 0.95)["int8"]
 
-    def test_a_disturbed_round_does_not_move_the_median(self) -> None:
-        machine = Machine()
-        calls = itertools.count()
-        runs = {
-            "fp32": machine.model("fp32", lambda *_: 0.2),
-            "int8": machine.model("int8", lambda *_: 5.0 if next(calls) == 10 else 0.1),
-        }
-        timing = compare(runs, "fp32", Workload.parse("1x8"), make_inputs, clock=machine.clock)[
-            "int8"
-        ]
-        assert timing.ratio == pytest.approx(2)
-        assert timing.p50_ms["1x8"] == pytest.approx(100)
+        few, many = timing(3), timing(300)
+        assert few.ratio == pytest.approx((1.9 * 2 * 2.1) ** (1 / 3))
+        assert few.ratio_low == pytest.approx(many.ratio_low)
+        assert few.ratio_low == pytest.approx(1.7647, abs=1e-3)
+        assert few.ratio_high == pytest.approx(2.2629, abs=1e-3)
 
-    def test_a_model_that_depends_on_the_batch_is_timed_row_by_row(self) -> None:
-        machine = Machine()
-        timings = compare(
-            {
-                "fp32": machine.model("fp32", lambda rows, _: 0.01 * rows),
-                "dynamic": machine.model("dynamic", lambda rows, _: 0.005),
-            },
-            "fp32",
-            Workload.parse("8x16"),
-            make_inputs,
-            row_by_row={"dynamic"},
-            clock=machine.clock,
-        )
-        by_name = dict(zip(machine.order, machine.seen, strict=True))
-        assert by_name == {"fp32": (8, 16), "dynamic": (1, 16)}
-        assert timings["dynamic"].p50_ms["8x16"] == pytest.approx(8 * 5)
-        assert timings["dynamic"].ratio == pytest.approx(2)
+    def test_a_disturbed_round_moves_neither_median_nor_ratio(self) -> None:
+        one = samples(fp32=[0.2] * 5, int8=[0.1, 0.1, 5.0, 0.1, 0.1])
+        int8 = summarise([one] * 3, "fp32", WORKLOAD, 0.95)["int8"]
+        assert int8.ratio == pytest.approx(2)
+        assert int8.p50_ms["1x8"] == pytest.approx(100)
 
-    def test_cold_calls_are_not_counted(self) -> None:
-        machine = Machine()
-        calls = itertools.count()
-        cold = machine.model("a", lambda *_: max(0.01, 0.1 - 0.02 * next(calls)))
-        timing = compare({"a": cold}, "a", Workload.parse("1x8"), make_inputs, clock=machine.clock)
-        latency = timing["a"].latencies["1x8"]
-        assert latency.p50_ms == pytest.approx(10)
-        assert latency.p90_ms == pytest.approx(10)
-
-    def test_a_model_that_never_settles_is_measured_all_the_same(self) -> None:
-        machine = Machine()
-        calls = itertools.count()
-        restless = machine.model("a", lambda *_: 0.1 if next(calls) % 2 else 0.3)
-        timing = compare(
-            {"a": restless}, "a", Workload.parse("1x8"), make_inputs, clock=machine.clock
-        )
-        assert timing["a"].latencies["1x8"].rounds >= Effort().min_rounds
+    def test_models_of_other_processes_are_compared_with_the_baseline_of_their_own(self) -> None:
+        slow = samples(fp32=[0.4] * 3, a=[0.2] * 3)
+        fast = samples(fp32=[0.1] * 3, b=[0.05] * 3)
+        timings = summarise([slow, fast] * 3, "fp32", WORKLOAD, 0.95)
+        assert timings["a"].ratio == pytest.approx(2)
+        assert timings["b"].ratio == pytest.approx(2)
+        assert timings["fp32"].latencies["1x8"].calls == 18
 
     @pytest.mark.parametrize(
-        ("call_s", "rounds"), [(1e-4, 101), (0.1, 40), (60.0, 9)], ids=["most", "some", "least"]
+        ("calls", "p95", "p99"), [(57, False, False), (60, True, False), (300, True, True)]
     )
-    def test_budget_decides_the_rounds_within_limits(self, call_s: float, rounds: int) -> None:
-        machine = Machine()
-        runs = {name: machine.model(name, lambda *_: call_s) for name in "ab"}
-        timing = compare(
-            runs,
-            "a",
-            Workload.parse("1x8"),
-            make_inputs,
-            effort=Effort(budget_s=10, min_rounds=9, max_rounds=101),
-            clock=machine.clock,
-        )["a"]
-        assert timing.latencies["1x8"].rounds == pytest.approx(rounds, abs=1)
+    def test_percentiles_are_told_only_where_the_calls_allow(self, calls, p95, p99) -> None:
+        one = samples(a=[0.1] * (calls // 3))
+        latency: Latency = summarise([one] * 3, "a", WORKLOAD, 0.95)["a"].latencies["1x8"]
+        assert (latency.p95_ms is not None, latency.p99_ms is not None) == (p95, p99)
+        assert latency.p95_ms in (None, pytest.approx(100))
 
-    def test_percentiles_are_told_only_where_the_rounds_allow(self) -> None:
-        def p90(rounds: int) -> float | None:
-            machine = Machine()
-            timing = compare(
-                {"a": machine.model("a", lambda *_: 0.1)},
-                "a",
-                Workload.parse("1x8"),
-                make_inputs,
-                effort=Effort(min_rounds=rounds, max_rounds=rounds),
-                clock=machine.clock,
-            )
-            latency: Latency = timing["a"].latencies["1x8"]
-            return latency.p90_ms
+    def test_a_percentile_is_no_smaller_than_its_share_of_the_calls(self) -> None:
+        one = samples(a=list(np.arange(1, 101) / 1000))
+        latency = summarise([one] * 3, "a", WORKLOAD, 0.95)["a"].latencies["1x8"]
+        assert (latency.p95_ms, latency.p99_ms) == (95, 99)
 
-        assert p90(28) is None
-        assert p90(29) == pytest.approx(100)
+    def test_json_has_every_restart(self) -> None:
+        processes = [samples(fp32=[0.1], int8=[0.1 / ratio]) for ratio in (1, 2, 3)]
+        told = summarise(processes, "fp32", WORKLOAD, 0.95)["int8"].to_json()
+        assert told["speedup_by_restart"] == pytest.approx([1, 2, 3])
+        assert told["p95_ms"] == {"1x8": None}
+        assert told["calls"] == {"1x8": 3}
 
-    def test_impossible_effort_is_refused_with_every_fault(self) -> None:
-        with pytest.raises(ConfigError) as caught:
-            Effort(budget_s=0, min_rounds=5, max_rounds=4, confidence=0.95)
-        assert len(caught.value.faults) == 3
+
+class TestStudent:
+    @given(st.integers(1, 60), st.floats(0.5, 0.9999))
+    def test_quantiles_are_those_of_scipy(self, degrees: int, probability: float) -> None:
+        from scipy import stats
+
+        expected = stats.t.ppf(probability, degrees)
+        assert student_quantile(probability, degrees) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+    def test_interval_covers_as_often_as_it_says(self) -> None:
+        rng = np.random.default_rng(0)
+        draws = np.exp(rng.normal(0.7, 0.05, size=(4000, 3)))
+        intervals = [mean_ratio_interval(ratios, 0.9) for ratios in draws]
+        covered = np.mean([low <= np.exp(0.7) <= high for _, low, high in intervals])
+        assert 0.88 <= covered <= 0.92
+
+
+def test_impossible_effort_is_refused_with_every_fault() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Effort(budget_s=0, restarts=2, min_rounds=5, max_rounds=4, confidence=1)
+    assert len(caught.value.faults) == 4
 
 
 @pytest.fixture
@@ -307,7 +246,7 @@ def test_timing_needs_neither_scipy_nor_torch(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys, edgewright.latency\n"
+        "import sys, edgewright.latency_process\n"
         "heavy = {'torch', 'scipy', 'transformers', 'onnxruntime', 'onnx'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

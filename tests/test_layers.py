@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client state_dir",
         "backends bundle checkpoint factories model_file repository",
-        "proof latency",
+        "proof latency latency_rounds latency_process",
         "finetune optimize serve",
         "artifact_commands host_commands predict_command cli",
         "__main__",

@@ -1,16 +1,14 @@
 """Fair timing of models against each other, at the mix of request shapes that is expected.
 
-Two models timed one after the other differ by what else the machine did meanwhile. So every round
-times all of them, forwards in one and backwards in the next (A B C, C B A), each is compared with
-the baseline of its own round, and the median of these ratios is reported with an interval that
-assumes nothing about how the times are distributed.
+What is expected (Workload), how long to look (Effort), and what the samples say (Timing).
+``latency_rounds`` times models in turns within one process; ``latency_process`` starts several
+such processes, a few models in each, for what one process shows another may not.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -21,10 +19,8 @@ from edgewright.errors import ConfigError
 from edgewright.preprocess import Preprocessor, Row
 
 Arrays = Mapping[str, NDArray[Any]]
-Clock = Callable[[], float]  # seconds, monotonic
 
-_VARIETY: Final = 4  # different inputs by shape, taken in turn
-_SETTLED: Final = 1.1  # warm when the slowest of the last three calls is within this of the fastest
+LEAST_RESTARTS: Final = 3
 
 
 @dataclass(frozen=True, order=True)
@@ -121,11 +117,13 @@ def _parse_part(part: str) -> tuple[Shape, float] | str:
 class Effort:
     """How long to measure; ConfigError tells every fault.
 
-    ``budget_s`` is a target: ``min_rounds`` are measured even if they take longer.
+    ``budget_s`` is a target for all processes together, loading not counted: ``min_rounds`` are
+    measured in each even if they take longer.
     """
 
-    budget_s: float = 30.0
-    min_rounds: int = 9
+    budget_s: float = 36.0
+    restarts: int = 3  # fresh processes; the same models differ between them by up to 7%
+    min_rounds: int = 3
     max_rounds: int = 101
     confidence: float = 0.95
 
@@ -135,10 +133,10 @@ class Effort:
             faults.append(f"budget_s is {self.budget_s:g}; it must be above 0")
         if not 0 < self.confidence < 1:
             faults.append(f"confidence is {self.confidence:g}; it must be between 0 and 1")
-        elif median_ranks(self.min_rounds, self.confidence) is None:
-            faults.append(
-                f"{self.min_rounds} rounds bound no median at confidence {self.confidence:g}"
-            )
+        if self.restarts < LEAST_RESTARTS:
+            faults.append(f"restarts is {self.restarts}; it must be {LEAST_RESTARTS} or more")
+        if self.min_rounds < 1:
+            faults.append(f"min_rounds is {self.min_rounds}; it must be 1 or more")
         if self.max_rounds < self.min_rounds:
             faults.append(f"max_rounds is {self.max_rounds}, below min_rounds {self.min_rounds}")
         if faults:
@@ -147,13 +145,12 @@ class Effort:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call of one shape: the median with its interval, and the tail."""
+    """Milliseconds of one call of one shape; a percentile is None where the calls are too few."""
 
     p50_ms: float
-    low_ms: float
-    high_ms: float
-    p90_ms: float | None  # None where the rounds are too few to say
-    rounds: int
+    p95_ms: float | None
+    p99_ms: float | None
+    calls: int
 
 
 @dataclass(frozen=True)
@@ -162,14 +159,29 @@ class Timing:
 
     latencies: Mapping[str, Latency]  # by shape, as "1x32"
     workload_ms: float  # medians weighted by the workload's shares: what a call takes on average
-    ratio: float  # median over rounds of the baseline's workload time over this model's
+    ratio: float  # geometric mean of ``ratios``
     ratio_low: float
     ratio_high: float
+    ratios: tuple[float, ...] = ()  # by restart: median over its rounds of baseline time over own
 
     @property
     def p50_ms(self) -> dict[str, float]:
         """Median milliseconds by shape."""
         return {shape: latency.p50_ms for shape, latency in self.latencies.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; latencies by percentile and then by shape."""
+        shapes = self.latencies.items()
+        return {
+            "p50_ms": self.p50_ms,
+            "p95_ms": {shape: latency.p95_ms for shape, latency in shapes},
+            "p99_ms": {shape: latency.p99_ms for shape, latency in shapes},
+            "calls": {shape: latency.calls for shape, latency in shapes},
+            "workload_ms": self.workload_ms,
+            "speedup": self.ratio,
+            "speedup_interval": [self.ratio_low, self.ratio_high],
+            "speedup_by_restart": list(self.ratios),
+        }
 
 
 class InputMaker(Protocol):
@@ -193,110 +205,126 @@ def inputs_from_rows(preprocessor: Preprocessor, rows: Sequence[Row]) -> InputMa
     return make
 
 
-def compare(
-    runs: Mapping[str, Callable[[Arrays], object]],
-    baseline: str,
-    workload: Workload,
-    make_inputs: InputMaker,
-    *,
-    row_by_row: Collection[str] = (),
-    effort: Effort | None = None,
-    clock: Clock = time.perf_counter,
+# Seconds of calls in one process, by model and shape; round by round, so that arrays align.
+Samples = Mapping[str, Mapping[Shape, NDArray[np.float64]]]
+
+
+def summarise(
+    restarts: Sequence[Samples], baseline: str, workload: Workload, confidence: float
 ) -> dict[str, Timing]:
-    """Time several models in turns.
+    """What the samples of several processes, or of one, say of every model in them.
+
+    Of several, the interval of a ratio is that of processes to come; of one alone it is that of
+    this process, from its rounds.
 
     Args:
-        runs: one forward pass of each model, by name; best no more than six at once.
+        restarts: one for each process; every one holds the baseline.
         baseline: the name that the others are compared with; its own ratio is 1.
-        workload: what to time.
-        make_inputs: gives the inputs of a shape.
-        row_by_row: names of models that are served one row at a time: a call of 8x128 is eight of
-            1x128 for them.
-        effort: how long to measure.
-        clock: seconds; a parameter so that tests need not wait.
-
-    Returns:
-        By name, in the order of ``runs``.
+        workload: what was timed.
+        confidence: of the intervals of the ratios.
     """
-    effort = effort or Effort()
-    calls = {
-        (name, shape): _Call(run, _feeds(make_inputs, shape, one_row=name in row_by_row))
-        for shape in workload.shares
-        for name, run in runs.items()
+    names = list(dict.fromkeys(name for samples in restarts for name in samples))
+    return {
+        name: _timing(
+            [samples for samples in restarts if name in samples],
+            name,
+            baseline,
+            workload,
+            confidence,
+        )
+        for name in names
     }
-    warm_up_s = 0.2 * effort.budget_s / len(calls)
-    round_s = sum(_warm_up(call, warm_up_s, clock) for call in calls.values())
-    affordable = int(0.8 * effort.budget_s / round_s) if round_s > 0 else effort.max_rounds
-    rounds = max(effort.min_rounds, min(effort.max_rounds, affordable))
-    seconds = {key: np.empty(rounds) for key in calls}
-    for index in range(rounds):
-        for key in calls if index % 2 == 0 else reversed(calls):
-            seconds[key][index] = calls[key].time(index, clock)
-    return {name: _timing(name, baseline, workload, seconds, effort) for name in runs}
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One model at one shape, with a few different inputs; each is a list of passes."""
-
-    run: Callable[[Arrays], object]
-    feeds: Sequence[Sequence[Arrays]]
-
-    def time(self, index: int, clock: Clock) -> float:
-        passes = self.feeds[index % len(self.feeds)]
-        start = clock()
-        for arrays in passes:
-            self.run(arrays)
-        return clock() - start
-
-
-def _feeds(make_inputs: InputMaker, shape: Shape, *, one_row: bool) -> list[list[Arrays]]:
-    feeds: list[list[Arrays]] = []
-    for index in range(_VARIETY):
-        arrays = make_inputs(shape, index)
-        rows = [slice(row, row + 1) for row in range(shape.rows)] if one_row else [slice(None)]
-        feeds.append([{name: value[each] for name, value in arrays.items()} for each in rows])
-    return feeds
-
-
-def _warm_up(call: _Call, budget_s: float, clock: Clock) -> float:
-    """Call until three in a row take about as long, or the time is up; seconds of the last ones."""
-    seconds: list[float] = []
-    while len(seconds) < 3 or max(seconds[-3:]) > _SETTLED * min(seconds[-3:]):
-        seconds.append(call.time(len(seconds), clock))
-        if len(seconds) >= 2 and sum(seconds) >= budget_s:
-            break
-    return float(np.median(seconds[1:][-3:]))  # the first is cold
 
 
 def _timing(
-    name: str,
-    baseline: str,
-    workload: Workload,
-    seconds: Mapping[tuple[str, Shape], NDArray[np.float64]],
-    effort: Effort,
+    restarts: Sequence[Samples], name: str, baseline: str, workload: Workload, confidence: float
 ) -> Timing:
     shares = workload.shares
-    latencies = {shape: _latency(seconds[name, shape] * 1e3, effort.confidence) for shape in shares}
-    mine = sum(share * seconds[name, shape] for shape, share in shares.items())
-    theirs = sum(share * seconds[baseline, shape] for shape, share in shares.items())
-    ratio, low, high = median_interval(np.asarray(theirs) / np.asarray(mine), effort.confidence)
+    pooled = {shape: np.concatenate([each[name][shape] for each in restarts]) for shape in shares}
+    latencies = {shape: _latency(seconds * 1e3, confidence) for shape, seconds in pooled.items()}
+    by_round = [_ratios(samples, name, baseline, shares) for samples in restarts]
+    ratios = tuple(float(np.median(each)) for each in by_round)
+    if len(restarts) > 1:
+        ratio, low, high = mean_ratio_interval(ratios, confidence)
+    else:
+        ratio, low, high = median_interval(by_round[0], confidence)
     return Timing(
         latencies={str(shape): latency for shape, latency in latencies.items()},
         workload_ms=sum(share * latencies[shape].p50_ms for shape, share in shares.items()),
         ratio=ratio,
         ratio_low=low,
         ratio_high=high,
+        ratios=ratios,
     )
 
 
+def _ratios(
+    samples: Samples, name: str, baseline: str, shares: Mapping[Shape, float]
+) -> NDArray[np.float64]:
+    """By round of one process: each is compared with its own baseline."""
+    mine, theirs = (
+        np.asarray(sum(share * samples[each][shape] for shape, share in shares.items()))
+        for each in (name, baseline)
+    )
+    return np.asarray(theirs / mine)
+
+
 def _latency(milliseconds: NDArray[np.float64], confidence: float) -> Latency:
-    median, low, high = median_interval(milliseconds, confidence)
-    rounds = len(milliseconds)
+    return Latency(
+        p50_ms=float(np.median(milliseconds)),
+        p95_ms=_percentile(milliseconds, 0.95, confidence),
+        p99_ms=_percentile(milliseconds, 0.99, confidence),
+        calls=len(milliseconds),
+    )
+
+
+def _percentile(values: NDArray[np.float64], share: float, confidence: float) -> float | None:
     # With fewer, the chance that none of them lies above the percentile exceeds 1 - confidence.
-    enough = 0.9**rounds <= 1 - confidence
-    tail = float(np.quantile(milliseconds, 0.9, method="inverted_cdf")) if enough else None
-    return Latency(median, low, high, tail, rounds)
+    if share ** len(values) > 1 - confidence:
+        return None
+    return float(np.quantile(values, share, method="inverted_cdf"))
+
+
+def mean_ratio_interval(ratios: Sequence[float], confidence: float) -> tuple[float, float, float]:
+    """Geometric mean of independent ratios, with Student's interval on their logarithms.
+
+    A ratio of one process carries what that process drew (memory layout, cores, clocks), which no
+    number of rounds in it averages out; so the processes are the sample, however many rounds each
+    had.
+    """
+    logarithms = np.log(np.asarray(ratios))
+    middle = float(logarithms.mean())
+    spread = float(logarithms.std(ddof=1)) / math.sqrt(len(ratios))
+    half = student_quantile(0.5 + confidence / 2, len(ratios) - 1) * spread
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t, for a probability of one half or more.
+
+    Bisection on the finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and
+    26.7.4): scipy, which has it too, is not there where servers measure.
+    """
+    low, high = 0.0, math.pi / 2  # theta = atan(t / sqrt(degrees))
+    for _ in range(100):
+        theta = (low + high) / 2
+        if 0.5 + _student_central(theta, degrees) / 2 < probability:
+            low = theta
+        else:
+            high = theta
+    return math.tan((low + high) / 2) * math.sqrt(degrees)
+
+
+def _student_central(theta: float, degrees: int) -> float:
+    """Probability that the absolute value of T is at most sqrt(degrees) tan(theta)."""
+    odd = degrees % 2
+    term = math.cos(theta) if odd else 1.0
+    total = 0.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= math.cos(theta) ** 2 * (power + 1) / (power + 2)
+    central = math.sin(theta) * total
+    return 2 / math.pi * (theta + central) if odd else central
 
 
 def median_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:

@@ -27,6 +27,7 @@ from edgewright.cli import run
 from edgewright.client import AckStatus, Client, Feedback
 from edgewright.errors import InputError
 from edgewright.latency import Timing
+from edgewright.latency_process import Measured
 from edgewright.optimize.bench import Bench
 
 pytestmark = pytest.mark.slow
@@ -58,9 +59,10 @@ def checkpoint(folder: Path) -> Path:
     return folder / "checkpoint"
 
 
-def as_if_int8_were_faster(bench: Bench) -> dict[str, Timing]:
+def as_if_int8_were_faster(bench: Bench) -> Measured:
     speeds = {name: 2.0 if "int8" in name else 1.0 for name in bench.candidates}
-    return {n: Timing({}, 10 / s, s, s * 0.98, s * 1.02) for n, s in speeds.items()}
+    timings = {n: Timing({}, 10 / s, s, s * 0.98, s * 1.02) for n, s in speeds.items()}
+    return Measured(timings, {})
 
 
 @pytest.fixture(scope="module")

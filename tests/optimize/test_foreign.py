@@ -21,6 +21,7 @@ from edgewright.cli import run as edgewright
 from edgewright.errors import ConfigError, DataError
 from edgewright.kinds import IMAGE, TEXT
 from edgewright.latency import Timing
+from edgewright.latency_process import Measured
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.export import Reference, export_onnx
@@ -315,12 +316,13 @@ def test_a_foreign_model_is_certified_on_rows_without_labels(
     assert "Model" in (bundle / "report.html").read_text()
 
 
-def _int8_is_faster(bench: Bench) -> dict[str, Timing]:
+def _int8_is_faster(bench: Bench) -> Measured:
     speeds = {name: 2.0 if "int8" in name else 1.0 for name in bench.candidates}
-    return {
+    timings = {
         name: Timing({}, 10 / speed, speed, speed * 0.98, speed * 1.02)
         for name, speed in speeds.items()
     }
+    return Measured(timings, {})
 
 
 def test_images_take_the_same_way(tmp_path: Path) -> None:

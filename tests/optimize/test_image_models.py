@@ -23,9 +23,9 @@ from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.onnxruntime_graph import unsigned_activations
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import is_convolutional, quantize_static
-from edgewright.optimize.variants import Probe, build_candidates
+from edgewright.optimize.recipes import Materials
+from edgewright.optimize.workshop import Probe, build_candidates
 from edgewright.proof.goldens import PIXELS, Goldens, golden_scores, make_goldens
-from edgewright.proof.host import instruction_set
 
 FAMILIES = ["resnet", "vit", "convnext", "mobilenet_v2", "efficientnet"]
 
@@ -110,18 +110,20 @@ def test_convolutions_become_int8_with_unsigned_activations_by_tensor(resnet, tm
 def test_a_convolutional_network_has_no_dynamic_variant(resnet, tmp_path: Path) -> None:
     checkpoint, rows, export = resnet
     preprocessor = checkpoint.preprocessor()
-    candidates, skipped = build_candidates(
-        export,
-        tmp_path,
-        lambda: (preprocessor.pad([row]).arrays for row in rows),
+    materials = Materials(
+        export=export,
+        folder=tmp_path,
+        calibration=lambda: (preprocessor.pad([row]).arrays for row in rows),
         backends=["onnxruntime"],
-        instruction_set=instruction_set(),
-        probe=Probe(preprocessor, rows),
+        reduce_range=True,
+        bf16=False,
     )
+    candidates, skipped = build_candidates(materials, Probe(preprocessor, rows))
     assert [each.name for each in candidates] == ["onnxruntime-fp32", "onnxruntime-int8-static"]
     assert all(each.batch_invariant for each in candidates)
-    assert [each.name for each in skipped] == ["onnxruntime-int8-dynamic"]
-    assert "convolutions" in skipped[0].reason
+    reasons = {each.name: each.reason for each in skipped}
+    assert "convolutions" in reasons["onnxruntime-int8-dynamic"]
+    assert "convolutions" in reasons["onnxruntime-int8-dynamic-embeddings"]
 
 
 def test_a_workload_of_another_height_is_refused(resnet, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def _config(**options: Any) -> OptimizeConfig:
         ({"confidence": 0.5}, "--confidence is 0.5"),
         ({"confidence": 95}, "0.95 is 95%"),
         ({"backends": ("onnx",)}, "--backend is onnx; it must be one of onnxruntime, openvino"),
+        ({"prefer": "small"}, "--prefer is small; it must be speed or size"),
         ({"threads": 0}, "--threads is 0"),
         ({"mixed_seconds": -1}, "--mixed-seconds is -1; it must be 0 or more"),
         ({"mixed_seconds": float("inf")}, "--mixed-seconds is inf"),
@@ -67,10 +68,13 @@ def test_the_rejection_lies_beside_the_bundle() -> None:
 
 
 def test_yaml_holds_every_option_but_the_paths() -> None:
-    config = _config(max_drop=0.02, backends=("openvino",), workload="1x32:1", seed=3)
+    config = _config(
+        max_drop=0.02, prefer="size", backends=("openvino",), workload="1x32:1", seed=3
+    )
     assert yaml.safe_load(config.yaml()) == {
         "max-drop": 0.02,
         "confidence": 0.95,
+        "prefer": "size",
         "backend": ["openvino"],
         "workload": "1x32:1",
         "threads": 1,

@@ -21,6 +21,7 @@ from edgewright.bundle import REJECTION, Bundle, Verdict
 from edgewright.checkpoint import Checkpoint
 from edgewright.cli import run as edgewright
 from edgewright.latency import Timing
+from edgewright.latency_process import Measured
 from edgewright.manifest import read_artifact, verify
 from edgewright.optimize import pipeline
 from edgewright.optimize.bench import Bench
@@ -43,6 +44,7 @@ class Entrant:
     mark: str = ""  # another mark, another file
     backend: str = "onnxruntime"
     batch_invariant: bool = True
+    small: bool = False  # another file, without the names of its nodes
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +66,8 @@ def _write(source: Path, target: Path, entrant: Entrant) -> None:
     model.graph.initializer.append(bias)
     model.graph.node.append(helper.make_node("Add", ["own", "bias"], [output.name]))
     model.doc_string = entrant.mark
+    for node in model.graph.node if entrant.small else ():
+        node.name = ""
     onnx.save(model, target)
 
 
@@ -105,9 +109,12 @@ class Runs:
             reference = Reference(inputs.origin)
             return Bench(inputs, reference, candidates, config.threads), [Skipped("x", "no such")]
 
-        timings = {name: _timing(entrant.speedup) for name, entrant in everyone.items()}
+        timings = {
+            name: _timing(entrant.speedup) for name, entrant in everyone.items() if entrant.speedup
+        }
+        failures = {name: "it died" for name in everyone if name not in timings}
         self._monkeypatch.setattr(pipeline, "_make_candidates", make)
-        self._monkeypatch.setattr(Bench, "measure", lambda bench: timings)
+        self._monkeypatch.setattr(Bench, "measure", lambda bench: Measured(timings, failures))
         self._capsys.readouterr()
         code = edgewright(["optimize", str(checkpoint), "-o", str(self.bundle), "--json", *options])
         printed = self._capsys.readouterr()
@@ -314,6 +321,29 @@ def test_the_same_inputs_give_the_same_manifest_whatever_the_clock_says(
     assert Bundle.open(runs.bundle).chosen.name == "b"
 
 
+def test_two_runs_that_make_every_file_give_the_same_bytes(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the clock is given: int8 is faster."""
+
+    def faster(bench: Bench) -> Measured:
+        speeds = {name: 2.0 if "int8" in name else 1.0 for name in bench.candidates}
+        return Measured({name: _timing(speed) for name, speed in speeds.items()}, {})
+
+    monkeypatch.setattr(Bench, "measure", faster)
+    checkpoint = make_checkpoint(certify=400)
+    files: list[dict[str, bytes]] = []
+    for name in ("first", "second"):
+        options = ["--ledger", str(tmp_path / f"ledger-{name}"), "--max-drop", "0.1", "--quiet"]
+        command = ["optimize", str(checkpoint), "-o", str(tmp_path / name), *options]
+        assert edgewright([*command, "--backend", "onnxruntime"]) == 0
+        folder = tmp_path / name
+        kept = [*(folder / "variants").iterdir(), folder / "manifest.json"]
+        files.append({each.name: each.read_bytes() for each in kept})
+    assert len(files[0]) == 5  # fp32, three int8 files, and the manifest
+    assert files[0] == files[1]
+
+
 def test_a_rejection_leaves_the_bundle_that_is_there(runs: Runs, checkpoint_here: Path) -> None:
     runs(checkpoint_here, {"a": GOOD})
     before = verify(runs.bundle)
@@ -369,6 +399,38 @@ def test_nothing_faster_than_fp32_certifies_nothing_and_ships_nothing(
     code, told = runs(checkpoint_here, {"a": Entrant(0.9)})
     assert (code, told["verdict"], told["variant"]) == (3, None, None)
     assert "no candidate is faster" in runs.stderr
+
+
+def test_what_cannot_be_timed_is_told_with_the_reason_and_the_others_go_on(
+    runs: Runs, checkpoint_here: Path
+) -> None:
+    code, told = runs(checkpoint_here, {"a": GOOD, "dead": Entrant(0.0, mark="dead")})
+    assert (code, told["variant"]) == (0, "a")
+    assert [each["name"] for each in told["candidates"]] == [FP32, "a"]
+    assert {"name": "dead", "reason": "it died"} in told["skipped"]
+
+
+def test_where_size_is_preferred_the_smaller_file_ships_first(
+    runs: Runs, checkpoint_here: Path
+) -> None:
+    entrants = {"fast": Entrant(3.0, mark="fast"), "small": Entrant(1.5, small=True)}
+    code, told = runs(checkpoint_here, entrants, "--prefer", "size")
+    assert (code, told["variant"], told["prefer"]) == (0, "small", "size")
+    assert told["size_ratio"] < 1
+    bundle = Bundle.open(runs.bundle)
+    assert bundle.artifact.manifest["config"]["prefer"] == "size"
+    assert bundle.choice["order_of_trials"][0] == "small"
+    runs.bundle = runs.folder / "second"
+    assert runs(checkpoint_here, entrants)[1]["variant"] == "fast"
+
+
+def test_int8_that_is_not_faster_is_a_verdict(runs: Runs, checkpoint_here: Path) -> None:
+    entrants = {"a": GOOD, "even": Entrant(1.01, mark="e"), "slow": Entrant(0.5, mark="s")}
+    _, told = runs(checkpoint_here, entrants)
+    assert [each["faster"] for each in told["candidates"]] == [False, True, False, False]
+    page = (runs.bundle / "report.html").read_text()
+    assert "not faster" in page
+    assert "slower" in page
 
 
 def test_an_altered_ledger_is_refused_by_name_before_any_work(

@@ -20,7 +20,12 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.optimize import quantize as quantize_module
 from edgewright.optimize.export import Export, Reference, export_onnx, save
 from edgewright.optimize.origin import Origin
-from edgewright.optimize.quantize import Calibration, quantize_dynamic, quantize_static
+from edgewright.optimize.quantize import (
+    Calibration,
+    quantize_dynamic,
+    quantize_static,
+    to_fp16,
+)
 from edgewright.proof.logits import predict_logits
 
 LAYERS = 2
@@ -107,6 +112,21 @@ def test_static_weights_are_int8_by_column(
     assert operators(static[reduce_range])["DynamicQuantizeLinear"] == 0
     assert agreement(checkpoint, static[reduce_range]) > 0.95
     assert agreement(checkpoint, static[reduce_range], "openvino") > 0.95
+
+
+def test_fp16_keeps_the_types_of_inputs_and_logits(
+    checkpoint: Checkpoint, export: Export, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    to_fp16(export.path, first)
+    to_fp16(export.path, second)
+    assert first.read_bytes() == second.read_bytes()
+    stored = onnx.load(first).graph.initializer
+    assert {each.data_type for each in stored if len(each.dims) == 2} == {onnx.TensorProto.FLOAT16}
+    session = get_backend("onnxruntime").load(first, threads=1)
+    assert {spec.dtype for spec in session.inputs} == {"int64"}
+    assert [spec.dtype for spec in session.outputs] == ["float32"]
+    assert agreement(checkpoint, first) > 0.98
 
 
 def test_static_leaves_what_collapses_in_float(static: dict[bool, Path]) -> None:

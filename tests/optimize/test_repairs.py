@@ -14,6 +14,7 @@ from poisoned_models import poison_attention_output
 from edgewright.bundle import Bundle
 from edgewright.cli import run
 from edgewright.latency import Timing
+from edgewright.latency_process import Measured
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.trials import trials_file
 
@@ -44,12 +45,13 @@ def optimize(
 ) -> Callable[..., tuple[int, dict[str, Any]]]:
     """A run with one's own ledger, in which int8 is as fast as a clock might have shown."""
 
-    def timings(bench: Bench) -> dict[str, Timing]:
+    def timings(bench: Bench) -> Measured:
         speeds = {name: 1.0 if "fp32" in name else 2.0 for name in bench.candidates}
-        return {
+        found = {
             name: Timing({}, 10 / speed, speed, speed * 0.98, speed * 1.02)
             for name, speed in speeds.items()
         }
+        return Measured(found, {})
 
     monkeypatch.setattr(Bench, "measure", timings)
 

@@ -47,7 +47,7 @@ SPEEDS = {FP32: 1.0, FAST: 3.0, SLOW: 2.0}
 
 
 def timing(speedup: float) -> Timing:
-    latency = Latency(1 / speedup, 1 / speedup, 1 / speedup, None, 9)
+    latency = Latency(1 / speedup, None, None, 9)
     return Timing({"1x4": latency}, 1 / speedup, speedup, 0.95 * speedup, 1.05 * speedup)
 
 

@@ -14,6 +14,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 # rounding of int8 activations.
 _CLASSES: Final = (
     ("amx", {"amx_int8"}),
+    ("avx512-bf16-vnni", {"avx512_vnni", "avx512_bf16"}),
     ("avx512-vnni", {"avx512_vnni"}),
     ("avx-vnni", {"avx_vnni"}),
     ("avx512", {"avx512f", "avx512bw"}),
@@ -22,6 +23,7 @@ _CLASSES: Final = (
     ("dotprod", {"asimddp"}),
     ("neon", {"asimd"}),
 )
+_BF16: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last is ARM's
 
 
 # arch_prctl of x86_64 Linux (Documentation/arch/x86/xstate.rst), which the runtimes ask as well.
@@ -71,6 +73,12 @@ def saturates(isa: str) -> bool:
     VNNI and AMX sum in 32 bits, and so does every ARM kernel.
     """
     return isa.startswith(("x86_64", "AMD64", "i686")) and not isa.endswith(("amx", "vnni"))
+
+
+def has_bf16(flags: frozenset[str] | None = None) -> bool:
+    """Whether this host's flags name an instruction that multiplies bf16."""
+    have = _flags(_read_cpuinfo()) if flags is None else flags
+    return not have.isdisjoint(_BF16)
 
 
 def available_cores() -> int:

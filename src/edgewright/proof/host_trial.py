@@ -17,7 +17,8 @@ from edgewright.backends import Session, get_backend
 from edgewright.bundle import Bundle, Variant, Verdict
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
 from edgewright.kinds import IMAGE
-from edgewright.latency import Arrays, Effort, Timing, Workload, compare, inputs_from_rows
+from edgewright.latency import Arrays, Effort, Timing, Workload, inputs_from_rows
+from edgewright.latency_rounds import compare
 from edgewright.preprocess import Preprocessor, TextPreprocessor
 from edgewright.proof.goldens import Goldens, check_goldens
 from edgewright.proof.host_record import HostKey, HostRecord, Speed, VariantHere
