@@ -27,6 +27,7 @@ from edgewright.manifest import canonical_json, measured_json, new_folder, refus
 from edgewright.optimize.outcome import Outcome
 from edgewright.optimize.prepared import Prepared, with_prepared
 from edgewright.optimize.report import optimize_report
+from edgewright.optimize.trials import trials_file
 from edgewright.preprocess import Preprocessor
 from edgewright.proof.goldens import Goldens
 
@@ -49,7 +50,7 @@ class Contents:
 
 
 def write_bundle(outcome: Outcome, contents: Contents) -> None:
-    """Write and seal the bundle; a rejection that an earlier run left beside it goes.
+    """Write and seal the bundle; a rejection and trials that earlier runs left beside it go.
 
     What is in the manifest is the same for the same checkpoint, options, packages and shortlist:
     latencies and the choice made by them lie in the measured files.
@@ -76,6 +77,7 @@ def write_bundle(outcome: Outcome, contents: Contents) -> None:
         }
         seal(folder, BUNDLE, body, {CHOICE_FILE: measured_json(_choice(outcome)), **_told(outcome)})
     shutil.rmtree(config.rejected, ignore_errors=True)
+    trials_file(config.output).unlink(missing_ok=True)
 
 
 def write_rejection(outcome: Outcome) -> None:
@@ -152,6 +154,7 @@ def _told(outcome: Outcome) -> dict[str, Callable[[str], bytes]]:
         "variants": {each.name: each.timing.to_json() for each in outcome.standings},
         "placement": {name: each.to_json() for name, each in outcome.placements.items()},
         "seconds": dict(outcome.seconds),
+        "mixed": [each.to_json() for each in outcome.mixed],
         "skipped": [list(each) for each in outcome.skipped],
     }
     return {

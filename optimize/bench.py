@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,9 +60,25 @@ class Bench:
         """Scores of candidates on the search rows, each of shape (rows, classes)."""
         with self._workers() as pool:
             jobs = {
-                name: pool.submit(self._logits, name, self.inputs.search_rows) for name in names
+                name: pool.submit(self.scores_on_search, self.candidates[name]) for name in names
             }
-            return {name: softmax(job.result()) for name, job in jobs.items()}
+            return {name: job.result() for name, job in jobs.items()}
+
+    def scores_on_search(self, candidate: Candidate) -> NDArray[np.float32]:
+        """Scores of a candidate, which need not be one of the run's, on the search rows."""
+        return softmax(self._logits(candidate, self.inputs.search_rows))
+
+    def count_on_search(self, scores: NDArray[np.float32]) -> PairedCounts:
+        """Search rows that scores of shape (rows, classes) lose and win against the model."""
+        labels = self.inputs.search.labels
+        return PairedCounts.count(labels, self.reference_on_search, scores.argmax(axis=1))
+
+    def joined_by(self, candidates: Iterable[Candidate]) -> Bench:
+        """The same with more candidates; what the model answers is not asked again."""
+        more = {each.name: each for each in candidates}
+        bench = replace(self, candidates={**self.candidates, **more})
+        vars(bench)["reference_on_search"] = self.reference_on_search  # as cached_property does
+        return bench
 
     def measure(self) -> Measured:
         """Latency of every candidate at the workload, against the baseline."""
@@ -98,7 +114,7 @@ class Bench:
         of_labels = self.inputs.against is Against.LABELS
         labels = self.inputs.certify.labels if of_labels else reference
         with self._workers() as pool:
-            jobs = {name: pool.submit(self._logits, name, rows) for name in names}
+            jobs = {name: pool.submit(self._logits, self.candidates[name], rows) for name in names}
             return {
                 name: PairedCounts.count(labels, reference, job.result().argmax(axis=1))
                 for name, job in jobs.items()
@@ -110,7 +126,8 @@ class Bench:
         chosen = [search.contents[row] for row in choose_rows(search.labels)]
         raw = [each if isinstance(each, str) else each.read() for each in chosen]
         sessions = {
-            name: (self._load(name), not self.candidates[name].batch_invariant) for name in names
+            name: (self._load(self.candidates[name]), not self.candidates[name].batch_invariant)
+            for name in names
         }
         return make_goldens(raw, self.inputs.preprocessor, sessions, keep_raw=keep_raw)
 
@@ -118,16 +135,15 @@ class Bench:
         """As many candidates at once as there are cores for; each still runs as it is served."""
         return ThreadPoolExecutor(max(1, available_cores() // self.threads))
 
-    def _load(self, name: str) -> Session:
-        candidate = self.candidates[name]
+    def _load(self, candidate: Candidate) -> Session:
         return get_backend(candidate.backend).load(
             candidate.file, threads=self.threads, options=candidate.session_options
         )
 
-    def _logits(self, name: str, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def _logits(self, candidate: Candidate, rows: Sequence[Row]) -> NDArray[np.float32]:
         return predict_logits(
-            self._load(name),
+            self._load(candidate),
             self.inputs.preprocessor,
             rows,
-            one_row_at_a_time=not self.candidates[name].batch_invariant,
+            one_row_at_a_time=not candidate.batch_invariant,
         )

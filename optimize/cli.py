@@ -27,6 +27,7 @@ _EXAMPLES = (
     "edgewright optimize ./distilbert-sst2 -o bundle --calibrate rows.csv --certify others.csv",
     "edgewright optimize model.onnx -o bundle --preprocessing ./tokenizer --labels no,yes "
     "--calibrate rows.csv --certify unlabelled.csv",
+    "edgewright optimize checkpoint -o bundle --mixed-seconds 300",
     "edgewright optimize checkpoint -o bundle --config run.yaml --overwrite --json",
 )
 
@@ -101,6 +102,16 @@ _EXAMPLES = (
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--opset", type=int, help="Of the ONNX export.  [default: the exporter's]")
 @click.option("--threads", type=int, default=1, help="Threads of one session.")
+@click.option(
+    "--mixed-seconds",
+    type=float,
+    default=60.0,
+    metavar="SECONDS",
+    help=(
+        "Time for finding the layers to keep in float where int8 loses more than --max-drop on "
+        "the search split; 0 looks for none."
+    ),
+)
 @click.option(
     "--ledger",
     type=_PATH,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +28,9 @@ class OptimizeConfig:
     ``max_drop`` is the accuracy that may be lost, as a share of rows: 0.01 is one point. ``prefer``
     says what is best among the candidates that pass: "speed", or "size" among those that are not
     slower than fp32. ``backends`` empty means all that are installed. ``workload`` None means
-    single texts and batches as long as those of the search split. ``ledger`` None means a folder
-    beside the checkpoint. ``given`` is for models and rows that finetune did not make.
+    single texts and batches as long as those of the search split. ``mixed_seconds`` is the time for
+    finding layers that an int8 file must keep in float; 0 looks for none. ``ledger`` None means a
+    folder beside the checkpoint. ``given`` is for models and rows that finetune did not make.
     """
 
     checkpoint: Path
@@ -39,6 +41,7 @@ class OptimizeConfig:
     backends: tuple[str, ...] = ()
     workload: str | None = None
     threads: int = 1
+    mixed_seconds: float = 60.0
     ledger: Path | None = None
     allow_inconclusive: bool = False
     no_raw_examples: bool = False
@@ -63,6 +66,8 @@ class OptimizeConfig:
         for name in self.backends:
             if name not in BACKENDS:
                 yield f"--backend is {name}; it must be one of {', '.join(BACKENDS)}"
+        if not 0 <= self.mixed_seconds < inf:
+            yield f"--mixed-seconds is {self.mixed_seconds:g}; it must be 0 or more seconds"
         if self.threads < 1:
             yield f"--threads is {self.threads}; it must be 1 or more"
         if not 0 <= self.seed < 2**32:
@@ -96,6 +101,7 @@ class OptimizeConfig:
             "backend": list(self.backends),
             "workload": self.workload,
             "threads": self.threads,
+            "mixed-seconds": self.mixed_seconds,
             "allow-inconclusive": self.allow_inconclusive,
             "no-raw-examples": self.no_raw_examples,
             "seed": self.seed,

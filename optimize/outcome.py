@@ -17,6 +17,8 @@ from edgewright.latency import Timing
 from edgewright.metrics import Labels, accuracy
 from edgewright.optimize.choice import SERVABLE_BACKEND, Aim, Contender
 from edgewright.optimize.config import SPEED, OptimizeConfig
+from edgewright.optimize.graph_work import GraphWork
+from edgewright.optimize.mixed_precision import Mixed
 from edgewright.proof.certificate import MOST_ROWS
 from edgewright.proof.host import Host
 
@@ -75,7 +77,10 @@ class Outcome:
     workload: str
     host: Host
     seconds: Mapping[str, float]  # by stage
+    mixed: tuple[Mixed, ...] = ()  # searches for layers to keep in float
     against: Against = Against.LABELS
+    graph_work: GraphWork | None = None
+    gains: Mapping[str, Timing] = field(default_factory=dict)  # by pass, all up to it
     placements: Mapping[str, Placement] = field(default_factory=dict)  # by candidate
 
     @property
@@ -192,6 +197,7 @@ class Outcome:
             "seconds": sum(self.seconds.values()),
             "seconds_by_stage": dict(self.seconds),
             "candidates": [self.candidate_json(each) for each in self.standings],
+            "mixed": [each.to_json() for each in self.mixed],
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
         }
 

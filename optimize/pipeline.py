@@ -5,6 +5,7 @@ export      fp32 ONNX, compared with PyTorch
 graph       what the export does in vain is left out, exactly
 variants    more files, int8 ones calibrated on the calibrate split, each on every runtime
 search      what every candidate answers on the search split, as it would be served
+mixed       where int8 loses too much there, the layers to blame go back to float
 measure     latency in turns, at the declared workload, in processes of their own
 certify     at most three, frozen beforehand, on rows that nothing has seen
 write       the best that passed, in a bundle; or why there is none
@@ -16,9 +17,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ from edgewright.backends import BACKENDS, get_backend
 from edgewright.backends.tensorrt.profiles import format_profiles
 from edgewright.bundle import Against, Certificate
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
-from edgewright.latency import Timing
+from edgewright.latency import Effort, Timing, inputs_from_rows
 from edgewright.optimize.artifacts import (
     Contents,
     bundled,
@@ -42,19 +44,22 @@ from edgewright.optimize.choice import Aim, Contender, Rules, choose, shippable,
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.drift import drift_reference
 from edgewright.optimize.export import Reference, export_onnx, sample_batches
-from edgewright.optimize.graph_work import work_graph
+from edgewright.optimize.graph_work import GraphWork, measure_passes, work_graph
 from edgewright.optimize.inputs import Inputs
+from edgewright.optimize.mixed_precision import Mixed
 from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.optimize.prepared import Preparation, Prepared, profiles_for
 from edgewright.optimize.recipes import Materials
+from edgewright.optimize.repairs import find_failing, repair
 from edgewright.optimize.summary import summary_lines
 from edgewright.optimize.variants import Skipped
 from edgewright.optimize.workshop import Probe, Unbuilt, build_candidates
 from edgewright.output import Output
-from edgewright.proof.certificate import PairedCounts
 from edgewright.proof.goldens import Goldens
 from edgewright.proof.host import available_cores, has_bf16, instruction_set, saturates, this_host
 from edgewright.proof.ledger import open_ledger
+
+_GAINS_EFFORT: Final = Effort(budget_s=5.0, min_rounds=9)  # of the passes, beside each other
 
 
 def run(config: OptimizeConfig, output: Output) -> None:
@@ -81,11 +86,16 @@ def optimize(
         inputs = Inputs.open(config)
         _look_ahead(inputs, config, output)
     with TemporaryDirectory(prefix="edgewright-optimize-") as folder:
-        bench, skipped = _make_candidates(inputs, config, Path(folder), stages)
+        start = _make_candidates(inputs, config, Path(folder), stages)
+        bench, skipped = start.bench, list(start.skipped)
         with stages(f"search: {len(bench.candidates)} candidates on {len(inputs.search)} rows"):
             scores = bench.search(bench.candidates)
+        mixed, left_out = _mix(start, scores, config, stages)
+        bench = bench.joined_by(each.candidate for each in mixed if each.candidate is not None)
+        scores |= bench.search(bench.candidates.keys() - scores.keys())
         with stages(f"measure latency at {inputs.workload}"):
             measured = bench.measure()
+            gains = _gains(start, config)
         skipped += [Skipped(name, reason) for name, reason in measured.failures.items()]
         standings = {
             name: _standing(bench, name, scores[name], timing)
@@ -93,7 +103,9 @@ def optimize(
         }
         with stages("certify"):
             certificates = _certify(bench, standings, config, output)
+        skipped += left_out
         outcome = _conclude(bench, config, standings, certificates, skipped, stages.seconds)
+        outcome = replace(outcome, mixed=tuple(mixed), graph_work=start.work, gains=gains)
         with stages("write"):
             if outcome.shipped:
                 unbuilt = [each for each in skipped if isinstance(each, Unbuilt)]
@@ -143,16 +155,26 @@ def _look_ahead(inputs: Inputs, config: OptimizeConfig, output: Output) -> None:
             )
 
 
-def _make_candidates(
-    inputs: Inputs, config: OptimizeConfig, folder: Path, stages: Stages
-) -> tuple[Bench, list[Skipped]]:
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The candidates of a run, and what they were made from."""
+
+    bench: Bench
+    skipped: Sequence[Skipped]
+    source: Path  # the fp32 file that all others are made from
+    work: GraphWork | None = None
+
+
+def _make_candidates(inputs: Inputs, config: OptimizeConfig, folder: Path, stages: Stages) -> Start:
     with stages("export to ONNX"):
         reference = Reference(inputs.origin, threads=available_cores())
         export = export_onnx(inputs.origin, folder, inputs.search_rows, opset=config.given.opset)
     with stages("graph: exact rewriting"):
         batches = sample_batches(inputs.preprocessor, inputs.search_rows)
         feeds = [inputs.preprocessor.pad(batch).arrays for batch in batches]
-        work = work_graph(export.path, folder / "fp32-graph.onnx", feeds)
+        steps = folder / "passes"
+        steps.mkdir()
+        work = work_graph(export.path, folder / "fp32-graph.onnx", feeds, steps=steps)
     materials = Materials(
         export=export,
         folder=folder,
@@ -169,7 +191,8 @@ def _make_candidates(
     if not inputs.search_has_labels:
         inputs = inputs.judged_by(reference.logits(inputs.search_rows).argmax(axis=1))
     by_name = {candidate.name: candidate for candidate in candidates}
-    return Bench(inputs, reference, by_name, config.threads), [*_absent(inputs), *skipped]
+    bench = Bench(inputs, reference, by_name, config.threads)
+    return Start(bench, [*_absent(inputs), *skipped], materials.source, work)
 
 
 def _absent(inputs: Inputs) -> Iterator[Skipped]:
@@ -182,16 +205,39 @@ def _absent(inputs: Inputs) -> Iterator[Skipped]:
                 yield Skipped(name, str(error))
 
 
+def _gains(start: Start, config: OptimizeConfig) -> Mapping[str, Timing]:
+    """What the passes bring, one after the other; nothing where none was kept."""
+    if start.work is None or not start.work.applied:
+        return {}
+    inputs = start.bench.inputs
+    rows = inputs_from_rows(inputs.preprocessor, inputs.search_rows)
+    return measure_passes(
+        start.work, inputs.workload, rows, threads=config.threads, effort=_GAINS_EFFORT
+    )
+
+
+def _mix(
+    start: Start,
+    scores: Mapping[str, NDArray[np.float32]],
+    config: OptimizeConfig,
+    stages: Stages,
+) -> tuple[list[Mixed], list[Skipped]]:
+    bench = start.bench
+    failing = find_failing(bench, scores, config) if config.mixed_seconds else []
+    if not failing:
+        return [], []
+    names = ", ".join(each.name for each in failing)
+    with stages(f"mixed precision, for what loses too much on search: {names}"):
+        return repair(failing, bench, config, start.source)
+
+
 def _standing(bench: Bench, name: str, scores: NDArray[np.float32], timing: Timing) -> Standing:
     candidate = bench.candidates[name]
-    counts = PairedCounts.count(
-        bench.inputs.search.labels, bench.reference_on_search, scores.argmax(axis=1)
-    )
     contender = Contender(
         name=name,
         backend=candidate.backend,
         size_bytes=model_file.size_bytes(candidate.file),
-        search=counts,
+        search=bench.count_on_search(scores),
         speedup=timing.ratio,
         speedup_low=timing.ratio_low,
         speedup_high=timing.ratio_high,

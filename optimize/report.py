@@ -19,6 +19,7 @@ from edgewright.metrics import (
     macro_f1_loss_interval,
 )
 from edgewright.optimize.config import SPEED
+from edgewright.optimize.mixed_report import mixed_section
 from edgewright.optimize.outcome import Outcome, Standing, points, rows_wanted
 from edgewright.preprocess.thumbnails import thumbnail_uri
 from edgewright.proof.bound import rows_needed
@@ -54,6 +55,7 @@ def optimize_report(outcome: Outcome, manifest_sha256: str) -> bytes:
     sections = [_candidates(outcome)]
     shown = outcome.foremost or outcome.baseline
     sections += [_confusion(outcome, shown), _changed(outcome, shown), _certainty(outcome)]
+    sections += [mixed_section(each) for each in outcome.mixed]
     if outcome.placements:
         sections.append(_what_runs(outcome))
     sections.append(_circumstances(outcome))

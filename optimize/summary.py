@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from edgewright.bundle import Verdict
 from edgewright.optimize.config import SPEED
+from edgewright.optimize.mixed_report import mixed_line
 from edgewright.optimize.outcome import Outcome, Standing, points
 
 
@@ -15,6 +16,7 @@ def summary_lines(outcome: Outcome) -> Iterator[str]:
     yield ""
     yield from _table(outcome)
     yield ""
+    yield from (mixed_line(each) for each in outcome.mixed)
     folder = outcome.config.output if outcome.shipped else outcome.config.rejected
     yield f"{'bundle' if outcome.shipped else 'rejection'}  {folder}"
     yield f"report  {folder / 'report.html'}"

@@ -31,8 +31,6 @@ from edgewright.optimize.recipes import (
     int8_static,
 )
 
-SEVEN_BITS: Final = "-7bit"  # ends the precision of files made for hosts that saturate
-
 # In the order in which candidates are told. Adding a kind of file is one module and one line here.
 RECIPES: Final[tuple[Recipe, ...]] = (
     fp32.RECIPE,

@@ -18,8 +18,8 @@ from edgewright.backends.tensorrt.backend import PROFILES
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
 from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.prepared import PREPARED_KINDS
-from edgewright.optimize.recipes import GPU_BACKENDS, TENSORRT, Materials, Recipe
-from edgewright.optimize.variants import RECIPES, SEVEN_BITS, Candidate, Skipped
+from edgewright.optimize.recipes import GPU_BACKENDS, SEVEN_BITS, TENSORRT, Materials, Recipe
+from edgewright.optimize.variants import RECIPES, Candidate, Skipped
 from edgewright.preprocess import Preprocessor, Row
 from edgewright.proof.host import available_cores
 from edgewright.proof.logits import predict_logits

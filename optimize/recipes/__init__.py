@@ -15,6 +15,7 @@ from typing import Final
 from edgewright.optimize.export import Export
 from edgewright.optimize.quantize import Calibration
 
+SEVEN_BITS: Final = "-7bit"  # ends the precision of files made for hosts that saturate
 CUDA: Final = "onnxruntime-cuda"
 TENSORRT: Final = "tensorrt"
 OPENVINO: Final = "openvino"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgewright.optimize.export import save
 from edgewright.optimize.quantize import is_convolutional, quantize_static
 from edgewright.optimize.recipes import (
     GPU_BACKENDS,
     ONNXRUNTIME,
+    SEVEN_BITS,
     TENSORRT,
     Materials,
     Recipe,
@@ -24,6 +25,8 @@ from edgewright.optimize.recipes import (
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+STATIC: Final = "int8-static"
 
 
 def _make(materials: Materials, backends: Sequence[str]) -> Mapping[str, Path]:
@@ -43,16 +46,23 @@ def _write(
     import onnx_ir as ir
 
     model = quantize_static(materials.source, materials.calibration, reduce_range=reduce_range)
+    save(model, qdq_file(materials.folder, reduce_range=reduce_range))
     statistics = ir.to_proto(model)
-    paths = {each: materials.folder / f"int8-static.{each}.onnx" for each in backends}
+    paths = {each: materials.folder / f"{STATIC}.{each}.onnx" for each in backends}
     for backend, path in paths.items():
         form = ir.from_proto(statistics)
-        _rewriter(backend, materials.source)(form)
+        rewriter(backend, materials.source)(form)
         save(form, path)
     return paths
 
 
-def _rewriter(backend: str, source: Path) -> Callable[[ir.Model], None]:
+def qdq_file(folder: Path, *, reduce_range: bool) -> Path:
+    """Where NNCF's model is kept as it is: layers go back to float from there."""
+    return folder / f"{STATIC}{SEVEN_BITS if reduce_range else ''}.qdq.onnx"
+
+
+def rewriter(backend: str, source: Path) -> Callable[[ir.Model], None]:
+    """What makes a backend's form of NNCF's model of ``source``, in place."""
     from edgewright.optimize import onnxruntime_graph, tensorrt_graph
 
     if backend == TENSORRT:
@@ -64,4 +74,4 @@ def _rewriter(backend: str, source: Path) -> Callable[[ir.Model], None]:
     return onnxruntime_graph.for_onnxruntime
 
 
-RECIPE = Recipe("int8-static", _make, int8_options)
+RECIPE = Recipe(STATIC, _make, int8_options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,15 @@ class Point:
     y: float
     y_low: float
     y_high: float
+    tone: Tone = Tone.NEUTRAL
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A named length."""
+
+    label: str
+    value: float
     tone: Tone = Tone.NEUTRAL
 
 
@@ -120,6 +130,32 @@ def interval_scatter_figure(
         if y_line is not None:
             axes.axhline(y_line[0], color=_INK, linestyle=":", linewidth=1, label=y_line[1])
         figure.legend(loc="outside lower center", ncols=2, fontsize=10)
+        return Figure(_svg(figure, caption), caption)
+
+
+def bar_figure(bars: Sequence[Bar], *, x_label: str, caption: str) -> Figure:
+    """Horizontal bars, the first on top, on a logarithmic scale.
+
+    A value of 0 has no bar; an infinite one reaches ten times as far as the longest that is not.
+    """
+    import matplotlib
+
+    finite = [bar.value for bar in bars if 0 < bar.value < math.inf] or [1.0]
+    least, most = min(finite) / 2, max(finite) * 10
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(x_label, "")
+        figure.set_figheight(1 + 0.27 * len(bars))
+        axes.set_xscale("log")
+        axes.set_xlim(least, most)
+        axes.barh(
+            range(len(bars)),
+            [min(max(bar.value, least), most) for bar in bars],
+            color=[_TONES[bar.tone] for bar in bars],
+            height=0.7,
+        )
+        axes.set_yticks(range(len(bars)), [bar.label for bar in bars], fontsize=9)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
         return Figure(_svg(figure, caption), caption)
 
 

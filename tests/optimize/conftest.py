@@ -154,3 +154,9 @@ def make_checkpoint(trained_model: Path, tmp_path: Path) -> CheckpointMaker:
         return write_checkpoint(tmp_path / name, trained_model, examples)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def seal_model() -> CheckpointMaker:
+    """Seal a folder that ``trained_model`` is a copy of, with the small checkpoint's examples."""
+    return lambda target, model: write_checkpoint(target, model, make_examples(SPLIT_ROWS))

@@ -33,7 +33,15 @@ def _refused(capsys: Any, *arguments: object) -> tuple[int, str]:
 def test_help_names_every_option_and_ends_with_examples(capsys: Any) -> None:
     assert run(["optimize", "--help"]) == 0
     printed = capsys.readouterr().out
-    for option in ("--max-drop", "--confidence", "--backend", "--workload", "--ledger", "--prefer"):
+    for option in (
+        "--max-drop",
+        "--confidence",
+        "--prefer",
+        "--backend",
+        "--workload",
+        "--mixed-seconds",
+        "--ledger",
+    ):
         assert option in printed
     assert printed.rstrip().splitlines()[-1].strip().startswith("edgewright optimize checkpoint -o")
 

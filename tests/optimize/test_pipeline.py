@@ -95,9 +95,7 @@ class Runs:
         """Exit code and the JSON object of ``edgewright optimize``."""
         everyone = {FP32: Entrant(1.0), **entrants}
 
-        def make(
-            inputs: Inputs, config: Any, folder: Path, stages: Any
-        ) -> tuple[Bench, list[Skipped]]:
+        def make(inputs: Inputs, config: Any, folder: Path, stages: Any) -> pipeline.Start:
             candidates = {}
             for name, entrant in everyone.items():
                 file = self._fp32 if name == FP32 else folder / f"{name}.onnx"
@@ -107,7 +105,8 @@ class Runs:
                     name, entrant.backend, file, "fp32", entrant.batch_invariant
                 )
             reference = Reference(inputs.origin)
-            return Bench(inputs, reference, candidates, config.threads), [Skipped("x", "no such")]
+            bench = Bench(inputs, reference, candidates, config.threads)
+            return pipeline.Start(bench, [Skipped("x", "no such")], self._fp32)
 
         timings = {
             name: _timing(entrant.speedup) for name, entrant in everyone.items() if entrant.speedup
