@@ -5,9 +5,9 @@ from __future__ import annotations
 from edgewright.finetune.audit import Audit
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.forgetting import Forgetting
+from edgewright.finetune.recipe import Epoch, Recipe
 from edgewright.finetune.summary import lora_words
 from edgewright.finetune.task import Task
-from edgewright.finetune.train import Epoch, Recipe
 from edgewright.output import Output
 
 

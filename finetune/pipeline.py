@@ -42,9 +42,10 @@ from edgewright.finetune.notes import (
 )
 from edgewright.finetune.old_set import OldSet, read_old_set
 from edgewright.finetune.processes import ALONE, Processes
+from edgewright.finetune.recipe import Fit, Watcher
 from edgewright.finetune.summary import metrics_record, summarise
 from edgewright.finetune.task import Task
-from edgewright.finetune.train import Fit, Watcher, fit
+from edgewright.finetune.train import fit
 from edgewright.finetune.training_state import Saver
 from edgewright.finetune.unfinished import (
     Decisions,

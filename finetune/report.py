@@ -23,9 +23,9 @@ from edgewright.finetune.depth_report import depth_sections
 from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabilities
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.forgetting_report import forgetting_section
+from edgewright.finetune.recipe import Fit
 from edgewright.finetune.shown_example import shown_example
 from edgewright.finetune.summary import lora_words
-from edgewright.finetune.train import Fit
 from edgewright.report import (
     Block,
     ConfusionMatrix,

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from edgewright.finetune.evaluate import Answers, score
+from edgewright.finetune.recipe import Fit
 from edgewright.finetune.task import Task
-from edgewright.finetune.train import Fit
 from edgewright.metrics import accuracy_interval
 
 

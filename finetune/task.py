@@ -25,16 +25,12 @@ from edgewright.finetune.freeze import FrozenPart, find_blocks, freeze
 from edgewright.finetune.image_rows import ImageRows
 from edgewright.finetune.lora import Adapters
 from edgewright.finetune.processes import ALONE, Processes
+from edgewright.finetune.recipe import Recipe, balanced_weights
 from edgewright.finetune.schedule import layer_factors
 from edgewright.finetune.start import Start
 from edgewright.finetune.strict import refuse_violations
 from edgewright.finetune.table_audit import TableAudit, audit_tables
-from edgewright.finetune.train import (
-    Recipe,
-    balanced_weights,
-    normalises_batches,
-    refuse_processes,
-)
+from edgewright.finetune.train import normalises_batches, refuse_processes
 from edgewright.kinds import IMAGE
 from edgewright.output import Output
 from edgewright.preprocess import ImagePreprocessor, Preprocessor, TextPreprocessor

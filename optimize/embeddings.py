@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgewright.optimize.export import save
+from edgewright.optimize.passes.edits import initializer
 
 _LEAST_BYTES: Final = 4096  # a smaller table is not worth three more operators
 
@@ -75,11 +76,4 @@ def _stored(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """The initializer of this name; a table that is gathered twice is stored once."""
     if name in graph.initializers:
         return graph.initializers[name]
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(array, name=name),
-    )
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, name, array)

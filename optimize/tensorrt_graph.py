@@ -13,6 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
+from edgewright.optimize.passes.edits import constant, initializer
+
 
 def for_tensorrt(model: ir.Model) -> None:
     """Make every quantised activation symmetric int8, in place."""
@@ -26,14 +28,16 @@ def for_tensorrt(model: ir.Model) -> None:
 def _make_symmetric(graph: ir.Graph, quantize: ir.Node) -> None:
     codes = quantize.outputs[0]
     users = [use.node for use in codes.uses()]
-    scale, zero_point = (_constant(each) for each in quantize.inputs[1:3])
+    scale, zero_point = (_parameter(each) for each in quantize.inputs[1:3])
     if zero_point.dtype == np.int8 and not zero_point.any():
         return
     limits = np.iinfo(zero_point.dtype)
     reach = np.maximum(zero_point - float(limits.min), float(limits.max) - zero_point)
     replaced = [
-        _stored(graph, f"{codes.name}_symmetric_scale", (scale * reach / 127).astype(scale.dtype)),
-        _stored(graph, f"{codes.name}_no_zero_point", np.zeros_like(zero_point, dtype=np.int8)),
+        initializer(
+            graph, f"{codes.name}_symmetric_scale", (scale * reach / 127).astype(scale.dtype)
+        ),
+        initializer(graph, f"{codes.name}_no_zero_point", np.zeros_like(zero_point, dtype=np.int8)),
     ]
     for node in (quantize, *users):  # the latter dequantise: NNCF writes nothing in between
         for place, value in enumerate(replaced, start=1):
@@ -41,18 +45,8 @@ def _make_symmetric(graph: ir.Graph, quantize: ir.Node) -> None:
     codes.type = ir.TensorType(ir.DataType.INT8)
 
 
-def _constant(value: ir.Value | None) -> NDArray[Any]:
-    if value is None or value.const_value is None:
+def _parameter(value: ir.Value | None) -> NDArray[Any]:
+    found = constant(value)
+    if found is None:
         raise ValueError("a quantiser of NNCF without constant parameters")
-    return value.const_value.numpy()
-
-
-def _stored(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(array, name=name),
-    )
-    graph.register_initializer(value)
-    return value
+    return found

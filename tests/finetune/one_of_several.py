@@ -27,7 +27,8 @@ from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.freeze import FrozenPart, freeze
 from edgewright.finetune.process_group import open_processes
 from edgewright.finetune.processes import Processes
-from edgewright.finetune.train import Recipe, Watcher, fit
+from edgewright.finetune.recipe import Recipe, Watcher
+from edgewright.finetune.train import fit
 from edgewright.finetune.training_state import Saver
 
 CPU = torch.device("cpu")

@@ -17,7 +17,8 @@ from edgewright.finetune.activation_store import ActivationStore
 from edgewright.finetune.cut import Cut
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.freeze import find_part, freeze
-from edgewright.finetune.train import Recipe, Watcher, fit
+from edgewright.finetune.recipe import Recipe, Watcher
+from edgewright.finetune.train import fit
 
 CPU = torch.device("cpu")
 BLOCKS = 2

@@ -20,7 +20,8 @@ from edgewright.finetune.cut import Cut, Replayed, UncacheableError, record
 from edgewright.finetune.evaluate import predict_logits
 from edgewright.finetune.freeze import find_blocks, freeze
 from edgewright.finetune.image_rows import ImageRows
-from edgewright.finetune.train import Recipe, Watcher, fit
+from edgewright.finetune.recipe import Recipe, Watcher
+from edgewright.finetune.train import fit
 from edgewright.preprocess import ImagePreprocessor, ImageSettings
 from edgewright.tables.image_folder import ImageFile
 

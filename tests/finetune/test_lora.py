@@ -23,8 +23,9 @@ from edgewright.finetune.depth import choose_depth
 from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
 from edgewright.finetune.freeze import find_blocks, freeze, thaw
 from edgewright.finetune.lora import Adapters
+from edgewright.finetune.recipe import Recipe
 from edgewright.finetune.task import Task
-from edgewright.finetune.train import Recipe, fit
+from edgewright.finetune.train import fit
 from edgewright.kinds import IMAGE, TEXT
 from edgewright.optimize.export import export_onnx
 from edgewright.optimize.origin import Origin

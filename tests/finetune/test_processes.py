@@ -25,8 +25,9 @@ from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.evaluate import Scores
 from edgewright.finetune.process_group import Connected, Place, open_processes
 from edgewright.finetune.processes import ALONE, Processes
+from edgewright.finetune.recipe import Fit, Watcher
 from edgewright.finetune.task import Task
-from edgewright.finetune.train import Fit, Watcher, fit, refuse_processes
+from edgewright.finetune.train import fit, refuse_processes
 from edgewright.output import Output
 from edgewright.proof.host import available_cores
 

@@ -8,8 +8,9 @@ from tiny_models import tiny_classifier
 from edgewright.errors import ConfigError
 from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.freeze import find_blocks, freeze
+from edgewright.finetune.recipe import Recipe
 from edgewright.finetune.schedule import adamw, layer_factors, warmup_cosine
-from edgewright.finetune.train import Recipe, fit
+from edgewright.finetune.train import fit
 
 
 @given(st.integers(1, 500), st.floats(0, 1))

@@ -10,7 +10,8 @@ from tiny_models import bert_config
 from edgewright.errors import ConfigError
 from edgewright.finetune.evaluate import Scores
 from edgewright.finetune.freeze import freeze
-from edgewright.finetune.train import Recipe, Watcher, balanced_weights, fit
+from edgewright.finetune.recipe import Recipe, Watcher, balanced_weights
+from edgewright.finetune.train import fit
 
 CPU = torch.device("cpu")
 
