@@ -58,14 +58,10 @@ def write_bundle(outcome: Outcome, contents: Contents) -> None:
     config = outcome.config
     with new_folder(config.output, overwrite=config.overwrite) as folder:
         (folder / VARIANTS_FOLDER).mkdir()
-        for name in bundled(outcome):
-            for part in model_file.parts(contents.files[name]):
-                target = folder / VARIANTS_FOLDER / part.name
-                if not target.exists():
-                    shutil.copyfile(part, target)
+        files = [contents.files[name] for name in bundled(outcome)]
+        for file in [*files, *(each.file for each in contents.prepared)]:
+            _copy(file, folder / VARIANTS_FOLDER)
         contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
-        for each in contents.prepared:
-            shutil.copyfile(each.file, folder / each.variant.file)
         with_prepared(contents.goldens, contents.prepared).save(folder)
         (folder / DRIFT_FILE).write_bytes(canonical_json(contents.drift))
         (folder / CONFIG_FILE).write_bytes(config.yaml())
@@ -78,6 +74,14 @@ def write_bundle(outcome: Outcome, contents: Contents) -> None:
         seal(folder, BUNDLE, body, {CHOICE_FILE: measured_json(_choice(outcome)), **_told(outcome)})
     shutil.rmtree(config.rejected, ignore_errors=True)
     trials_file(config.output).unlink(missing_ok=True)
+
+
+def _copy(file: Path, folder: Path) -> None:
+    """A model into the bundle; several variants may share one."""
+    for part in model_file.parts(file):
+        target = folder / part.name
+        if not target.exists():
+            shutil.copyfile(part, target)
 
 
 def write_rejection(outcome: Outcome) -> None:

@@ -180,7 +180,13 @@ def _compare(
     largest = 0.0
     for rows in sample_batches(preprocessor, sample):
         arrays = preprocessor.pad(rows).arrays
-        difference = np.abs(session.run(arrays)[LOGITS] - reference.run(arrays)[LOGITS])
+        expected = reference.run(arrays)[LOGITS]
+        if not np.isfinite(expected).all():
+            raise ConfigError(
+                f"{reference.name} itself answers with what are no numbers; its weights are "
+                "damaged, or its training diverged: train it again"
+            )
+        difference = np.abs(session.run(arrays)[LOGITS] - expected)
         if not difference.max() <= TOLERANCE:  # NaN is beyond it too
             row, column = np.argwhere(~(difference <= TOLERANCE))[0]
             shape = "x".join(str(size) for size in next(iter(arrays.values())).shape)

@@ -119,7 +119,7 @@ def _try(made: _Made, probe: Probe, asked: Collection[str]) -> Candidate | Skipp
         in_float = computed_in_float(placement) if made.kind.startswith("int8") else None
         if in_float is not None:
             return Skipped(made.name, in_float)
-        invariant = is_batch_invariant(session, probe)
+        invariant = _probed(session, probe, made.name)
     except IntegrityError as error:
         return Skipped(made.name, shorten(str(error), _REASON_LENGTH))
     except BackendUnavailableError as error:
@@ -139,6 +139,16 @@ def _try(made: _Made, probe: Probe, asked: Collection[str]) -> Candidate | Skipp
     )
 
 
+def _probed(session: Session, probe: Probe, name: str) -> bool:
+    """``is_batch_invariant``; IntegrityError where the model cannot run, or gives no numbers."""
+    try:
+        return is_batch_invariant(session, probe)
+    except IntegrityError:
+        raise
+    except Exception as error:  # a runtime's own classes, without a common base
+        raise IntegrityError(f"{name} cannot run: {error}") from error
+
+
 def _unbuilt(made: _Made, file: Path, error: BackendUnavailableError) -> Skipped:
     if made.kind not in PREPARED_KINDS:
         return Skipped(made.name, shorten(str(error), _REASON_LENGTH))
@@ -154,9 +164,15 @@ def is_batch_invariant(session: Session, probe: Probe) -> bool:
     Sixteen rows get the same labels in a batch as alone, and all but an eighth of them logits
     within 2% of their spread; and four of them get the same logits again when the other twelve
     are replaced.
+
+    Raises:
+        IntegrityError: a logit is no number.
     """
     rows = probe.rows[:_PROBE_ROWS]
     alone = predict_logits(session, probe.preprocessor, rows, one_row_at_a_time=True)
+    if not np.isfinite(alone).all():
+        wrong = int((~np.isfinite(alone).all(axis=1)).sum())
+        raise IntegrityError(f"it answers {wrong} of {len(rows)} rows with what are no numbers")
     length = max(len(row) for row in rows)
     together = session.run(probe.preprocessor.pad(rows, length).arrays)[LOGITS]
     kept = [rows[index % min(_KEPT_ROWS, len(rows))] for index in range(len(rows))]

@@ -98,6 +98,18 @@ def test_a_folder_without_a_head_is_refused(foreign: Path, tmp_path: Path) -> No
         open_origin(headless, Given())
 
 
+def test_weights_that_are_no_numbers_are_told_as_such(foreign: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    broken = shutil.copytree(foreign, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.bias"][1] = np.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    origin = open_origin(broken, Given())
+    with pytest.raises(ConfigError, match="itself answers with what are no numbers"):
+        export_onnx(origin, tmp_path, origin.preprocessor.encode(["the bank", "a goal"]))
+
+
 def test_texts_are_cut_to_the_length_asked_for(foreign: Path) -> None:
     origin = open_origin(foreign, Given(max_length=7))
     (row,) = origin.preprocessor.encode(["the " * 50])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -281,6 +282,52 @@ def test_what_a_runtime_cannot_load_is_left_out_with_the_reason(
     assert {f"openvino-{kind}" for kind in ("fp32", "bf16", "int8-static")} <= set(reasons)
     assert "core.cpp:117: no MatMulInteger" in reasons["openvino-int8-dynamic"]
     assert len(reasons["openvino-int8-dynamic"]) <= 300
+
+
+class Faulty:
+    """OpenVINO, but for what its sessions do when they run."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self.run = run
+
+    def load(self, path: Path, **options: Any) -> Any:
+        session = get_backend("openvino").load(path, **options)
+        return SimpleNamespace(
+            inputs=session.inputs, outputs=session.outputs, placement=session.placement,
+            run=lambda arrays: self.run(session.run(arrays)),
+        )  # fmt: skip
+
+
+def _fail(_answer: Any) -> Any:
+    raise RuntimeError("a kernel failed")
+
+
+def _no_numbers(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.full_like(value, np.nan) for name, value in answer.items()}
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [(_fail, "cannot run: a kernel failed"), (_no_numbers, "answers 16 of 16 rows")],
+)
+def test_what_cannot_answer_is_left_out_with_the_reason(
+    order: Callable[..., Materials],
+    probe: Probe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., Any],
+    reason: str,
+) -> None:
+    monkeypatch.setattr(workshop, "RECIPES", (fp32.RECIPE,))
+    real = workshop.get_backend
+    monkeypatch.setattr(
+        workshop, "get_backend", lambda name: Faulty(run) if name == "openvino" else real(name)
+    )
+    built, skipped = build_candidates(order(tmp_path), probe)
+    assert [each.name for each in built] == ["onnxruntime-fp32"]
+    (left_out,) = skipped
+    assert left_out.name == "openvino-fp32"
+    assert reason in left_out.reason
 
 
 def test_a_missing_device_is_a_skipped_row_unless_it_was_asked_for(
