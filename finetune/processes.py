@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from edgewright.errors import ConfigError
+
+if TYPE_CHECKING:  # the command line reads what is decided before it needs torch
+    import torch
+    from torch import nn
 
 T = TypeVar("T")
 
