@@ -6,10 +6,10 @@ from typing import Final
 
 from edgewright.finetune.audit import Audit, FeatureAudit
 from edgewright.finetune.findings import SHOWN, Found
-from edgewright.finetune.shown_example import shown_example
 from edgewright.finetune.strict import rules_of, violations
 from edgewright.kinds import TEXT
 from edgewright.report import Block, DataTable, Paragraph, Section, TextRows
+from edgewright.shown_example import shown_example
 
 _ERRORS: Final = 12
 _GROUPS: Final = 4

@@ -24,7 +24,6 @@ from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabiliti
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.forgetting_report import forgetting_section
 from edgewright.finetune.recipe import Fit
-from edgewright.finetune.shown_example import shown_example
 from edgewright.finetune.summary import lora_words
 from edgewright.report import (
     Block,
@@ -38,6 +37,7 @@ from edgewright.report import (
     Tone,
     render_report,
 )
+from edgewright.shown_example import shown_example
 
 _WORST: Final = 12
 _MANY_CLASSES: Final = 30  # a larger confusion matrix is unreadable

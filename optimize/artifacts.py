@@ -25,6 +25,7 @@ from edgewright.bundle import (
 from edgewright.errors import ConfigError
 from edgewright.manifest import canonical_json, measured_json, new_folder, refuse_existing, seal
 from edgewright.optimize.outcome import Outcome
+from edgewright.optimize.outcome_json import measurements_json
 from edgewright.optimize.prepared import Prepared, with_prepared
 from edgewright.optimize.report import optimize_report
 from edgewright.optimize.trials import trials_file
@@ -151,18 +152,8 @@ def _body(outcome: Outcome) -> dict[str, Any]:
 
 def _told(outcome: Outcome) -> dict[str, Callable[[str], bytes]]:
     """The measured files that a bundle and a rejection both have."""
-    measurements = {
-        "workload": outcome.workload,
-        "threads": outcome.config.threads,
-        "host": outcome.host.to_json(),
-        "variants": {each.name: each.timing.to_json() for each in outcome.standings},
-        "placement": {name: each.to_json() for name, each in outcome.placements.items()},
-        "seconds": dict(outcome.seconds),
-        "mixed": [each.to_json() for each in outcome.mixed],
-        "skipped": [list(each) for each in outcome.skipped],
-    }
     return {
-        MEASUREMENTS_FILE: measured_json(measurements),
+        MEASUREMENTS_FILE: measured_json(measurements_json(outcome)),
         REPORT_FILE: lambda manifest_sha256: optimize_report(outcome, manifest_sha256),
     }
 

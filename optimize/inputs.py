@@ -42,6 +42,7 @@ class Inputs:
     backends: tuple[str, ...]  # the servable one first: fp32 on it is what others are held against
     workload: Workload
     notes: tuple[str, ...] = ()  # what a person should know of the rows given
+    search_against: Against = Against.LABELS  # as ``against``, of the search rows as they came
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -53,13 +54,8 @@ class Inputs:
         """What answers on the certify split are held against: its labels, where it has any."""
         return Against.LABELS if _is_labelled(self.certify) else Against.REFERENCE
 
-    @property
-    def search_has_labels(self) -> bool:
-        """Whether the search rows came with labels of their own."""
-        return _is_labelled(self.search)
-
     def judged_by(self, answers: Labels) -> Inputs:
-        """The same, with the model's own ``answers`` on the search rows as their labels."""
+        """The same, with the model's own ``answers`` on the search rows in place of labels."""
         return replace(self, search=replace(self.search, labels=answers))
 
     @cached_property
@@ -95,6 +91,7 @@ class Inputs:
             backends=tuple(dict.fromkeys([SERVABLE_BACKEND, *asked])),
             workload=_workload(config, origin.preprocessor, search),
             notes=notes,
+            search_against=Against.LABELS if _is_labelled(search) else Against.REFERENCE,
         )
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,8 @@ from edgewright.optimize.choice import SERVABLE_BACKEND, Aim, Contender
 from edgewright.optimize.config import SPEED, OptimizeConfig
 from edgewright.optimize.graph_work import GraphWork
 from edgewright.optimize.mixed_precision import Mixed
-from edgewright.proof.certificate import MOST_ROWS
+from edgewright.optimize.words import between, rows_wanted
 from edgewright.proof.host import Host
-
-_HEADLINE: Final = (
-    "variant", "backend", "verdict", "loss_upper_bound", "certify_n", "needed_n", "speedup",
-    "speedup_interval", "size_ratio",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +72,8 @@ class Outcome:
     host: Host
     seconds: Mapping[str, float]  # by stage
     mixed: tuple[Mixed, ...] = ()  # searches for layers to keep in float
-    against: Against = Against.LABELS
+    against: Against = Against.LABELS  # what the certify rows are held against
+    search_against: Against = Against.LABELS  # on REFERENCE, ``search.labels`` are the model's
     graph_work: GraphWork | None = None
     gains: Mapping[str, Timing] = field(default_factory=dict)  # by pass, all up to it
     placements: Mapping[str, Placement] = field(default_factory=dict)  # by candidate
@@ -124,6 +119,23 @@ class Outcome:
         """Share of search rows that a candidate answers rightly."""
         return accuracy(self.search.labels, standing.predicted)
 
+    def search_changed(self, standing: Standing) -> NDArray[np.intp]:
+        """Search rows whose label is another than the model's, ascending."""
+        return np.flatnonzero(self.reference != standing.predicted)
+
+    @property
+    def frontier(self) -> list[Standing]:
+        """Who is beaten by no other in both speed and accuracy on search, the fastest first."""
+        ranked = sorted(
+            self.standings,
+            key=lambda each: (-each.contender.speedup, -self.search_accuracy(each)),
+        )
+        found: list[Standing] = []
+        for each in ranked:
+            if not found or self.search_accuracy(each) > self.search_accuracy(found[-1]):
+                found.append(each)
+        return found
+
     def size_ratio(self, standing: Standing) -> float:
         """Its file's size as a share of the exported fp32 file's."""
         return standing.contender.size_bytes / self.baseline.contender.size_bytes
@@ -154,88 +166,10 @@ class Outcome:
                 f"the certify split has been used for other files, so it proves nothing of "
                 f"{foremost.name}; bring fresh rows with `edgewright finetune --add`"
             )
-        bounds = (
-            f"{foremost.name} loses between {points(given.loss_lower_bound)} and "
-            f"{points(given.loss_upper_bound)} points of accuracy, and "
-            f"{points(given.budget)} are allowed"
-        )
+        bounds = f"{foremost.name} {between(given)}"
         if given.verdict is Verdict.FAIL:
             return f"{bounds}; allow more with --max-drop, or train longer"
         return f"{bounds}; {rows_wanted(given)}, or accept it with --allow-inconclusive"
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``--json`` prints."""
-        return {**self._headline(), **self._circumstances()}
-
-    def _headline(self) -> dict[str, Any]:
-        foremost = self.foremost
-        if foremost is None or foremost.certificate is None:
-            return dict.fromkeys(_HEADLINE)
-        contender, given = foremost.contender, foremost.certificate
-        return {
-            "variant": foremost.name,
-            "backend": contender.backend,
-            "verdict": given.verdict.value,
-            "loss_upper_bound": given.loss_upper_bound,
-            "certify_n": given.n,
-            "needed_n": given.needed_n,
-            "speedup": contender.speedup,
-            "speedup_interval": [contender.speedup_low, contender.speedup_high],
-            "size_ratio": self.size_ratio(foremost),
-        }
-
-    def _circumstances(self) -> dict[str, Any]:
-        folder = self.config.output if self.shipped else self.config.rejected
-        return {
-            "published": bool(self.shipped),
-            "folder": str(folder),
-            "prefer": self.config.prefer,
-            "budget": self.config.max_drop,
-            "confidence": self.config.confidence,
-            "workload": self.workload,
-            "threads": self.config.threads,
-            "seconds": sum(self.seconds.values()),
-            "seconds_by_stage": dict(self.seconds),
-            "candidates": [self.candidate_json(each) for each in self.standings],
-            "mixed": [each.to_json() for each in self.mixed],
-            "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
-        }
-
-    def candidate_json(self, standing: Standing) -> dict[str, Any]:
-        """One row of the table of candidates."""
-        contender = standing.contender
-        return {
-            "name": standing.name,
-            "backend": contender.backend,
-            "precision": standing.precision,
-            "row_by_row": standing.row_by_row,
-            "size_bytes": contender.size_bytes,
-            "search_n": contender.search.n,
-            "search_accuracy": self.search_accuracy(standing),
-            "search_lost": contender.search.lost,
-            "search_won": contender.search.won,
-            **standing.timing.to_json(),
-            "faster": contender.is_faster,
-            "certificate": standing.certificate.to_json() if standing.certificate else None,
-            "shipped": standing.name in self.shipped,
-            "chosen": standing.name == self.chosen,
-        }
-
-
-def points(share: float) -> str:
-    """A share of rows in points of accuracy: 0.0123 is "1.23"."""
-    return f"{100 * share:.2f}"
-
-
-def rows_wanted(given: Certificate) -> str:
-    """What more rows an INCONCLUSIVE certificate asks for, as a clause."""
-    if given.needed_n is None:
-        seen = f"with {given.lost} lost and {given.won} won of {given.n} certify rows"
-        hopeless = given.lost - given.won >= given.budget * given.n
-        return (
-            f"{seen} {'no number of' if hopeless else f'more than {MOST_ROWS:,}'} rows would pass"
-        )
-    return f"at these rates {given.needed_n} certify rows would pass, and there are {given.n}"
 
 
 def _distance(standing: Standing) -> tuple[int, float, float]:

@@ -48,6 +48,7 @@ from edgewright.optimize.graph_work import GraphWork, measure_passes, work_graph
 from edgewright.optimize.inputs import Inputs
 from edgewright.optimize.mixed_precision import Mixed
 from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.outcome_json import outcome_json
 from edgewright.optimize.prepared import Preparation, Prepared, profiles_for
 from edgewright.optimize.recipes import Materials
 from edgewright.optimize.repairs import find_failing, repair
@@ -71,7 +72,7 @@ def run(config: OptimizeConfig, output: Output) -> None:
         EdgewrightError: the run cannot be done; nothing is written.
     """
     outcome = optimize(config, output)
-    output.result(outcome.to_json(), summary_lines(outcome))
+    output.result(outcome_json(outcome), summary_lines(outcome))
     if not outcome.shipped:
         raise outcome.refusal()
 
@@ -188,7 +189,7 @@ def _make_candidates(inputs: Inputs, config: OptimizeConfig, folder: Path, stage
     with stages(f"variants, calibrated on {len(inputs.calibrate)} rows"):
         probe = Probe(inputs.preprocessor, inputs.search_rows)
         candidates, skipped = build_candidates(materials, probe, asked=config.backends)
-    if not inputs.search_has_labels:
+    if inputs.search_against is Against.REFERENCE:
         inputs = inputs.judged_by(reference.logits(inputs.search_rows).argmax(axis=1))
     by_name = {candidate.name: candidate for candidate in candidates}
     bench = Bench(inputs, reference, by_name, config.threads)
@@ -286,6 +287,7 @@ def _conclude(
         config=config,
         made_from=bench.inputs.origin.made_from,
         against=bench.inputs.against,
+        search_against=bench.inputs.search_against,
         search=bench.inputs.search,
         reference=bench.reference_on_search,
         standings=tuple(

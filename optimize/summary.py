@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from edgewright.bundle import Verdict
 from edgewright.optimize.config import SPEED
-from edgewright.optimize.mixed_report import mixed_line
-from edgewright.optimize.outcome import Outcome, Standing, points
+from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.report.mixed import mixed_line
+from edgewright.optimize.words import at_most, points, verdict_words
 
 
 def summary_lines(outcome: Outcome) -> Iterator[str]:
@@ -32,12 +33,11 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
     fate = "ships" if outcome.shipped else "does not ship"
     yield f"{given.verdict}  {foremost.name} {fate}"
     if given.verdict is Verdict.REUSED:
-        yield "the certify split has been used for other files, and proves nothing of this one"
+        yield verdict_words(given)
     else:
         yield (
-            f"loses at most {points(given.loss_upper_bound)} points of accuracy "
-            f"({points(given.budget)} allowed), shown on {given.n} rows with error rate "
-            f"{given.error_rate:g}"
+            f"{at_most(given)} ({points(given.budget)} allowed), shown on {given.n} rows with "
+            f"error rate {given.error_rate:g}"
         )
     yield (
         f"{contender.speedup:.2f} times as fast as fp32 "

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "kinds manifest output options rpc_errors v1",
         "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
-        " connection client state_dir",
+        " connection client shown_example state_dir",
         "backends bundle checkpoint factories model_file repository",
         "proof latency latency_rounds latency_process",
         "finetune optimize serve",

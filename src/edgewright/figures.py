@@ -109,8 +109,12 @@ def interval_scatter_figure(
     y_label: str,
     caption: str,
     y_line: tuple[float, str] | None = None,
+    joined: tuple[Sequence[Point], str] | None = None,
 ) -> Figure:
-    """Points with intervals on both axes; ``y_line`` draws a level with its name."""
+    """Points with intervals on both axes.
+
+    ``y_line`` draws a level, ``joined`` a line through some points; each with its name.
+    """
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -127,6 +131,9 @@ def interval_scatter_figure(
                 elinewidth=1.2,
                 label=point.label,
             )
+        if joined is not None:
+            line = [(point.x, point.y) for point in joined[0]]
+            axes.plot(*zip(*line, strict=True), color=_SERIES[0], linewidth=1.2, label=joined[1])
         if y_line is not None:
             axes.axhline(y_line[0], color=_INK, linestyle=":", linewidth=1, label=y_line[1])
         figure.legend(loc="outside lower center", ncols=2, fontsize=10)

@@ -45,12 +45,16 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class DataTable:
-    """Rows of cells already formatted; ``highlight`` marks one row by index."""
+    """Rows of cells already formatted.
+
+    ``highlight`` marks one row by index; in the columns ``wraps`` a long text takes several lines.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     highlight: int | None = None
+    wraps: Sequence[int] = ()
     kind: str = field(default="table", init=False)
 
 
@@ -65,11 +69,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Counts of shape (classes, classes): row = label, column = prediction."""
+    """Counts of shape (classes, classes): row = label, column = prediction.
+
+    ``rows`` names what the rows are, where there are no labels.
+    """
 
     labels: Sequence[str]
     counts: NDArray[np.int64]
     caption: str = ""
+    rows: str = "label"
     kind: str = field(default="confusion", init=False)
 
     def cells(self) -> list[list[dict[str, Any]]]:

@@ -70,7 +70,7 @@ def test_skipped_combinations_have_their_reason(tmp_path: Path) -> None:
 def test_every_candidate_is_in_the_plot(tmp_path: Path) -> None:
     page = _page(_passed(tmp_path))
     svg = page[page.index("<svg") : page.index("</svg>")]
-    for name in ("onnxruntime-fp32", "onnxruntime-int8", "onnxruntime-other", "fine-tuned model"):
+    for name in ("onnxruntime-fp32", "onnxruntime-int8", "onnxruntime-other", "the model itself"):
         assert name in svg
 
 

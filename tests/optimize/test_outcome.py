@@ -8,6 +8,7 @@ from optimize_outcomes import came_too_late, certified, outcome, standing
 
 from edgewright.bundle import Verdict
 from edgewright.errors import AccuracyGateError, GateInconclusiveError
+from edgewright.optimize.outcome_json import outcome_json
 
 
 def test_json_holds_what_the_command_line_promises(tmp_path: Path) -> None:
@@ -17,7 +18,7 @@ def test_json_holds_what_the_command_line_promises(tmp_path: Path) -> None:
         shipped=("onnxruntime-int8",),
         chosen="onnxruntime-int8",
     )
-    told = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    told = json.loads(json.dumps(outcome_json(run), allow_nan=False))
     assert told["variant"] == "onnxruntime-int8"
     assert (told["backend"], told["verdict"], told["certify_n"]) == ("onnxruntime", "PASS", 600)
     assert 0 < told["loss_upper_bound"] <= 0.015
@@ -38,7 +39,7 @@ def test_a_rejection_is_told_of_the_one_that_came_closest(tmp_path: Path) -> Non
         standing("onnxruntime-b", 2.0, certified(0, n=100)),
         standing("onnxruntime-c", 1.5, certified(1, n=100)),
     )
-    told = run.to_json()
+    told = outcome_json(run)
     assert (told["variant"], told["verdict"]) == ("onnxruntime-b", "INCONCLUSIVE")
     assert told["needed_n"] > 100
     assert told["published"] is False
@@ -79,7 +80,7 @@ def test_nothing_faster_is_told_as_such(tmp_path: Path) -> None:
     run = outcome(tmp_path, standing("onnxruntime-a", 0.9))
     assert isinstance(run.refusal(), AccuracyGateError)
     assert "no candidate is faster" in str(run.refusal())
-    assert run.to_json()["verdict"] is None
+    assert outcome_json(run)["verdict"] is None
 
 
 def test_a_pass_that_nothing_on_onnx_runtime_accompanies_is_explained(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from edgewright.optimize.fewest import Ending, Fewest
 from edgewright.optimize.mixed_precision import Mixed
-from edgewright.optimize.mixed_report import mixed_line, mixed_section
+from edgewright.optimize.report.mixed import mixed_line, mixed_section
 from edgewright.optimize.sensitivity import Ranking, Sensitivity
 from edgewright.optimize.variants import Candidate
 from edgewright.proof.certificate import PairedCounts
@@ -44,9 +44,13 @@ def test_the_groups_that_went_back_are_named_and_the_search_is_told() -> None:
     assert section.title == "Layers back in float: onnxruntime-int8-static"
     told = paragraphs(mixed)
     assert "Back in float: layer.1/output <b>; layer.0: query, key, value." in told
-    assert "With 2 it loses few enough rows, with 1 it does not, and with 3 it still does." in told
+    assert "With 2 the loss is small enough, with 1 it is not, and with 3 it still is." in told
     (table,) = [block for block in section.blocks if isinstance(block, DataTable)]
-    assert table.rows == [["1", "8", "1", "no"], ["2", "7", "1", "yes"], ["3", "6", "1", "yes"]]
+    assert table.rows == [
+        ["1", "8 lost and 1 won", "no"],
+        ["2", "7 lost and 1 won", "yes"],
+        ["3", "6 lost and 1 won", "yes"],
+    ]
 
 
 def test_every_group_has_a_bar_and_those_that_went_back_a_mark() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from edgewright.bundle import Against
 from edgewright.figures import Bar, bar_figure
 from edgewright.optimize.fewest import Ending, Fewest
 from edgewright.optimize.mixed_precision import Mixed
 from edgewright.optimize.sensitivity import Sensitivity
+from edgewright.optimize.words import counted
 from edgewright.report import Block, DataTable, Paragraph, Section, Tone
 
 _BARS: Final = 24
@@ -20,13 +22,16 @@ _ENDINGS: Final = {
 }
 
 
-def mixed_section(mixed: Mixed) -> Section:
-    """The sensitivity of every layer group, which went back to float, and the trials."""
+def mixed_section(mixed: Mixed, against: Against = Against.LABELS) -> Section:
+    """The sensitivity of every layer group, which went back to float, and the trials.
+
+    ``against`` is what the search rows are held against.
+    """
     blocks: list[Block] = [Paragraph(sentence) for sentence in _told(mixed)]
     if mixed.ranking.groups:
         blocks.append(_bars(mixed))
     if mixed.counts:
-        blocks.append(_trials(mixed))
+        blocks.append(_trials(mixed, against))
     intro = (
         f"{mixed.failing} lost more on the search split than is allowed. Each layer group in turn "
         "was made int8 alone, all others in float, to see how far it moves the answers. Then the "
@@ -63,11 +68,11 @@ def _checked(search: Fewest) -> str:
     fewer = "none" if search.k == 1 else f"{(search.k or 1) - 1}"
     if not search.is_verified:
         return f"Fewer than {search.k} may be enough: {fewer} was not tried."
-    told = f"With {search.k} it loses few enough rows, with {fewer} it does not"
+    told = f"With {search.k} the loss is small enough, with {fewer} it is not"
     if not search.is_monotone:
         return f"{told}. With more it was seen to fail again, so another choice may be as good."
     more = (search.k or 0) + 1
-    return f"{told}, and with {more} it still does." if more in search.outcomes else f"{told}."
+    return f"{told}, and with {more} it still is." if more in search.outcomes else f"{told}."
 
 
 def _bars(mixed: Mixed) -> Block:
@@ -81,7 +86,7 @@ def _bars(mixed: Mixed) -> Block:
         x_label="divergence of the scores, nats (logarithmic)",
         caption=(
             f"Sensitivity of layer groups, mean over {mixed.ranking.rows} calibrate rows. "
-            f"* went back to float, the others stayed int8{rest}"
+            f"* went back to float, the others stayed int8{rest}."
         ),
     )
 
@@ -96,15 +101,15 @@ def _label(group: str, *, went_back: bool) -> str:
     return f"{short} *" if went_back else short
 
 
-def _trials(mixed: Mixed) -> DataTable:
+def _trials(mixed: Mixed, against: Against) -> DataTable:
     outcomes = mixed.search.outcomes if mixed.search is not None else {}
     rows = [
-        [str(k), str(each.lost), str(each.won), "yes" if outcomes.get(k) else "no"]
+        [str(k), counted(each.lost, each.won, against), "yes" if outcomes.get(k) else "no"]
         for k, each in sorted(mixed.counts.items())
     ]
     n = next(iter(mixed.counts.values())).n
     return DataTable(
-        ["Groups in float", "Lost", "Won", "Small enough"],
+        ["groups in float", "rows", "small enough"],
         rows,
-        f"Trials, on {n} search rows, {mixed.seconds:.0f} s in all",
+        f"Trials, on {n} search rows, {mixed.seconds:.0f} s in all.",
     )
