@@ -50,7 +50,13 @@ def gain_steps(outcome: Outcome, standing: Standing) -> list[GainStep]:
         if reached is None:
             unmeasured.append(source)
             continue
-        steps.append(_step(" and ".join([*unmeasured, source]), before, reached))
+        added = " and ".join([*unmeasured, source])
+        if before is outcome.baseline:
+            timing = reached.timing
+            interval = (timing.ratio_low, timing.ratio_high)
+            steps.append(GainStep(added, reached.name, timing.ratio, interval))
+        else:
+            steps.append(_step(added, before, reached))
         before, unmeasured = reached, []
     return steps
 
@@ -74,6 +80,7 @@ def _way(outcome: Outcome, standing: Standing) -> Iterator[tuple[str, str]]:
 
 
 def _step(source: str, before: Standing, reached: Standing) -> GainStep:
+    """From one candidate to another; each restart compared both with the baseline of its own."""
     mine, theirs = reached.timing.ratios, before.timing.ratios
     if len(mine) == len(theirs) > 1:
         quotients = [ours / other for ours, other in zip(mine, theirs, strict=True)]

@@ -25,6 +25,11 @@ def amount(share: float, against: Against) -> str:
     return f"{points(share)}{' points' if against is Against.LABELS else '% of rows'}"
 
 
+def times(ratio: float, interval: tuple[float, float] | None) -> str:
+    """A ratio with its interval: "2.50 (2.42–2.57)"."""
+    return f"{ratio:.2f}" + ("" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})")
+
+
 def counted(lost: int, won: int, against: Against) -> str:
     """Rows as they were counted: "3 lost and 1 won", or "3 answered otherwise"."""
     if against is Against.REFERENCE:

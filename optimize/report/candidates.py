@@ -10,13 +10,13 @@ from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.optimize.reasons import why_not
 from edgewright.optimize.report.circumstances import threads_words
 from edgewright.optimize.report.verdict import TONES
-from edgewright.optimize.words import amount, share_name
+from edgewright.optimize.words import amount, share_name, times
 from edgewright.report import Block, DataTable, Figure, Section, Tone
 
 
 def candidates_section(outcome: Outcome) -> Section:
     """The plot with its frontier, and tables of accuracy, speed, and what was not considered."""
-    blocks: list[Block] = [_plot(outcome), _fates(outcome), _speeds(outcome)]
+    blocks: list[Block] = [_plot(outcome), _fates(outcome), _figures(outcome)]
     if outcome.skipped:
         caption = "Combinations that were not made or not measured."
         blocks.append(DataTable(["not considered", "because"], outcome.skipped, caption, wraps=[1]))
@@ -48,11 +48,17 @@ def _plot(outcome: Outcome) -> Figure:
         y_label=f"{share} on search",
         caption=(
             f"{share.capitalize()} against latency with 95% intervals: up and to the left is "
-            "better. The line joins those that no other beats in both."
+            f"better. {_frontier_words(outcome)}"
         ),
         y_line=level,
         joined=(frontier, "frontier") if len(frontier) > 1 else None,
     )
+
+
+def _frontier_words(outcome: Outcome) -> str:
+    if len(outcome.frontier) == 1:
+        return f"No other is faster or better than {outcome.frontier[0].name}."
+    return "The line joins those that no other beats in both."
 
 
 def _point(outcome: Outcome, standing: Standing) -> Point:
@@ -73,61 +79,66 @@ def _point(outcome: Outcome, standing: Standing) -> Point:
 
 
 def _fates(outcome: Outcome) -> DataTable:
-    bound = "loss, at most" if outcome.against is Against.LABELS else "differ, at most"
+    share = share_name(outcome.search_against)
     return DataTable(
-        [
-            "candidate",
-            f"search {share_name(outcome.search_against)}",
-            "times as fast",
-            "certify: lost / won",
-            bound,
-            "verdict",
-            "why it is not served",
-        ],
-        [_fate(outcome, each) for each in outcome.standings],
-        f"Search {share_name(outcome.search_against)} with its 95% interval (Clopper-Pearson); "
-        "speed against fp32 on ONNX Runtime at the workload, with its interval.",
-        _chosen_row(outcome),
-        wraps=[6],
-    )
-
-
-def _fate(outcome: Outcome, standing: Standing) -> list[str]:
-    contender, given = standing.contender, standing.certificate
-    low, high = _search_interval(outcome, standing)
-    counts, bound = "–", "–"
-    if given is not None and given.verdict is not Verdict.REUSED:
-        counts = f"{given.lost} / {given.won} of {given.n}"
-        bound = amount(given.loss_upper_bound, given.against)
-    return [
-        standing.name,
-        f"{_share(outcome.search_accuracy(standing))} ({_share(low)}–{_share(high)})",
-        f"{contender.speedup:.2f} ({contender.speedup_low:.2f}–{contender.speedup_high:.2f})",
-        counts,
-        bound,
-        outcome.verdict(standing),
-        why_not(outcome, standing) or "it is served",
-    ]
-
-
-def _speeds(outcome: Outcome) -> DataTable:
-    shapes = list(outcome.baseline.p50_ms)
-    unit = "tokens" if outcome.search.kind is TEXT else "pixels of height"
-    return DataTable(
-        ["candidate", *[f"ms, {shape}" for shape in shapes], "MB", "size, of fp32", "served"],
+        ["candidate", "times as fast", f"search {share}", "verdict", "why it is not served"],
         [
             [
                 each.name,
-                *[f"{each.p50_ms[shape]:.2f}" for shape in shapes],
-                f"{each.contender.size_bytes / 1e6:.1f}",
-                f"{outcome.size_ratio(each):.2f}",
-                "one row at a time" if each.row_by_row else "in batches",
+                times(each.contender.speedup, _speed_interval(each)),
+                _searched(outcome, each),
+                outcome.verdict(each),
+                why_not(outcome, each) or "it is served",
             ]
             for each in outcome.standings
         ],
-        f"Median latency by shape, rows x {unit}, and size of the file.",
+        f"Speed against fp32 on ONNX Runtime at the workload, with its interval; {share} on search "
+        "with its 95% interval (Clopper-Pearson).",
+        _chosen_row(outcome),
+        wraps=[4],
+    )
+
+
+def _figures(outcome: Outcome) -> DataTable:
+    shapes = list(outcome.baseline.p50_ms)
+    unit = "tokens" if outcome.search.kind is TEXT else "pixels of height"
+    rows = [
+        [
+            each.name,
+            *[f"{each.p50_ms[shape]:.2f}" for shape in shapes],
+            f"{each.contender.size_bytes / 1e6:.1f}",
+            f"{outcome.size_ratio(each):.2f}",
+            *_certified(each),
+            "one row at a time" if each.row_by_row else "in batches",
+        ]
+        for each in outcome.standings
+    ]
+    counted = "certify: lost / won" if outcome.against is Against.LABELS else "certify: differ"
+    return DataTable(
+        ["candidate", *[f"ms, {shape}" for shape in shapes], "MB", "size, of fp32"]
+        + [counted, "at most", "served"],
+        rows,
+        f"Median latency by shape, rows x {unit}; size of the file; what the certify split showed.",
         _chosen_row(outcome),
     )
+
+
+def _certified(standing: Standing) -> list[str]:
+    given = standing.certificate
+    if given is None or given.verdict is Verdict.REUSED:
+        return ["–", "–"]
+    differ = given.against is Against.REFERENCE
+    counts = f"{given.lost}" if differ else f"{given.lost} / {given.won}"
+    return [f"{counts} of {given.n}", amount(given.loss_upper_bound, given.against)]
+
+
+def _searched(outcome: Outcome, standing: Standing) -> str:
+    low, high = _search_interval(outcome, standing)
+    return f"{_share(outcome.search_accuracy(standing))} ({_share(low)}–{_share(high)})"
+
+
+def _speed_interval(standing: Standing) -> tuple[float, float]:
+    return standing.contender.speedup_low, standing.contender.speedup_high
 
 
 def _chosen_row(outcome: Outcome) -> int | None:

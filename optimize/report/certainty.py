@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from edgewright.bundle import Certificate
+from edgewright.bundle import Against, Certificate
 from edgewright.optimize.outcome import Outcome
 from edgewright.optimize.words import amount
 from edgewright.proof.bound import rows_needed
@@ -23,10 +23,11 @@ def certainty_section(outcome: Outcome) -> Section:
         for each in outcome.tried
         if each.certificate and each.certificate.n
     }
+    none = "none lost" if outcome.against is Against.LABELS else "none differs"
     blocks: list[Block] = []
     if given:
         table = DataTable(
-            columns=["allowed loss", "rows, none lost", *[f"rows, as {name}" for name in given]],
+            columns=["allowed loss", f"rows, {none}", *[f"rows, as {name}" for name in given]],
             rows=list(_certainty_rows(outcome, list(given.values()))),
             caption="Certify rows that a PASS needs; “never” where the loss seen is not below it.",
         )

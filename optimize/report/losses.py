@@ -33,17 +33,17 @@ def losses_section(outcome: Outcome, shown: Standing) -> Section:
 
 def _by_class(outcome: Outcome, shown: Standing) -> DataTable:
     losses = loss_by_class(outcome, shown)
+    of = "class" if outcome.search_against is Against.LABELS else "the model's answer"
     if len(losses) <= _MANY_CLASSES:
-        return _table(outcome, "class", losses, "Search rows by class.")
+        return _table(outcome, of, losses, f"Search rows by {of}.")
     worst = sorted(losses, key=lambda each: (-(each.lost - each.won), -each.lost))[:_MANY_CLASSES]
-    caption = f"Search rows by class, the {_MANY_CLASSES} of {len(losses)} that lose most."
-    return _table(outcome, "class", worst, caption)
+    caption = f"Search rows by {of}, the {_MANY_CLASSES} of {len(losses)} that lose most."
+    return _table(outcome, of, worst, caption)
 
 
 def _table(outcome: Outcome, group: str, losses: list[Loss], caption: str) -> DataTable:
     if outcome.search_against is Against.REFERENCE:
         rows = [[each.group, str(each.n), str(each.lost), _lost(each)] for each in losses]
-        group = "the model's answer" if group == "class" else group
         return DataTable([group, "rows", "answered otherwise", "share, %"], rows, caption)
     columns = [group, "rows", "model right", "candidate right", "lost", "won", "loss, points"]
     rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Final
 
@@ -9,7 +10,8 @@ from edgewright.backends.placement import INTEGER, Operation, Placement, Role, w
 from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.report import Block, DataTable, Section
 
-_FLOATS_SHOWN: Final = 20
+_ALIKE_SHOWN: Final = 20
+_LAYER: Final = re.compile(r"(?<=[./])\d+(?=[./])")
 
 
 def placement_sections(outcome: Outcome) -> list[Section]:
@@ -19,7 +21,7 @@ def placement_sections(outcome: Outcome) -> list[Section]:
     table = what_runs(outcome.placements)
     caption = "As each runtime tells of its own graph, after fusing."
     rows = [list(row.values()) for row in table]
-    return [Section("What runs", [DataTable(list(table[0]), rows, caption, wraps=[5])])]
+    return [Section("What runs", [DataTable(list(table[0]), rows, caption, wraps=[5, 6])])]
 
 
 def coverage_sections(outcome: Outcome, shown: Standing) -> list[Section]:
@@ -73,10 +75,15 @@ def _float_products(placement: Placement) -> list[Operation]:
 
 
 def _left_in_float(name: str, floats: list[Operation]) -> list[Block]:
-    if not floats:
+    alike = Counter((_LAYER.sub("*", each.name), each.kind, each.precision) for each in floats)
+    if not alike:
         return []
-    caption = f"Products of {name} that do not run in integers"
-    if len(floats) > _FLOATS_SHOWN:
-        caption += f", the first {_FLOATS_SHOWN} of {len(floats)}"
-    rows = [[each.name, each.kind, each.precision or "–"] for each in floats[:_FLOATS_SHOWN]]
-    return [DataTable(["product", "kind", "computes in"], rows, f"{caption}.")]
+    caption = f"Products of {name} that do not run in integers; * stands for the layers' numbers"
+    if len(alike) > _ALIKE_SHOWN:
+        caption += f"; the first {_ALIKE_SHOWN} of {len(alike)}"
+    rows = [
+        [product, str(count), kind, precision or "–"]
+        for (product, kind, precision), count in list(alike.items())[:_ALIKE_SHOWN]
+    ]
+    columns = ["product", "times", "kind", "computes in"]
+    return [DataTable(columns, rows, f"{caption}.", wraps=[0])]

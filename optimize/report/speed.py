@@ -7,6 +7,7 @@ from typing import Final
 from edgewright.optimize.gain_split import GainStep, gain_steps
 from edgewright.optimize.graph_work import PassRecord
 from edgewright.optimize.outcome import Outcome, Standing
+from edgewright.optimize.words import times
 from edgewright.report import Block, DataTable, Paragraph, Section
 
 _KINDS_SHOWN: Final = 4
@@ -39,8 +40,8 @@ def speed_section(outcome: Outcome, shown: Standing) -> Section:
 
 def _split(steps: list[GainStep], shown: Standing) -> DataTable:
     contender = shown.contender
-    total = f"{contender.speedup:.2f} ({contender.speedup_low:.2f}–{contender.speedup_high:.2f})"
-    rows = [[each.source, each.candidate, _factor(each)] for each in steps]
+    total = times(contender.speedup, (contender.speedup_low, contender.speedup_high))
+    rows = [[each.source, each.candidate, times(each.factor, each.interval)] for each in steps]
     return DataTable(
         ["from", "measured on", "times as fast"],
         [*rows, ["all together", shown.name, total]],
@@ -50,12 +51,6 @@ def _split(steps: list[GainStep], shown: Standing) -> DataTable:
     )
 
 
-def _factor(step: GainStep) -> str:
-    if step.interval is None:
-        return f"{step.factor:.2f}"
-    return f"{step.factor:.2f} ({step.interval[0]:.2f}–{step.interval[1]:.2f})"
-
-
 def _pass(outcome: Outcome, each: PassRecord) -> list[str]:
     before, after = sum(each.before.values()), sum(each.after.values())
     if not each.applied:
@@ -63,7 +58,7 @@ def _pass(outcome: Outcome, each: PassRecord) -> list[str]:
     timing = outcome.gains.get(each.name)
     measured = "not measured"
     if timing is not None:
-        measured = f"{timing.ratio:.2f} ({timing.ratio_low:.2f}–{timing.ratio_high:.2f})"
+        measured = times(timing.ratio, (timing.ratio_low, timing.ratio_high))
     return [
         each.name,
         f"{before} → {after}",

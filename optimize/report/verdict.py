@@ -49,18 +49,19 @@ def _proof(given: Certificate) -> list[tuple[str, str]]:
 
 
 def _plain_words(given: Certificate) -> str:
+    rows = "rows"
     counted = f"it lost {given.lost} that the model gets right and won {given.won}"
+    meaning = ""
     if given.against is Against.REFERENCE:
-        counted = f"without labels it answered {given.lost} otherwise than the model"
+        rows = "rows without labels"
+        counted = f"it answered {given.lost} otherwise than the model"
+        meaning = " It cannot lose more accuracy than that."
     if given.verdict is not Verdict.PASS:
         return (
             f"Not proven, and shipped because --allow-inconclusive was given: on {given.n} certify "
-            f"rows {counted}; {rows_wanted(given)}."
+            f"{rows} {counted}; {rows_wanted(given)}."
         )
-    meaning = ""
-    if given.against is Against.REFERENCE:
-        meaning = " It cannot lose more accuracy than that."
     return (
-        f"On {given.n} rows that nothing else has seen {counted}. So it {at_most(given)}; a claim "
-        f"made this way is wrong in at most {100 * given.error_rate:g} of 100 cases.{meaning}"
+        f"On {given.n} {rows} that nothing else has seen {counted}. So it {at_most(given)}; a "
+        f"claim made this way is wrong in at most {100 * given.error_rate:g} of 100 cases.{meaning}"
     )

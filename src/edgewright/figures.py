@@ -29,6 +29,8 @@ _THEME: Final = {
     **{colour: f"var(--{tone})" for tone, colour in _TONES.items()},
 }
 _MARKERS: Final = "osD^vPX*<>"
+_FINE_TICKS: Final = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+_COARSE_TICKS: Final = (1, 2, 5)
 _DASHES: Final = ("-", "--", "-.", ":")
 _STYLE: Final[dict[Any, Any]] = {  # matplotlib's stubs want its own key type
     "svg.fonttype": "none",
@@ -111,7 +113,7 @@ def interval_scatter_figure(
     y_line: tuple[float, str] | None = None,
     joined: tuple[Sequence[Point], str] | None = None,
 ) -> Figure:
-    """Points with intervals on both axes.
+    """Points with intervals on both axes, the x axis logarithmic: values are above 0.
 
     ``y_line`` draws a level, ``joined`` a line through some points; each with its name.
     """
@@ -119,6 +121,7 @@ def interval_scatter_figure(
 
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(x_label, y_label)
+        axes.set_xscale("log")
         for index, point in enumerate(points):
             axes.errorbar(
                 point.x,
@@ -136,6 +139,8 @@ def interval_scatter_figure(
             axes.plot(*zip(*line, strict=True), color=_SERIES[0], linewidth=1.2, label=joined[1])
         if y_line is not None:
             axes.axhline(y_line[0], color=_INK, linestyle=":", linewidth=1, label=y_line[1])
+        _plain_log_ticks(axes)
+        figure.set_figheight(_INCHES[1] + 0.2 * len(points) / 2)  # the legend has two columns
         figure.legend(loc="outside lower center", ncols=2, fontsize=10)
         return Figure(_svg(figure, caption), caption)
 
@@ -162,8 +167,21 @@ def bar_figure(bars: Sequence[Bar], *, x_label: str, caption: str) -> Figure:
         )
         axes.set_yticks(range(len(bars)), [bar.label for bar in bars], fontsize=9)
         axes.invert_yaxis()
+        axes.margins(y=0.01)
+        axes.set_axisbelow(True)
         axes.grid(visible=False, axis="y")
         return Figure(_svg(figure, caption), caption)
+
+
+def _plain_log_ticks(axes: Any) -> None:
+    """Plain numbers on a logarithmic x axis, closer where it spans less than a decade."""
+    import matplotlib.ticker
+
+    low, high = axes.get_xlim()
+    subs = _FINE_TICKS if high < 10 * low else _COARSE_TICKS
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
 def _axes(x_label: str, y_label: str) -> tuple[Any, Any]:
