@@ -53,7 +53,7 @@ class Bench:
 
     @cached_property
     def reference_on_search(self) -> Labels:
-        """What the fine-tuned model answers on the search rows, shape (rows,)."""
+        """What the model answers on the search rows, shape (rows,)."""
         return np.asarray(self.reference.logits(self.inputs.search_rows).argmax(axis=1))
 
     def search(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:

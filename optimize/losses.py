@@ -47,18 +47,20 @@ def loss_by_class(outcome: Outcome, standing: Standing) -> list[Loss]:
 def loss_by_length(outcome: Outcome, standing: Standing) -> list[Loss]:
     """Thirds of the texts by their length in characters, cut or not; of images nothing.
 
-    Texts of one length stay together, so a third may be larger than another, or missing.
+    Texts of one length stay together, so a third may be larger than another, or missing; where only
+    one is left, there is nothing to tell apart.
     """
     if outcome.search.kind is not TEXT or not len(outcome.search):
         return []
     lengths = np.array([len(text) for text in outcome.search.texts])
     edges = np.quantile(lengths, [1 / 3, 2 / 3], method="inverted_cdf")
     third_of = np.searchsorted(edges, lengths)  # a length on an edge belongs below it
-    return [
+    thirds = [
         _loss(outcome, standing, _spelled(name, lengths[third_of == third]), third_of == third)
         for third, name in enumerate(_THIRDS)
         if (third_of == third).any()
     ]
+    return thirds if len(thirds) > 1 else []
 
 
 def _spelled(name: str, lengths: NDArray[np.int64]) -> str:

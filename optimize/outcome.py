@@ -61,7 +61,7 @@ class Outcome:
     config: OptimizeConfig
     made_from: Mapping[str, str]  # what the model came as -> its SHA-256
     search: Examples
-    reference: Labels  # the fine-tuned model's answers on ``search``
+    reference: Labels  # the model's answers on ``search``
     standings: tuple[Standing, ...]  # in the order in which they were made; the baseline first
     frozen: tuple[str, ...]  # names, in the order of their trials
     shipped: tuple[str, ...]  # names, best first; empty: nothing may ship

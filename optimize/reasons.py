@@ -44,7 +44,7 @@ def _without_a_trial(outcome: Outcome, standing: Standing) -> str:
     if config.prefer == SPEED and contender.speedup < SPEED_STEP:
         return f"faster by less than {SPEED_STEP - 1:.0%}, which is not worth one of three trials"
     if search.loss > config.max_drop:
-        return f"loses more on search than is allowed: {rows}"
+        return f"others came before it, for it loses more on search than is allowed: {rows}"
     return "others came before it, and at most three are certified"
 
 

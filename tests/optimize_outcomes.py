@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from image_data import digit_image
 from numpy.typing import NDArray
 
-from edgewright.bundle import Certificate
+from edgewright.backends.placement import Operation, Placement, Role
+from edgewright.bundle import Against, Certificate
 from edgewright.examples import Examples, example_id
+from edgewright.kinds import IMAGE
 from edgewright.latency import Latency, Timing
 from edgewright.optimize.choice import Contender
 from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.graph_work import GraphWork, PassRecord
 from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.proof.certificate import PairedCounts, Subject, Trial, certificate, reused
 from edgewright.proof.host import Host
+from edgewright.tables import ImageFile
 
 BUDGET = 0.015
 LABELS = ("business", "sport")
@@ -30,6 +35,16 @@ def search_examples() -> Examples:
     return Examples(ids, SEARCH, labels.astype(np.int64), ["search"] * 40, ids, LABELS)
 
 
+def image_examples(folder: Path) -> Examples:
+    """As ``search_examples``, but each row is a picture in a file."""
+    files = []
+    for row in range(40):
+        path = folder / f"picture {row}.png"
+        digit_image(row).save(path)
+        files.append(ImageFile(path, f"<i>{path.name}"))
+    return replace(search_examples(), contents=files, kind=IMAGE)
+
+
 def scores(wrong: int = 0) -> NDArray[np.float32]:
     """Scores of shape (40, 2) that answer the first ``wrong`` rows wrongly."""
     labels = search_examples().labels.copy()
@@ -37,11 +52,15 @@ def scores(wrong: int = 0) -> NDArray[np.float32]:
     return np.where(np.eye(2)[labels] == 1, 0.9, 0.1).astype(np.float32)
 
 
-def certified(lost: int, n: int = 600, *, slot: int = 0, won: int = 0) -> Certificate:
+def certified(
+    lost: int, n: int = 600, *, slot: int = 0, won: int = 0, against: Against = Against.LABELS
+) -> Certificate:
     """What a trial with these counts gives."""
     subject = Subject("f" * 64, "onnxruntime 1", "x86_64-amx", row_by_row=False)
     trial = Trial(slot, PairedCounts(n=n, lost=lost, won=won), threads=1)
-    return certificate(trial, subject, budget=BUDGET, confidence=0.95, split_sha256="c" * 64)
+    return certificate(
+        trial, subject, budget=BUDGET, confidence=0.95, split_sha256="c" * 64, against=against
+    )
 
 
 def came_too_late() -> Certificate:
@@ -55,6 +74,32 @@ def timing(speedup: float) -> Timing:
     latency = Latency(10 / speedup, None, None, 15)
     ratios = (speedup * 0.99, speedup, speedup * 1.01)
     return Timing({"1x32": latency}, 10 / speedup, speedup, speedup * 0.97, speedup * 1.03, ratios)
+
+
+def graph_work() -> GraphWork:
+    """One pass that was kept and one that was not."""
+    before = {"Constant": 60, "MatMul": 18, "Shape": 9, "Concat": 4, "Cast": 3, "Mul": 2}
+    after = {"MatMul": 18, "Concat": 1, "Mul": 3}
+    kept = PassRecord("fix-sizes", "", before, after, 2.4e-7)
+    left_out = PassRecord("respell", "nothing to do <i>", after, after, 0.0)
+    return GraphWork(Path("source.onnx"), Path("target.onnx"), (kept, left_out))
+
+
+def placement(integer: int, in_float: int) -> Placement:
+    """So many products, those in float in the layers of a model."""
+    return Placement(
+        "onnxruntime",
+        (
+            *[
+                Operation(f"/layer.{each}/query", "QLinearMatMul", Role.PRODUCT, "int8", "CPU")
+                for each in range(integer)
+            ],
+            *[
+                Operation(f"/layer.{each}/scores", "MatMul", Role.PRODUCT, "fp32", "CPU")
+                for each in range(in_float)
+            ],
+        ),
+    )
 
 
 def standing(

@@ -55,7 +55,7 @@ def _coverage(name: str, placement: Placement) -> list[str]:
     floats = _float_products(placement)
     total = placement.integer_products + len(floats)
     kinds = Counter(
-        f"{each.kind} in {each.precision or 'what it does not tell'}" for each in floats
+        f"{each.kind} in {each.precision}" if each.precision else each.kind for each in floats
     )
     return [
         name,

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from optimize_outcomes import came_too_late, certified, outcome, standing
+from optimize_outcomes import came_too_late, certified, graph_work, outcome, standing, timing
 
-from edgewright.bundle import Verdict
+from edgewright.bundle import Against, Verdict
 from edgewright.errors import AccuracyGateError, GateInconclusiveError
-from edgewright.optimize.outcome_json import outcome_json
+from edgewright.optimize.outcome_json import measurements_json, outcome_json
 
 
 def test_json_holds_what_the_command_line_promises(tmp_path: Path) -> None:
@@ -95,3 +95,56 @@ def test_a_pass_that_nothing_on_onnx_runtime_accompanies_is_explained(tmp_path: 
     assert run.foremost is not None
     assert run.foremost.certificate is not None
     assert run.foremost.certificate.verdict is Verdict.PASS
+
+
+def test_the_frontier_is_who_no_other_beats_the_fastest_first(tmp_path: Path) -> None:
+    run = outcome(
+        tmp_path,
+        standing("slow-and-right", 1.5),
+        standing("beaten", 2.0, wrong=3),
+        standing("fast", 3.0, wrong=2),
+        standing("fastest", 4.0, wrong=9),
+        standing("as-fast-and-worse", 3.0, wrong=4),
+    )
+    assert [each.name for each in run.frontier] == ["fastest", "fast", "slow-and-right"]
+
+
+def test_what_the_report_shows_is_in_both_json_objects(tmp_path: Path) -> None:
+    run = outcome(
+        tmp_path,
+        standing("onnxruntime-fp32-graph", 1.2),
+        standing("onnxruntime-int8", 2.4, certified(1), wrong=2),
+        shipped=("onnxruntime-int8",),
+        chosen="onnxruntime-int8",
+        graph_work=graph_work(),
+        gains={"fix-sizes": timing(1.2)},
+    )
+    printed, measured = (
+        json.loads(json.dumps(each, allow_nan=False))
+        for each in (outcome_json(run), measurements_json(run))
+    )
+    assert printed["candidates"][2]["search_changed"] == 2
+    assert measured["why_not"]["onnxruntime-int8"] == ""
+    assert printed["candidates"][1]["why_not"] == measured["why_not"]["onnxruntime-fp32-graph"]
+    assert measured["frontier"] == ["onnxruntime-int8", "onnxruntime-fp32-graph"]
+    for told in (printed, measured):
+        assert [(each["source"], each["factor"]) for each in told["gain"]] == [
+            ("graph work", 1.2),
+            ("int8", pytest.approx(2.0)),
+        ]
+        kept, left_out = told["graph_work"]
+        assert kept["nodes_removed"]["Constant"] == 60
+        assert kept["timing"]["speedup"] == 1.2
+        assert (left_out["applied"], left_out["timing"]) == (False, None)
+        assert told["losses"]["candidate"] == "onnxruntime-int8"
+        assert [each["lost"] for each in told["losses"]["by_class"]] == [1, 1]
+        assert sum(each["n"] for each in told["losses"]["by_length"]) == 40
+        assert told["against"] == {"certify": "labels", "search": "labels"}
+
+
+def test_without_labels_the_refusal_speaks_of_answers_not_of_accuracy(tmp_path: Path) -> None:
+    given = certified(90, against=Against.REFERENCE)
+    error = outcome(tmp_path, standing("onnxruntime-a", 3.0, given)).refusal()
+    assert "answers between" in str(error)
+    assert "otherwise than the model, and 1.50% are allowed" in str(error)
+    assert "accuracy" not in str(error)
