@@ -11,6 +11,7 @@ and whether it may ship the certificate decides.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,18 +104,26 @@ class Mixed:
         return tuple(each.group for each in self.ranking.groups[: k or 0])
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json`` and measurements.json."""
+        """For ``--json`` and measurements.json; a divergence of None is infinite."""
         search = self.search
         return {
             "failing": self.failing,
             "candidate": self.candidate.name if self.candidate is not None else None,
             "float_groups": list(self.float_groups),
             "groups": len(self.ranking.groups),
+            "sensitivity": [
+                {"group": each.group, "divergence": _finite(each.divergence)}
+                for each in self.ranking.groups
+            ],
             "ending": str(search.ending) if search is not None else None,
             "verified": search is not None and search.is_verified,
             "evaluations": len(self.counts),
             "seconds": round(self.seconds, 3),
         }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def mix(failing: Failing, repair: Repair) -> Mixed:

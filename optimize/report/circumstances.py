@@ -18,7 +18,7 @@ def circumstances_section(outcome: Outcome) -> Section:
         ("allowed loss", f"{config.max_drop:g}"),
         ("confidence", f"{config.confidence:g}"),
         ("preferred", config.prefer),
-        *outcome.made_from.items(),
+        *[(f"{what} SHA-256", sha256) for what, sha256 in outcome.made_from.items()],
         *[(f"seconds, {stage}", f"{seconds:.1f}") for stage, seconds in outcome.seconds.items()],
     ]
     return Section("Host and run", [DataTable(["fact", "value"], facts)])

@@ -21,7 +21,8 @@ def placement_sections(outcome: Outcome) -> list[Section]:
     table = what_runs(outcome.placements)
     caption = "As each runtime tells of its own graph, after fusing."
     rows = [list(row.values()) for row in table]
-    return [Section("What runs", [DataTable(list(table[0]), rows, caption, wraps=[5, 6])])]
+    columns = ["candidate", *list(table[0])[1:]]
+    return [Section("What runs", [DataTable(columns, rows, caption, wraps=[5, 6])])]
 
 
 def coverage_sections(outcome: Outcome, shown: Standing) -> list[Section]:

@@ -325,7 +325,12 @@ def test_a_foreign_model_is_certified_on_rows_without_labels(
     assert certificate.against is Against.REFERENCE
     assert (certificate.n, certificate.won) == (400, 0)
     assert set(opened.artifact.manifest["made_from"]) == {"model"}
-    assert "Model" in (bundle / "report.html").read_text()
+    page = (bundle / "report.html").read_text()
+    assert "model SHA-256" in page
+    assert "agreement on search" in page
+    assert "accuracy lost" not in page
+    measured = json.loads((bundle / "measurements.json").read_bytes())
+    assert measured["against"] == {"certify": "reference", "search": "reference"}
 
 
 def _int8_is_faster(bench: Bench) -> Measured:

@@ -97,6 +97,12 @@ def test_json_and_the_line_name_the_candidate_and_its_float_groups() -> None:
         "candidate": "onnxruntime-int8-static-mixed",
         "float_groups": ["layer.1/output <b>", "layer.0: query, key, value"],
         "groups": 4,
+        "sensitivity": [
+            {"group": "layer.1/output <b>", "divergence": None},
+            {"group": "layer.0: query, key, value", "divergence": 0.3},
+            {"group": "classifier", "divergence": 2e-7},
+            {"group": "pooler", "divergence": 0.0},
+        ],
         "ending": "found",
         "verified": True,
         "evaluations": 3,
