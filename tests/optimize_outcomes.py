@@ -86,7 +86,7 @@ def graph_work() -> GraphWork:
 
 
 def placement(integer: int, in_float: int) -> Placement:
-    """So many products, those in float in the layers of a model."""
+    """So many products, one in each layer, and an operation that is none."""
     return Placement(
         "onnxruntime",
         (
@@ -98,6 +98,7 @@ def placement(integer: int, in_float: int) -> Placement:
                 Operation(f"/layer.{each}/scores", "MatMul", Role.PRODUCT, "fp32", "CPU")
                 for each in range(in_float)
             ],
+            Operation("/norm", "LayerNormalization", Role.OTHER, "fp32", "CPU"),
         ),
     )
 

@@ -28,7 +28,7 @@ _THEME: Final = {
     **{colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES, 1)},
     **{colour: f"var(--{tone})" for tone, colour in _TONES.items()},
 }
-_MARKERS: Final = "osD^vPX*<>"
+_MARKERS: Final = "osD^vPX*<>phd8H1234"
 _FINE_TICKS: Final = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 _COARSE_TICKS: Final = (1, 2, 5)
 _DASHES: Final = ("-", "--", "-.", ":")
