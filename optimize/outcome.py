@@ -145,9 +145,10 @@ class Outcome:
         verdicts = {each.certificate.verdict for each in self.tried if each.certificate}
         open_ends = verdicts & {Verdict.INCONCLUSIVE, Verdict.REUSED}
         kind = GateInconclusiveError if open_ends else AccuracyGateError
-        return kind(f"{self._reason()}; the report is {self.config.rejected / 'report.html'}")
+        return kind(f"{self.reason()}; the report is {self.config.rejected / 'report.html'}")
 
-    def _reason(self) -> str:
+    def reason(self) -> str:
+        """Why nothing ships, as a clause."""
         foremost = self.foremost
         if foremost is None or foremost.certificate is None:
             wanted = "faster" if self.config.prefer == SPEED else "smaller and not slower"

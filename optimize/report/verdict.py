@@ -25,7 +25,7 @@ def headline(outcome: Outcome) -> Headline:
     if foremost is None or foremost.certificate is None:
         wanted = "faster" if outcome.config.prefer == SPEED else "smaller and not slower"
         text = f"Nothing to ship: nothing is {wanted}"
-        return Headline(text, Tone.BAD, str(outcome.refusal()))
+        return Headline(text, Tone.BAD, f"{outcome.reason()}.")
     given, contender = foremost.certificate, foremost.contender
     facts = [
         *(_proof(given) if given.verdict is not Verdict.REUSED else []),
@@ -34,7 +34,7 @@ def headline(outcome: Outcome) -> Headline:
     ]
     if not outcome.shipped:
         text = f"{given.verdict}: nothing ships"
-        return Headline(text, TONES[given.verdict], str(outcome.refusal()), facts)
+        return Headline(text, TONES[given.verdict], f"{outcome.reason()}.", facts)
     text = f"{given.verdict}: {foremost.name} ships"
     return Headline(text, TONES[given.verdict], _plain_words(given), facts)
 

@@ -66,6 +66,7 @@ def test_a_rejection_says_why_and_how_many_rows_are_needed(tmp_path: Path) -> No
     page = _page(outcome(tmp_path, standing("onnxruntime-int8", 2.5, given)))
     assert "INCONCLUSIVE: nothing ships" in page
     assert f"{given.needed_n} certify rows would pass" in page
+    assert str(tmp_path) not in page
 
 
 def test_what_ships_unproven_is_said_to(tmp_path: Path) -> None:
