@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from optimize_outcomes import came_too_late, certified, graph_work, outcome, standing, timing
+from optimize_outcomes import (
+    came_too_late,
+    certified,
+    graph_work,
+    outcome,
+    search_examples,
+    standing,
+    timing,
+)
 
 from edgewright.bundle import Against, Verdict
 from edgewright.errors import AccuracyGateError, GateInconclusiveError
@@ -118,6 +127,7 @@ def test_what_the_report_shows_is_in_both_json_objects(tmp_path: Path) -> None:
         chosen="onnxruntime-int8",
         graph_work=graph_work(),
         gains={"fix-sizes": timing(1.2)},
+        search=replace(search_examples(), contents=["x" * (1 + place) for place in range(40)]),
     )
     printed, measured = (
         json.loads(json.dumps(each, allow_nan=False))
