@@ -38,10 +38,10 @@ format: $(READY)  ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: $(READY)  ## Generate src/edgewright/v1 from protos/
+protos: $(READY)  ## Generate src/edgewright/v1 and oip from protos/
 	$(BIN)/python protos/generate.py
 
-check-protos: $(READY)  ## Fail where src/edgewright/v1 is not what protos/ gives
+check-protos: $(READY)  ## Fail where generated code is not what protos/ gives
 	$(BIN)/python protos/generate.py --check
 
 constraints: $(READY)  ## Pin what is installed in .venv

@@ -4,8 +4,8 @@ It needs grpcio-tools 1.72.1 exactly, whose code imports under protobuf 6.30 as 
 code that a newer protoc makes refuses an older runtime. Those tools want protobuf 6 for themselves,
 so they live in an environment of their own, build/protoc, which is made when it is missing.
 
-Files of the package ``edgewright.v1`` land in ``src/edgewright/v1``, where only ``__init__.py`` is
-written by hand. With ``--check`` nothing is written, and the exit code is 1 where the files there
+Files below ``edgewright/v1`` and ``edgewright/oip`` land in the folders of these names in
+``src/edgewright``, where only ``__init__.py`` is written by hand. With ``--check`` nothing is written, and the exit code is 1 where the files there
 are not what would be.
 """
 
@@ -21,6 +21,7 @@ PROTOS = Path(__file__).resolve().parent
 SOURCES = PROTOS.parent / "src"
 TOOLS = PROTOS.parent / "build" / "protoc"
 TOOLS_VERSION = "1.72.1"
+PACKAGES = ("v1", "oip")
 
 
 def generate(output: Path) -> None:
@@ -58,7 +59,8 @@ def stale(generated: Path = SOURCES) -> list[str]:
 
 
 def _contents(root: Path) -> dict[str, bytes]:
-    files = (root / "edgewright" / "v1").glob("*_pb2*")
+    folders = [root / "edgewright" / package for package in PACKAGES]
+    files = [file for folder in folders for file in folder.glob("*_pb2*")]
     return {str(file.relative_to(root)): file.read_bytes() for file in files}
 
 

@@ -70,10 +70,15 @@ class ServedModel:
         return preprocessor.max_length if isinstance(preprocessor, TextPreprocessor) else 0
 
     def encode(self, contents: Sequence[Any]) -> Sequence[Row]:
-        """Tokens of each text, cut to what the model reads; images arrive decoded."""
+        """Tokens of each text, cut to what the model reads.
+
+        Images arrive decoded, and what a caller has preprocessed arrives as rows.
+        """
         if self.kind is IMAGE:
             return contents
-        return self.preprocessor.encode(contents)
+        texts = [each for each in contents if isinstance(each, str)]
+        encoded = iter(self.preprocessor.encode(texts) if texts else ())
+        return [next(encoded) if isinstance(each, str) else each for each in contents]
 
     def decode(self, images: Sequence[bytes]) -> list[Row]:
         """Pixels of each image file, as the model sees them; from any thread."""

@@ -18,6 +18,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
 
 from edgewright.errors import ConfigError, ModelNotFoundError
+from edgewright.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from edgewright.proof.host import available_cores
 from edgewright.repository import Repository
 from edgewright.serve.admission import Limits
@@ -27,13 +28,15 @@ from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
 from edgewright.serve.health import HealthService
 from edgewright.serve.image_decoder import ImageDecoder
+from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.monitor import Monitor, Watched
-from edgewright.serve.prediction_ids import PredictionIds
+from edgewright.serve.oip_service import OipService
 from edgewright.serve.prediction_service import PredictionService
+from edgewright.serve.predictor import Predictor
 from edgewright.serve.registry import Registry, State
 from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
@@ -43,6 +46,7 @@ SERVICES: Final = (
     "edgewright.v1.PredictionService",
     "edgewright.v1.ModelService",
     "edgewright.v1.FeedbackService",
+    "inference.GRPCInferenceService",
 )
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 MIB: Final = 1 << 20
@@ -178,17 +182,19 @@ class Server:
 
     def _add_services(self) -> None:
         config = self.config
-        predictions = PredictionService(
+        predictor = Predictor(
             self.registry,
             self.batcher,
             Limits(config.max_texts, config.max_text_chars),
-            PredictionIds(),
             self.instruments,
+            self._decoder,
             self.intake.log if self.intake else None,
-            decoder=self._decoder,
         )
+        predictions = PredictionService(predictor)
+        oip = OipService(Inference(predictor), alive=self.is_alive, ready=self.is_ready)
         # Generated code has no types.
         add_PredictionServiceServicer_to_server(predictions, self._rpc)  # type: ignore[no-untyped-call]
+        add_GRPCInferenceServiceServicer_to_server(oip, self._rpc)  # type: ignore[no-untyped-call]
         add_ModelServiceServicer_to_server(ModelService(self.registry), self._rpc)  # type: ignore[no-untyped-call]
         add_FeedbackServiceServicer_to_server(self.feedback, self._rpc)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self.health, self._rpc)

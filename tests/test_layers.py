@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"edgewright.{name}" if name else "edgewright" for name in names.split(" "))
     for names in (
         " errors",
-        "kinds manifest output options rpc_errors v1",
+        "kinds manifest output options rpc_errors v1 oip",
         "tables pretrained",
         "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
         " connection client shown_example state_dir",

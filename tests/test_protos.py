@@ -12,11 +12,12 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
 
 ROOT = Path(__file__).parents[1]
-GENERATED = ROOT / "src" / "edgewright" / "v1"
+GENERATED = ROOT / "src" / "edgewright"
 MODULES = (
     "edgewright.v1.prediction_pb2_grpc",
     "edgewright.v1.model_pb2_grpc",
     "edgewright.v1.feedback_pb2_grpc",
+    "edgewright.oip.inference_pb2_grpc",
 )
 IMPORT_ALL = f"import {', '.join(MODULES)}"
 
@@ -31,7 +32,8 @@ def test_the_generated_code_is_fresh() -> None:
 
 def test_stale_missing_and_orphaned_code_is_named(tmp_path: Path) -> None:
     copy = tmp_path / "edgewright" / "v1"
-    shutil.copytree(GENERATED, copy)
+    for package in ("v1", "oip"):
+        shutil.copytree(GENERATED / package, tmp_path / "edgewright" / package)
     (copy / "model_pb2.py").write_text("# edited")
     (copy / "model_pb2.pyi").unlink()
     (copy / "removed_pb2.py").touch()
@@ -100,6 +102,38 @@ def test_no_field_number_is_used_twice_or_skipped_silently() -> None:
             numbers = sorted(field.number for field in message.fields)
             proto = message.file.serialized_pb
             assert numbers == list(range(1, len(numbers) + 1)) or b"reserved" in proto, message.name
+
+
+def test_a_client_never_loads_the_open_inference_protocol() -> None:
+    look = "import sys, edgewright.client; assert not [m for m in sys.modules if '.oip' in m]"
+    subprocess.run([sys.executable, "-c", look], check=True, cwd="/")
+
+
+def test_the_open_inference_protocol_has_the_numbers_of_the_specification() -> None:
+    """Those that clients rely on, as the specification prints them; ModelConfig's are Triton's."""
+    from edgewright.oip import inference_pb2
+
+    messages = inference_pb2.DESCRIPTOR.message_types_by_name
+    found = {
+        name: " ".join(f"{field.number}:{field.name}" for field in messages[name].fields)
+        for name in (
+            "ModelInferRequest",
+            "ModelInferResponse",
+            "InferTensorContents",
+            "ModelConfig",
+        )
+    }
+    assert inference_pb2.DESCRIPTOR.package == "inference"
+    assert found == {
+        "ModelInferRequest": "1:model_name 2:model_version 3:id 4:parameters 5:inputs 6:outputs "
+        "7:raw_input_contents",
+        "ModelInferResponse": "1:model_name 2:model_version 3:id 4:parameters 5:outputs "
+        "6:raw_output_contents",
+        "InferTensorContents": "1:bool_contents 2:int_contents 3:int64_contents 4:uint_contents "
+        "5:uint64_contents 6:fp32_contents 7:fp64_contents 8:bytes_contents",
+        "ModelConfig": "1:name 2:platform 4:max_batch_size 5:input 6:output 11:dynamic_batching "
+        "17:backend",
+    }
 
 
 def test_verdicts_and_states_on_the_wire_cover_ours() -> None:

@@ -12,8 +12,8 @@ from edgewright.serve.batching import Batcher
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import load_model
-from edgewright.serve.prediction_ids import PredictionIds
 from edgewright.serve.prediction_service import PredictionService
+from edgewright.serve.predictor import Predictor
 from edgewright.serve.registry import Registry, State
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
 
@@ -34,13 +34,9 @@ def classify(repository: Path, seconds: float | None) -> ClassifyTextResponse:
         registry.add(load_model(Repository(repository), "news", 1, threads=1, max_batch=1))
         registry.state = State.READY
         batcher = Batcher(max_rows=8, queue_rows=8, observer=instruments)
+        decoder = ImageDecoder(batcher.queue, 1)
         service = PredictionService(
-            registry,
-            batcher,
-            Limits(8, 100),
-            PredictionIds(),
-            instruments,
-            decoder=ImageDecoder(batcher.queue, 1),
+            Predictor(registry, batcher, Limits(8, 100), instruments, decoder)
         )
         request = ClassifyTextRequest(model="news", texts=["bank"])
         try:

@@ -313,6 +313,7 @@ def test_reflection_lists_the_services(launch: Launch) -> None:
         "edgewright.v1.PredictionService",
         "edgewright.v1.ModelService",
         "edgewright.v1.FeedbackService",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

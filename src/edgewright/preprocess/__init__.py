@@ -24,6 +24,7 @@ from edgewright.preprocess.images import (
     ImageRow,
     ImageSettings,
     LazyRow,
+    PixelRow,
 )
 from edgewright.preprocess.settings_file import SETTINGS_FILE, read_record
 from edgewright.preprocess.text import (
@@ -47,6 +48,7 @@ __all__ = [
     "ImageRow",
     "ImageSettings",
     "LazyRow",
+    "PixelRow",
     "Preprocessor",
     "Row",
     "TextPreprocessor",

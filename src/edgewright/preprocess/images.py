@@ -153,6 +153,17 @@ class LazyRow:
         return self.preprocessor.settings.size[0]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class PixelRow:
+    """A picture that its caller has preprocessed: float32 of shape (3, height, width)."""
+
+    values: NDArray[np.float32]
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+
 class ImagePreprocessor:
     """Pictures to arrays. Safe to share between threads: nothing changes after construction."""
 
@@ -169,6 +180,11 @@ class ImagePreprocessor:
     def input_shape(self) -> tuple[int, ...]:
         """(-1, 3, height, width)."""
         return (-1, _CHANNELS, *self.settings.size)
+
+    @property
+    def largest_value(self) -> float:
+        """The largest magnitude of a value in its arrays."""
+        return float(np.abs(self._table).max())
 
     def __call__(self, images: Sequence[bytes], length: int | None = None) -> Encoding:
         """Decode, resize, normalise; raises as ``encode`` and ``pad`` do."""
@@ -207,7 +223,7 @@ class ImagePreprocessor:
             image = image.resize((target[1], target[0]), resample=resampling)
         return _middle(np.asarray(image), self.settings.crop)
 
-    def pad(self, rows: Sequence[ImageRow], length: int | None = None) -> Encoding:
+    def pad(self, rows: Sequence[ImageRow | PixelRow], length: int | None = None) -> Encoding:
         """Rows as one batch: float32 of shape (rows, 3, height, width).
 
         Raises InputError when there is no row, ConfigError when ``length`` is not the height.
@@ -217,6 +233,9 @@ class ImagePreprocessor:
         self._refuse_length(length)
         values = np.empty((len(rows), *self.input_shape[1:]), np.float32)
         for row, planes in zip(rows, values, strict=True):
+            if isinstance(row, PixelRow):
+                planes[...] = row.values
+                continue
             pixels = row.pixels
             for channel, plane in zip(self._planes, planes, strict=True):
                 plane[...] = self._table[channel][pixels[:, :, channel]]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ class TextPreprocessor:
         self._tokenizer.enable_truncation(self.max_length, strategy=strategy, direction=side)
         # Not part of tokenizer.json, so it must be set at every load.
         self._tokenizer.encode_special_tokens = settings.split_special_tokens
+
+    @cached_property
+    def largest_token_id(self) -> int:
+        """The highest id of its vocabulary, added tokens included."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def with_settings(self, settings: TextSettings) -> TextPreprocessor:
         """The same tokenizer used otherwise; ConfigError where it cannot be."""

@@ -1,0 +1,226 @@
+"""A call of the Open Inference Protocol, whether it came by gRPC or as JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
+from edgewright.serve.model_tensors import array_types, example_type, output_types, rows_of
+from edgewright.serve.models import ServedModel
+from edgewright.serve.predictor import Predicted, Predictor
+from edgewright.serve.registry import Registry
+from edgewright.serve.tensors import BYTES, FP32, AnswerTensor, GivenTensor, decode, fault
+
+EXTENSIONS: Final = ("classification", "model_configuration")
+PLATFORM: Final = "edgewright"
+CLASSIFICATION: Final = "classification"
+_VERSION: Final = re.compile("[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True)
+class RequestedTensor:
+    """An output that is asked for; ``classes`` above 0 wants that many best, in Triton's words."""
+
+    name: str
+    classes: int = 0
+
+
+@dataclass(frozen=True)
+class InferCall:
+    """What is asked; ``parameters`` may hold "timeout", in microseconds."""
+
+    model: str
+    version: str
+    inputs: Sequence[GivenTensor]
+    outputs: Sequence[RequestedTensor] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Inference:
+    """Answers calls through the predictor, as edgewright.v1 does."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    @property
+    def registry(self) -> Registry:
+        """The models."""
+        return self._predictor.registry
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that one call may have."""
+        return self._predictor.limits.max_texts
+
+    def model(self, name: str, version: str) -> ServedModel:
+        """The model asked for; raises as ``Registry.ready``, InputError for a bad version."""
+        return self.registry.ready(name, version_number(version))
+
+    def is_model_ready(self, name: str, version: str) -> bool:
+        """Whether it answers; of a model that nobody knows, it is said that it does not."""
+        try:
+            self.model(name, version)
+        except (ModelNotFoundError, NotReadyError):
+            return False
+        return True
+
+    async def infer(
+        self, call: InferCall, time_left_s: float | None
+    ) -> tuple[ServedModel, list[AnswerTensor]]:
+        """The model that answered, and the outputs in the order asked.
+
+        Raises:
+            InputError: names the tensor or parameter at fault, and what was expected of it.
+            EdgewrightError: as ``Predictor`` and ``Registry.ready``.
+        """
+        model = self.model(call.model, call.version)
+        outputs = _requested(model, call.outputs)
+        time_left_s = _sooner(time_left_s, call.parameters)
+        predicted = await self._predict(model, _by_name(call.inputs), time_left_s)
+        answers = _answers(model, predicted)
+        return model, [
+            _classified(model, answers[each.name], each.classes) if each.classes
+            else answers[each.name]
+            for each in outputs
+        ]  # fmt: skip
+
+    async def _predict(
+        self, model: ServedModel, inputs: Mapping[str, GivenTensor], time_left_s: float | None
+    ) -> list[Predicted]:
+        example, arrays = example_type(model), array_types(model)
+        wanted = (
+            [example]
+            if example.name in inputs
+            else [each for each in arrays if each.name in inputs or each.name != "token_type_ids"]
+        )
+        names = [each.name for each in wanted]
+        if set(names) != set(inputs):
+            every = ", ".join(each.name for each in arrays)
+            raise InputError(
+                f"{model.name} takes the input {example.name!r}, or in its place {every}; the call "
+                f"has {', '.join(name[:200] for name in inputs) or 'none'}",
+                field="inputs",
+            )
+        decoded = {each.name: decode(inputs[each.name], each) for each in wanted}
+        if wanted != [example]:
+            return await self._predictor.rows(model, rows_of(model, decoded), time_left_s)
+        contents: list[bytes] = decoded[example.name]
+        try:
+            if example.name == "text":
+                texts = [_utf8(index, each) for index, each in enumerate(contents)]
+                return await self._predictor.texts(model, texts, time_left_s)
+            return await self._predictor.images(model, contents, time_left_s)
+        except InputError as error:
+            raise InputError(f"tensor {example.name!r}: {error}", field=example.name) from error
+
+
+def classes_asked(name: str, parameters: Mapping[str, Any]) -> int:
+    """The number that the parameter "classification" of an output asks for, or 0."""
+    refuse_parameters(name, parameters, (CLASSIFICATION,))
+    count = parameters.get(CLASSIFICATION, 0)
+    if type(count) is not int or (CLASSIFICATION in parameters and count < 1):
+        raise fault(name, f"has classification {count!r:.100}; a number of classes is expected")
+    return count
+
+
+def refuse_parameters(name: str, parameters: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise InputError for a parameter of tensor ``name`` that would be ignored."""
+    for parameter in parameters:
+        if parameter not in known:
+            there = f"there is: {', '.join(known)}" if known else "leave it out"
+            raise fault(name, f"has the parameter {parameter[:200]!r}, not supported; {there}")
+
+
+def version_number(version: str) -> int:
+    """The number of a version as the protocol writes it; empty is 0, the current one."""
+    if version and not _VERSION.fullmatch(version):
+        raise InputError(
+            f"version {version[:100]!r} is none; give a number from 1, or nothing for the current",
+            field="model_version",
+        )
+    return int(version or 0)
+
+
+def _by_name(inputs: Sequence[GivenTensor]) -> dict[str, GivenTensor]:
+    by_name = {each.name: each for each in inputs}
+    if len(by_name) < len(inputs):
+        raise InputError("an input is given twice; give each once", field="inputs")
+    return by_name
+
+
+def _requested(model: ServedModel, outputs: Sequence[RequestedTensor]) -> list[RequestedTensor]:
+    names = [each.name for each in output_types(model)]
+    asked = [each.name for each in outputs]
+    for each in outputs:
+        if each.name not in names:
+            raise fault(each.name, f"is no output of {model.name}; there are: {', '.join(names)}")
+        if each.classes and each.name != "scores":
+            raise fault(each.name, "cannot be asked for with classification; 'scores' can")
+        if not 0 <= each.classes <= len(model.labels):
+            raise fault(
+                each.name,
+                f"has classification {each.classes}; 1 to {len(model.labels)} is expected",
+            )
+    if len(set(asked)) < len(asked):
+        raise InputError("an output is asked for twice; ask for each once", field="outputs")
+    return list(outputs) or [RequestedTensor(name) for name in names]
+
+
+def _sooner(time_left_s: float | None, parameters: Mapping[str, Any]) -> float | None:
+    """The time left, also by the parameter "timeout"; 0 sets none."""
+    unknown = [name for name in parameters if name != "timeout"]
+    if unknown:
+        raise InputError(
+            f"parameter {unknown[0][:200]!r} is not supported; there is: timeout, in microseconds",
+            field="parameters",
+        )
+    timeout_us = parameters.get("timeout", 0)
+    if type(timeout_us) is not int or not 0 <= timeout_us < 2**63:
+        raise InputError(
+            f"parameter 'timeout' is {timeout_us!r:.100}; a number of microseconds is expected",
+            field="parameters",
+        )
+    if not timeout_us:
+        return time_left_s
+    return min(timeout_us / 1e6, float("inf") if time_left_s is None else time_left_s)
+
+
+def _utf8(index: int, text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"element {index} is no UTF-8: {error.reason} at {error.start}") from error
+
+
+def _answers(model: ServedModel, predicted: Sequence[Predicted]) -> dict[str, AnswerTensor]:
+    rows, classes = len(predicted), len(model.labels)
+    scores = np.empty((rows, classes), np.float32)
+    for row, (_, answer) in zip(scores, predicted, strict=True):
+        row[answer.classes] = answer.scores
+    labels = [model.labels[answer.classes[0]].encode() for _, answer in predicted]
+    best = [answer.scores[0] for _, answer in predicted]
+    ids = [prediction_id.encode() for prediction_id, _ in predicted]
+    tensors = (
+        AnswerTensor("label", BYTES, (rows,), labels),
+        AnswerTensor("score", FP32, (rows,), best),
+        AnswerTensor("scores", FP32, (rows, classes), scores.ravel().tolist()),
+        AnswerTensor("prediction_id", BYTES, (rows,), ids),
+    )
+    return {each.name: each for each in tensors}
+
+
+def _classified(model: ServedModel, scores: AnswerTensor, classes: int) -> AnswerTensor:
+    """Triton's extension: "score:index:label" of each row's best classes, BYTES (rows, classes)."""
+    table = np.asarray(scores.values, np.float32).reshape(scores.shape)
+    best = np.argsort(-table, axis=1, kind="stable")[:, :classes]
+    words = [
+        f"{table[row, index]:f}:{index}:{model.labels[index]}".encode()
+        for row, indices in enumerate(best)
+        for index in indices
+    ]
+    return AnswerTensor(scores.name, BYTES, (len(table), classes), words)

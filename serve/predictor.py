@@ -1,0 +1,97 @@
+"""The one way from a caller's inputs to answers, whatever protocol they came by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edgewright.errors import InputError
+from edgewright.preprocess import Row
+from edgewright.serve.admission import Limits
+from edgewright.serve.batching import Answer, Batcher
+from edgewright.serve.image_decoder import ImageDecoder
+from edgewright.serve.instruments import Instruments
+from edgewright.serve.models import ServedModel
+from edgewright.serve.prediction_ids import PredictionIds
+from edgewright.serve.prediction_log import PredictionLog
+from edgewright.serve.registry import Registry
+
+
+class Predicted(NamedTuple):
+    """One input's answer, and the id by which feedback names it."""
+
+    prediction_id: str
+    answer: Answer
+
+
+class Predictor:
+    """Checks inputs against the limits, has them computed among others', counts and logs.
+
+    Every method of it may raise what ``rpc_errors`` maps to a status.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        batcher: Batcher,
+        limits: Limits,
+        instruments: Instruments,
+        decoder: ImageDecoder,
+        log: PredictionLog | None = None,
+    ) -> None:
+        self.registry = registry
+        self.limits = limits
+        self._batcher = batcher
+        self._instruments = instruments
+        self._decoder = decoder
+        self._log = log
+        self._ids = PredictionIds()
+
+    async def texts(
+        self,
+        model: ServedModel,
+        texts: Sequence[str],
+        time_left_s: float | None,
+        top_k: int = 0,
+    ) -> list[Predicted]:
+        """Answers to texts, in order; ``top_k`` is checked alone."""
+        self.limits.check(texts, top_k, len(model.labels))
+        answers = await self._batcher.classify(model, texts, time_left_s)
+        return self._predicted(model, texts, answers)
+
+    async def images(
+        self,
+        model: ServedModel,
+        images: Sequence[bytes],
+        time_left_s: float | None,
+        top_k: int = 0,
+    ) -> list[Predicted]:
+        """Answers to image files, in order; ``top_k`` is checked alone."""
+        self.limits.check_images(images, top_k, len(model.labels))
+        rows = await self._decoder.decode(model, images)
+        answers = await self._batcher.classify(model, rows, time_left_s)
+        return self._predicted(model, [None] * len(images), answers)
+
+    async def rows(
+        self, model: ServedModel, rows: Sequence[Row], time_left_s: float | None
+    ) -> list[Predicted]:
+        """Answers to rows that their caller has preprocessed, in order."""
+        if not 0 < len(rows) <= self.limits.max_texts:
+            raise InputError(
+                f"the call has {len(rows)} rows; 1 to {self.limits.max_texts} are taken; "
+                "split it, or raise --max-texts of the server"
+            )
+        answers = await self._batcher.classify(model, rows, time_left_s)
+        return self._predicted(model, [None] * len(rows), answers)
+
+    def _predicted(
+        self, model: ServedModel, texts: Sequence[str | None], answers: Sequence[Answer]
+    ) -> list[Predicted]:
+        """The answers with their ids, counted and logged."""
+        ids = self._ids.take(len(answers))
+        for answer in answers:
+            label = model.labels[answer.classes[0]]
+            self._instruments.predictions.labels(model.name, label).inc()
+        if self._log is not None:
+            self._log.add(model, ids, texts, answers)
+        return [Predicted(*pair) for pair in zip(ids, answers, strict=True)]

@@ -1,0 +1,142 @@
+"""Tensors on the wire of the Open Inference Protocol: checked, decoded and encoded."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import InputError
+
+BYTES: Final = "BYTES"
+INT64: Final = "INT64"
+FP32: Final = "FP32"
+_NUMBERS: Final = {INT64: np.dtype("<i8"), FP32: np.dtype("<f4")}
+_LENGTH: Final = struct.Struct("<I")  # before each element of BYTES
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """A tensor that a model takes or gives; -1 in ``shape`` is an axis that varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GivenTensor:
+    """A tensor as it came: ``content`` is raw bytes, or the elements one by one."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content: bytes | Sequence[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerTensor:
+    """A tensor that goes out; ``values`` is its elements in order, bytes or numbers."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Sequence[Any]
+
+    def raw(self) -> bytes:
+        """Its elements as bytes, little-endian."""
+        if self.datatype == BYTES:
+            return b"".join(_LENGTH.pack(len(value)) + value for value in self.values)
+        return np.asarray(self.values, _NUMBERS[self.datatype]).tobytes()
+
+
+def decode(given: GivenTensor, kind: TensorType) -> list[bytes] | NDArray[Any]:
+    """The elements of ``given``: a list for BYTES, else an array of its shape.
+
+    Raises:
+        InputError: datatype, shape or content are not those of ``kind``; names what was expected.
+    """
+    if given.datatype != kind.datatype:
+        raise fault(kind.name, f"has datatype {given.datatype!r}; {kind.datatype} is expected")
+    _check_shape(given.shape, kind)
+    count = math.prod(given.shape)
+    if kind.datatype == BYTES:
+        return _bytes(given, count)
+    return _numbers(given, count, _NUMBERS[kind.datatype])
+
+
+def fault(name: str, what: str) -> InputError:
+    """An error about the tensor ``name``."""
+    return InputError(f"tensor {name[:200]!r} {what}", field=name)
+
+
+def _check_shape(shape: Sequence[int], kind: TensorType) -> None:
+    # A batch of single strings has one axis or, for servers that want one for the row, two.
+    forms = [kind.shape, kind.shape[:1]] if kind.datatype == BYTES else [kind.shape]
+    if not any(_fits(shape, form) for form in forms):
+        expected = " or ".join(str(list(form)) for form in forms)
+        raise fault(
+            kind.name, f"has shape {list(shape)[:20]}; {expected} is expected, -1 being any number"
+        )
+    if 0 in shape:
+        raise fault(kind.name, f"has shape {list(shape)}, which is empty; give at least one row")
+
+
+def _fits(shape: Sequence[int], form: Sequence[int]) -> bool:
+    return len(shape) == len(form) and all(
+        have == want or (want == -1 and have >= 0) for have, want in zip(shape, form, strict=True)
+    )
+
+
+def _numbers(given: GivenTensor, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    content = given.content
+    if isinstance(content, bytes):
+        if len(content) != count * dtype.itemsize:
+            raise fault(
+                given.name,
+                f"has {len(content)} bytes; its shape {list(given.shape)} of {given.datatype} "
+                f"takes {count * dtype.itemsize}",
+            )
+        return np.frombuffer(content, dtype).reshape(given.shape)
+    _check_count(given, count)
+    allowed = int if given.datatype == INT64 else (int, float)
+    for place, value in enumerate(content):
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise fault(given.name, f"holds {value!r:.80} at {place}; {given.datatype} is expected")
+    try:
+        return np.array(content, dtype).reshape(given.shape)
+    except OverflowError as error:
+        raise fault(given.name, f"holds a number that {given.datatype} cannot") from error
+
+
+def _bytes(given: GivenTensor, count: int) -> list[bytes]:
+    if not isinstance(given.content, bytes):
+        _check_count(given, count)
+        return list(given.content)
+    content, place = given.content, 0
+    elements: list[bytes] = []
+    while place < len(content):
+        start = place + _LENGTH.size
+        length = _LENGTH.unpack_from(content, place)[0] if start <= len(content) else 0
+        if start + length > len(content):
+            raise fault(
+                given.name,
+                f"ends within element {len(elements)}: each is its length in 4 bytes, "
+                f"little-endian, and as many bytes; of {len(content)} bytes, "
+                f"{len(content) - place} are left for it",
+            )
+        elements.append(content[start : start + length])
+        place = start + length
+    _check_count(given, count, len(elements))
+    return elements
+
+
+def _check_count(given: GivenTensor, count: int, found: int | None = None) -> None:
+    have = len(given.content) if found is None else found
+    if have != count:
+        raise fault(given.name, f"has {have} elements; its shape {list(given.shape)} takes {count}")
