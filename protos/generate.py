@@ -5,8 +5,8 @@ code that a newer protoc makes refuses an older runtime. Those tools want protob
 so they live in an environment of their own, build/protoc, which is made when it is missing.
 
 Files below ``edgewright/v1`` and ``edgewright/oip`` land in the folders of these names in
-``src/edgewright``, where only ``__init__.py`` is written by hand. With ``--check`` nothing is written, and the exit code is 1 where the files there
-are not what would be.
+``src/edgewright``, where only ``__init__.py`` is written by hand. With ``--check`` nothing is
+written, and the exit code is 1 where the files there are not what would be.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def _check_shape(shape: Sequence[int], kind: TensorType) -> None:
 
 def _fits(shape: Sequence[int], form: Sequence[int]) -> bool:
     return len(shape) == len(form) and all(
-        have == want or (want == -1 and have >= 0) for have, want in zip(shape, form, strict=True)
+        have >= 0 and want in (-1, have) for have, want in zip(shape, form, strict=True)
     )
 
 
