@@ -27,13 +27,14 @@ from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
 from edgewright.serve.health import HealthService
+from edgewright.serve.http_api import HttpApi, Watched
+from edgewright.serve.http_server import HttpServer
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
-from edgewright.serve.monitor import Monitor, Watched
 from edgewright.serve.oip_service import OipService
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
@@ -89,9 +90,13 @@ class Server:
         self._edge = CallEdge(self.instruments)
         self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
         self.port = self._bind()
-        watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
-        self._monitor = Monitor(config.host, config.metrics_port, watched)
-        self.metrics_port = self._monitor.port
+        self._http = HttpServer(
+            config.host,
+            config.metrics_port,
+            lambda request: self._api.answer(request),
+            max_body_bytes=config.max_message_mb * MIB,
+        )
+        self.metrics_port = self._http.port
         self.batcher = Batcher(
             max_rows=config.max_batch, queue_rows=config.queue_size, observer=self.instruments
         )
@@ -101,9 +106,17 @@ class Server:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
         self.feedback = FeedbackService(self.intake, self.instruments)
         self.instruments.watch(
-            queue_rows=lambda: self.batcher.queue.rows, in_flight=lambda: self._edge.in_flight
+            queue_rows=lambda: self.batcher.queue.rows, in_flight=lambda: self.in_flight
         )
-        self._add_services()
+        predictor = self._predictor()
+        self._add_services(predictor)
+        watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
+        self._api = HttpApi(predictor, watched, self.instruments)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls being answered now, by either protocol."""
+        return self._edge.in_flight + self._api.in_flight
 
     def is_alive(self) -> bool:
         """Whether it can still answer, now or once it has loaded."""
@@ -115,7 +128,7 @@ class Server:
 
     async def start(self) -> None:
         """Answer probes: alive, not ready."""
-        self._monitor.start()
+        await self._http.start()
         self.health.set(SERVICES, serving=False)
         await self._rpc.start()
 
@@ -153,9 +166,11 @@ class Server:
         self.health.set_all(serving=False)
         await asyncio.sleep(self.config.drain_delay_s)
         self.feedback.drain()
+        self._api.drain()
         stopped = asyncio.create_task(self._rpc.stop(self.config.grace_s))
         # Streams of health and reflection end when their callers like, so they are not waited for.
-        while not stopped.done() and await self._busy():
+        end = time.monotonic() + self.config.grace_s
+        while time.monotonic() < end and await self._busy():
             pass
         await self._rpc.stop(None)
         await stopped
@@ -172,7 +187,7 @@ class Server:
     ) -> None:
         await self._rpc.stop(None)
         await self._close_queues()
-        await asyncio.to_thread(self._monitor.stop)
+        await self._http.stop()
 
     async def _close_queues(self) -> None:
         self._decoder.close()
@@ -180,16 +195,17 @@ class Server:
         if self.intake is not None:
             await self.intake.close()
 
-    def _add_services(self) -> None:
-        config = self.config
-        predictor = Predictor(
+    def _predictor(self) -> Predictor:
+        return Predictor(
             self.registry,
             self.batcher,
-            Limits(config.max_texts, config.max_text_chars),
+            Limits(self.config.max_texts, self.config.max_text_chars),
             self.instruments,
             self._decoder,
             self.intake.log if self.intake else None,
         )
+
+    def _add_services(self, predictor: Predictor) -> None:
         predictions = PredictionService(predictor)
         oip = OipService(Inference(predictor), alive=self.is_alive, ready=self.is_ready)
         # Generated code has no types.
@@ -228,9 +244,9 @@ class Server:
 
     async def _busy(self) -> bool:
         """Whether a call is in flight now or after a moment."""
-        seen = self._edge.in_flight
+        seen = self.in_flight
         await asyncio.sleep(_SETTLE_S)
-        return bool(seen or self._edge.in_flight)
+        return bool(seen or self.in_flight)
 
 
 async def serve(config: ServeConfig, announce: Callable[[Ready], None]) -> None:

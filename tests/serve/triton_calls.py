@@ -77,7 +77,9 @@ async def main(kind: str, target: str, picture: bytes) -> dict[str, Any]:
             "bad": await failure(
                 lambda: client.infer("news", [text], outputs=wrong), InferenceServerException
             ),
-            "unknown": await failure(lambda: client.infer("wine", [text]), InferenceServerException),
+            "unknown": await failure(
+                lambda: client.infer("wine", [text]), InferenceServerException
+            ),
         },
     }
     await maybe(client.close())

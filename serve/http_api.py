@@ -1,0 +1,263 @@
+"""What the HTTP port answers: probes, metrics, the Open Inference Protocol, and plain JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote
+
+import grpc
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from edgewright import __version__
+from edgewright.errors import InputError, NotReadyError, OverloadedError
+from edgewright.kinds import IMAGE
+from edgewright.rpc_errors import reason_of, to_status
+from edgewright.serve.http_server import Request, Response
+from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
+from edgewright.serve.instruments import Instruments
+from edgewright.serve.json_input import from_base64, json_object, refuse_keys, taken, utf8
+from edgewright.serve.model_tensors import array_types, example_type, output_types
+from edgewright.serve.models import ServedModel
+from edgewright.serve.oip_json import answer_body, metadata, parse_call
+from edgewright.serve.predictor import Predicted, Predictor
+
+TIMEOUT_HEADER: Final = "x-timeout-ms"
+LONGEST_S: Final = 60.0  # that a call may take, whatever it says
+_IN_PLACE_BYTES: Final = 16 << 10  # a larger body is parsed beside the event loop
+_TEXT: Final = "text/plain; charset=utf-8"
+_JSON: Final = "application/json"
+_MODEL: Final = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+_STATUSES: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+}
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the probes tell of."""
+
+    metrics: CollectorRegistry
+    alive: Callable[[], bool]  # restart the process when it is not
+    ready: Callable[[], bool]  # send it calls when it is
+
+
+@dataclass(frozen=True)
+class _Route:
+    """A path, its method, and who answers; ``call`` is counted and waited for by a drain."""
+
+    method: str
+    path: re.Pattern[str]
+    answer: Callable[[Request, Mapping[str, str]], Awaitable[Response]]
+    call: str = ""
+
+
+class HttpApi:
+    """Answers requests; ``drain`` makes it refuse new calls. Lives on the event loop."""
+
+    def __init__(self, predictor: Predictor, watched: Watched, instruments: Instruments) -> None:
+        self.in_flight = 0
+        self._predictor = predictor
+        self._inference = Inference(predictor)
+        self._watched = watched
+        self._instruments = instruments
+        self._draining = False
+        routes = (
+            ("GET", "/metrics", self._metrics, ""),
+            ("GET", "/healthz", self._healthz, ""),
+            ("GET", "/readyz", self._readyz, ""),
+            ("GET", "/v2", self._server_metadata, ""),
+            ("GET", "/v2/health/live", self._healthz, ""),
+            ("GET", "/v2/health/ready", self._readyz, ""),
+            ("GET", _MODEL, self._model_metadata, "http/ModelMetadata"),
+            ("GET", _MODEL + "/config", self._model_config, "http/ModelConfig"),
+            ("GET", _MODEL + "/ready", self._model_ready, ""),
+            ("POST", _MODEL + "/infer", self._infer, "http/ModelInfer"),
+            ("POST", "/v1/models/(?P<model>[^/]+):classify", self._classify, "http/Classify"),
+        )
+        self._routes = [
+            _Route(method, re.compile(path), answer, call) for method, path, answer, call in routes
+        ]
+
+    def drain(self) -> None:
+        """Refuse new calls; probes go on."""
+        self._draining = True
+
+    async def answer(self, request: Request) -> Response:
+        """The answer, whatever goes wrong on the way."""
+        matches = [(each, each.path.fullmatch(request.path)) for each in self._routes]
+        found = [(route, match) for route, match in matches if match]
+        if not found:
+            return _error(HTTPStatus.NOT_FOUND, f"nothing is at {request.path[:200]!r}")
+        method = "GET" if request.method == "HEAD" else request.method
+        for route, match in found:
+            if route.method == method:
+                groups = {name: unquote(value or "") for name, value in match.groupdict().items()}
+                return await self._answered(route, request, groups)
+        allowed = {"Allow": found[0][0].method}
+        return _error(HTTPStatus.METHOD_NOT_ALLOWED, f"the method is {allowed['Allow']}", allowed)
+
+    async def _answered(
+        self, route: _Route, request: Request, groups: Mapping[str, str]
+    ) -> Response:
+        if not route.call:
+            return await route.answer(request, groups)
+        started, code = time.perf_counter(), grpc.StatusCode.OK
+        self.in_flight += 1
+        try:
+            if self._draining:
+                raise NotReadyError("the server is shutting down; call another replica")
+            return await route.answer(request, groups)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:  # the edge, as gRPC's: nothing may reach the wire as it is
+            code = _CODES[to_status(error).code]
+            return self._failed(route.call, error, code)
+        finally:
+            self.in_flight -= 1
+            self._instruments.requests.labels(route.call, code.name).inc()
+            seconds = time.perf_counter() - started
+            self._instruments.request_seconds.labels(route.call).observe(seconds)
+
+    def _failed(self, call: str, error: Exception, code: grpc.StatusCode) -> Response:
+        reason, headers = reason_of(error), {}
+        self._instruments.rejected.labels(reason).inc()
+        if code is grpc.StatusCode.INTERNAL:
+            log.error("%s failed", call, exc_info=error)
+        if isinstance(error, OverloadedError):
+            headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        status = _STATUSES.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _error(status, to_status(error).message, headers, reason)
+
+    async def _metrics(self, _request: Request, _groups: Mapping[str, str]) -> Response:
+        page = await asyncio.to_thread(generate_latest, self._watched.metrics)
+        return Response(HTTPStatus.OK, CONTENT_TYPE_LATEST, page)
+
+    async def _healthz(self, _request: Request, _groups: Mapping[str, str]) -> Response:
+        return _yes_or_no(self._watched.alive())
+
+    async def _readyz(self, _request: Request, _groups: Mapping[str, str]) -> Response:
+        return _yes_or_no(self._watched.ready())
+
+    async def _server_metadata(self, _request: Request, _groups: Mapping[str, str]) -> Response:
+        return _json({"name": PLATFORM, "version": __version__, "extensions": EXTENSIONS})
+
+    async def _model_ready(self, _request: Request, groups: Mapping[str, str]) -> Response:
+        try:
+            ready = self._inference.is_model_ready(groups["model"], groups["version"])
+        except InputError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        return _yes_or_no(ready and self._watched.ready())
+
+    async def _model_metadata(self, _request: Request, groups: Mapping[str, str]) -> Response:
+        model = self._inference.model(groups["model"], groups["version"])
+        inputs = [example_type(model), *array_types(model)]
+        return _json(metadata(model, inputs, output_types(model), PLATFORM))
+
+    async def _model_config(self, _request: Request, groups: Mapping[str, str]) -> Response:
+        model = self._inference.model(groups["model"], groups["version"])
+        return _json(
+            {
+                "name": model.name,
+                "platform": PLATFORM,
+                "backend": model.variant.backend,
+                "max_batch_size": self._inference.max_rows,
+            }
+        )
+
+    async def _infer(self, request: Request, groups: Mapping[str, str]) -> Response:
+        end = request.headers.get("inference-header-content-length")
+        asked = await _parsed(
+            request.body, lambda body: parse_call(body, end, groups["model"], groups["version"])
+        )
+        model, tensors = await self._inference.infer(asked.call, _time_left_s(request))
+        body, json_bytes = answer_body(asked, model, tensors)
+        if json_bytes is None:
+            return Response(HTTPStatus.OK, _JSON, body)
+        headers = {"Inference-Header-Content-Length": str(json_bytes)}
+        return Response(HTTPStatus.OK, "application/octet-stream", body, headers)
+
+    async def _classify(self, request: Request, groups: Mapping[str, str]) -> Response:
+        given = await _parsed(request.body, json_object)
+        refuse_keys("the request", given, ("texts", "images", "top_k", "version"))
+        top_k, version = taken(given, "top_k", int, 0), taken(given, "version", int, 0)
+        model = self._predictor.registry.ready(groups["model"], version)
+        wanted = model.kind.many
+        if set(given) & {"texts", "images"} != {wanted}:
+            raise InputError(
+                f"{model.name} classifies {wanted}; give {wanted}: [...]", field=wanted
+            )
+        inputs, left_s = taken(given, wanted, list), _time_left_s(request)
+        if model.kind is IMAGE:
+            files = [from_base64(each, f"images[{i}]") for i, each in enumerate(inputs)]
+            predicted = await self._predictor.images(model, files, left_s, top_k)
+        else:
+            texts = [utf8(each, f"texts[{i}]").decode() for i, each in enumerate(inputs)]
+            predicted = await self._predictor.texts(model, texts, left_s, top_k)
+        answers = [_classification(model, each, top_k) for each in predicted]
+        return _json({"model": model.name, "version": model.version, "classifications": answers})
+
+
+async def _parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
+    if len(body) <= _IN_PLACE_BYTES:
+        return parse(body)
+    return await asyncio.to_thread(parse, body)
+
+
+def _time_left_s(request: Request) -> float:
+    told = request.headers.get(TIMEOUT_HEADER)
+    if told is None:
+        return LONGEST_S
+    if not re.fullmatch("[0-9]{1,9}", told):
+        raise InputError(
+            f"the header {TIMEOUT_HEADER} is {told!r:.100}; milliseconds are expected",
+            field=TIMEOUT_HEADER,
+        )
+    return min(int(told) / 1000, LONGEST_S)
+
+
+def _classification(model: ServedModel, predicted: Predicted, top_k: int) -> dict[str, Any]:
+    answer = predicted.answer
+    pairs = zip(answer.classes[: top_k or None], answer.scores[: top_k or None], strict=True)
+    scores = [{"label": model.labels[index], "score": score} for index, score in pairs]
+    return {
+        "prediction_id": predicted.prediction_id,
+        **scores[0],
+        "scores": scores,
+        "truncated": answer.truncated,
+    }
+
+
+def _json(told: Mapping[str, Any]) -> Response:
+    return Response(HTTPStatus.OK, _JSON, json.dumps(told).encode())
+
+
+def _error(
+    status: HTTPStatus, message: str, headers: Mapping[str, str] = {}, reason: str = ""
+) -> Response:
+    told = {"error": message, "reason": reason} if reason else {"error": message}
+    return Response(status, _JSON, json.dumps(told).encode(), headers)
+
+
+def _yes_or_no(yes: bool) -> Response:
+    status = HTTPStatus.OK if yes else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(status, _TEXT, status.phrase.encode() + b"\n")

@@ -1,0 +1,165 @@
+"""HTTP on a raw socket: what is slow, too large or no HTTP at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from edgewright.serve import http_server
+from edgewright.serve.http_server import HttpServer, Request, Response
+
+from .conftest import LoopThread, until
+
+LIMIT = 1000
+
+
+class Answers:
+    """Echoes; a path of /wait waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.waiting = 0
+        self.left = 0
+
+    async def __call__(self, request: Request) -> Response:
+        if request.path == "/wait":
+            self.waiting += 1
+            try:
+                await self.go.wait()
+            except asyncio.CancelledError:
+                self.left += 1
+                raise
+        told = [request.method, request.path, len(request.body)]
+        return Response(200, "application/json", json.dumps(told).encode())
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def server(loop: LoopThread, answers: Answers) -> Iterator[HttpServer]:
+    async def build() -> HttpServer:
+        made = HttpServer("127.0.0.1", 0, answers, max_body_bytes=LIMIT, head_s=1, body_s=0.3)
+        await made.start()
+        return made
+
+    made = loop.run(build())
+    yield made
+    loop.run(made.stop())
+
+
+def connect(server: HttpServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def tell(server: HttpServer, data: bytes) -> bytes:
+    """Everything that is answered until the server closes."""
+    with connect(server) as connection:
+        connection.sendall(data)
+        return read_all(connection)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    told = b""
+    try:
+        while part := connection.recv(65536):
+            told += part
+    except ConnectionResetError:
+        pass
+    return told
+
+
+def post(body: bytes, extra: str = "", path: str = "/x") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def test_requests_follow_each_other_on_a_connection_even_ahead_of_time(server: HttpServer) -> None:
+    told = tell(server, post(b"ab") + post(b"c", "Connection: close\r\n", "/y?q=1"))
+    assert told.count(b"HTTP/1.1 200") == 2
+    assert b'["POST", "/x", 2]' in told
+    assert told.endswith(b'["POST", "/y", 1]')
+
+
+def test_a_head_has_no_body(server: HttpServer) -> None:
+    told = tell(server, b"HEAD /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert b"200" in told
+    assert told.endswith(b"\r\n\r\n")
+
+
+def test_chunks_and_expectations_are_understood(server: HttpServer) -> None:
+    head = "POST /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+    told = tell(server, head.encode() + b"\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    assert told.endswith(b'["POST", "/x", 5]')
+    with connect(server) as connection:
+        connection.sendall(
+            post(b"", "Expect: 100-continue\r\n")[:-4].replace(b": 0", b": 2") + b"\r\n\r\n"
+        )
+        assert b"100" in connection.recv(1000)
+        connection.sendall(b"ab")
+        assert b'["POST", "/x", 2]' in connection.recv(1000)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (post(b"x" * (LIMIT + 1)), 413),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+         b"7d0\r\n" + b"x" * 2000 + b"\r\n", 413),
+        (b"GET /" + b"x" * 20_000, 431),
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00" * 9 + b"\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab", 408),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken_is_refused_and_the_connection_closed(
+    server: HttpServer, data: bytes, status: int
+) -> None:
+    assert tell(server, data).startswith(f"HTTP/1.1 {status} ".encode())
+    assert tell(server, post(b"", "Connection: close\r\n")).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_says_nothing_is_let_go(server: HttpServer) -> None:
+    with connect(server) as silent, connect(server) as half:
+        half.sendall(b"POST /x HT")
+        assert read_all(silent) == read_all(half) == b""
+
+
+def test_a_client_that_leaves_ends_its_call(server: HttpServer, answers: Answers) -> None:
+    with connect(server) as connection:
+        connection.sendall(post(b"", path="/wait"))
+        until(lambda: answers.waiting == 1)
+    until(lambda: answers.left == 1)
+
+
+def test_more_bytes_than_are_held_at_once_are_refused(
+    server: HttpServer, answers: Answers, loop: LoopThread
+) -> None:
+    waiting = [connect(server) for _ in range(4)]
+    for connection in waiting:
+        connection.sendall(post(b"x" * LIMIT, path="/wait"))
+    until(lambda: answers.waiting == 4)
+    told = tell(server, post(b"x"))
+    assert told.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1" in told
+    loop.loop.call_soon_threadsafe(answers.go.set)
+    assert all(b"200" in connection.recv(1000) for connection in waiting)
+    for connection in waiting:
+        connection.close()
+    until(lambda: tell(server, post(b"x", "Connection: close\r\n")).startswith(b"HTTP/1.1 200"))
+
+
+def test_connections_are_bounded(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 1)
+    first: Callable[[], bytes] = lambda: tell(server, post(b"", "Connection: close\r\n"))  # noqa: E731
+    with connect(server) as silent:
+        silent.sendall(b"GET ")
+        until(lambda: first().startswith(b"HTTP/1.1 503 "))
+    until(lambda: first().startswith(b"HTTP/1.1 200"))
