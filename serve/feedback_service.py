@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
-from edgewright.errors import BackendUnavailableError, InputError, NotReadyError
+from edgewright.errors import BackendUnavailableError, InputError
 from edgewright.serve.feedback_checks import MAX_ENTRIES, Checked, FeedbackChecks
 from edgewright.serve.feedback_intake import FeedbackIntake
 from edgewright.serve.feedback_records import Entry, Outcome
 from edgewright.serve.instruments import Instruments
+from edgewright.serve.ordered_stream import OrderedStream
 from edgewright.v1 import feedback_pb2
 from edgewright.v1.feedback_pb2 import (
     Acknowledgement,
@@ -23,10 +24,8 @@ from edgewright.v1.feedback_pb2 import (
 )
 from edgewright.v1.feedback_pb2_grpc import FeedbackServiceServicer
 
-# What of one stream is read ahead of its acknowledgements: enough for large transactions, and
-# never more memory than this and one message.
+# What of one stream is read ahead of its acknowledgements: enough for large transactions.
 MESSAGES_AHEAD: Final = 128
-BYTES_AHEAD: Final = 4 << 20
 _STATUSES: Final = {
     Outcome.STORED: feedback_pb2.ACK_STATUS_STORED,
     Outcome.DUPLICATE: feedback_pb2.ACK_STATUS_DUPLICATE,
@@ -45,6 +44,7 @@ class FeedbackService(FeedbackServiceServicer):
         self._intake = intake
         self._instruments = instruments
         self._draining = asyncio.Event()
+        self._stream = OrderedStream(self._draining, MESSAGES_AHEAD)
 
     def drain(self) -> None:
         """Read no further messages; streams acknowledge what they have read, and end."""
@@ -63,38 +63,13 @@ class FeedbackService(FeedbackServiceServicer):
     ) -> AsyncIterator[StreamFeedbackResponse]:
         """Store what comes, message by message; what ``SendFeedback`` raises ends the stream."""
         self._required_intake()
-        work: deque[asyncio.Task[list[Acknowledgement]]] = deque()  # in the order of the messages
-        sizes: deque[int] = deque()  # theirs, in bytes
-        draining = asyncio.ensure_future(self._draining.wait())
-        reading: asyncio.Future[StreamFeedbackRequest | None] | None = _next_of(requests)
-        try:
-            while reading or work:
-                if reading and draining.done():
-                    reading.cancel()
-                    reading = None
-                elif reading and reading.done() and _has_room(sizes):
-                    if (request := reading.result()) is None:
-                        reading = None
-                        continue
-                    entries = list(request.entries)
-                    work.append(asyncio.create_task(self._store(entries, wait_for_room=True)))
-                    sizes.append(request.ByteSize())
-                    reading = _next_of(requests)
-                elif work and work[0].done():
-                    sizes.popleft()
-                    yield StreamFeedbackResponse(acknowledgements=work.popleft().result())
-                else:
-                    heard = [reading] if reading and _has_room(sizes) else []
-                    waits: set[asyncio.Future[Any]] = {*heard, *list(work)[:1]}
-                    if reading:
-                        waits.add(draining)
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if draining.done():
-                raise NotReadyError("the server is shutting down; go on with another replica")
-        finally:
-            for each in (draining, reading, *work):
-                if each is not None:
-                    each.cancel()
+        async with aclosing(self._stream.answers(requests, self._acknowledge)) as answers:
+            async for response in answers:
+                yield response
+
+    async def _acknowledge(self, request: StreamFeedbackRequest) -> StreamFeedbackResponse:
+        acknowledgements = await self._store(list(request.entries), wait_for_room=True)
+        return StreamFeedbackResponse(acknowledgements=acknowledgements)
 
     async def _store(
         self, messages: Sequence[FeedbackEntry], *, wait_for_room: bool
@@ -150,14 +125,3 @@ def _checked(checks: FeedbackChecks, message: FeedbackEntry) -> Checked | InputE
         return checks.check(message)
     except InputError as error:
         return error
-
-
-def _has_room(sizes: Sequence[int]) -> bool:
-    return len(sizes) < MESSAGES_AHEAD and sum(sizes) < BYTES_AHEAD
-
-
-def _next_of(
-    requests: AsyncIterator[StreamFeedbackRequest],
-) -> asyncio.Future[StreamFeedbackRequest | None]:
-    """The next message; None after the last."""
-    return asyncio.ensure_future(anext(requests, None))

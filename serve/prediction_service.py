@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from edgewright.errors import InputError
 from edgewright.kinds import IMAGE, TEXT, Kind
+from edgewright.serve.classify_stream import MESSAGES_AHEAD, ItemClassifier
 from edgewright.serve.models import ServedModel
-from edgewright.serve.predictor import Predicted, Predictor
+from edgewright.serve.ordered_stream import OrderedStream
+from edgewright.serve.prediction_words import classifications
+from edgewright.serve.predictor import Predictor
 from edgewright.v1.prediction_pb2 import (
-    Classification,
     ClassifyImageRequest,
     ClassifyImageResponse,
     ClassifyTextRequest,
     ClassifyTextResponse,
-    ClassScore,
+    StreamClassifyRequest,
+    StreamClassifyResponse,
 )
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceServicer
 
@@ -25,6 +30,13 @@ class PredictionService(PredictionServiceServicer):
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
+        self._items = ItemClassifier(predictor)
+        self._draining = asyncio.Event()
+        self._stream = OrderedStream(self._draining, MESSAGES_AHEAD)
+
+    def drain(self) -> None:
+        """Read no further messages; streams answer what they have read, and end."""
+        self._draining.set()
 
     async def ClassifyText(  # noqa: N802 -- the name in the .proto
         self, request: ClassifyTextRequest, context: Any
@@ -52,6 +64,16 @@ class PredictionService(PredictionServiceServicer):
             classifications=classifications(model, predicted, top_k),
         )
 
+    async def StreamClassify(  # noqa: N802 -- the name in the .proto
+        self, requests: AsyncIterator[StreamClassifyRequest], context: Any
+    ) -> AsyncIterator[StreamClassifyResponse]:
+        """Classify what comes, message by message; raises as ``ItemClassifier.answer``."""
+        async with aclosing(
+            self._stream.answers(requests, lambda request: self._items.answer(request, context))
+        ) as answers:
+            async for response in answers:
+                yield response
+
     def _ready(
         self, request: ClassifyTextRequest | ClassifyImageRequest, kind: Kind
     ) -> ServedModel:
@@ -62,23 +84,3 @@ class PredictionService(PredictionServiceServicer):
                 f"{model.name} classifies {model.kind.many}; call {method}", field="model"
             )
         return model
-
-
-def classifications(
-    model: ServedModel, predicted: Sequence[Predicted], top_k: int
-) -> list[Classification]:
-    """The answers in words; ``top_k`` 0 gives every class."""
-    labels, most = model.labels, top_k or None
-    return [
-        Classification(
-            prediction_id=prediction_id,
-            label=labels[answer.classes[0]],
-            score=answer.scores[0],
-            scores=[
-                ClassScore(label=labels[index], score=score)
-                for index, score in zip(answer.classes[:most], answer.scores[:most], strict=True)
-            ],
-            truncated=answer.truncated,
-        )
-        for prediction_id, answer in predicted
-    ]

@@ -166,6 +166,7 @@ class Server:
         self.health.set_all(serving=False)
         await asyncio.sleep(self.config.drain_delay_s)
         self.feedback.drain()
+        self.predictions.drain()
         self._api.drain()
         stopped = asyncio.create_task(self._rpc.stop(self.config.grace_s))
         # Streams of health and reflection end when their callers like, so they are not waited for.
@@ -206,10 +207,10 @@ class Server:
         )
 
     def _add_services(self, predictor: Predictor) -> None:
-        predictions = PredictionService(predictor)
+        self.predictions = PredictionService(predictor)
         oip = OipService(Inference(predictor), alive=self.is_alive, ready=self.is_ready)
         # Generated code has no types.
-        add_PredictionServiceServicer_to_server(predictions, self._rpc)  # type: ignore[no-untyped-call]
+        add_PredictionServiceServicer_to_server(self.predictions, self._rpc)  # type: ignore[no-untyped-call]
         add_GRPCInferenceServiceServicer_to_server(oip, self._rpc)  # type: ignore[no-untyped-call]
         add_ModelServiceServicer_to_server(ModelService(self.registry), self._rpc)  # type: ignore[no-untyped-call]
         add_FeedbackServiceServicer_to_server(self.feedback, self._rpc)  # type: ignore[no-untyped-call]

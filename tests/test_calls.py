@@ -46,7 +46,7 @@ def test_requests_hold_every_text_once_and_stay_small(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "MAX_TEXTS", max_texts)
         patch.setattr(calls, "MAX_TEXT_BYTES", max_bytes)
-        chunks = list(calls._chunks(texts, lambda text: len(text.encode()), calls.MAX_TEXT_BYTES))
+        chunks = list(calls.chunks(texts, lambda text: len(text.encode()), calls.MAX_TEXT_BYTES))
     assert [text for chunk in chunks for text in chunk] == texts
     for chunk in chunks:
         assert 1 <= len(chunk) <= max_texts

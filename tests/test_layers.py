@@ -31,8 +31,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         " errors",
         "kinds manifest output options rpc_errors v1 oip",
         "tables pretrained",
-        "examples texts preprocess metrics report figures answers feedback calls feedback_stream"
-        " connection client shown_example state_dir",
+        "examples texts preprocess metrics report figures answers feedback calls streamed"
+        " resumed_stream connection client shown_example state_dir",
         "backends bundle checkpoint factories model_file repository",
         "proof latency latency_rounds latency_process",
         "finetune optimize serve",

@@ -123,7 +123,7 @@ class Calls:
             prediction_pb2.ClassifyTextRequest(
                 model=model, version=version, texts=chunk, top_k=top_k
             )
-            for chunk in _chunks(texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
+            for chunk in chunks(texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
         )
         return (yield from self._classify("texts", requests, asked))
 
@@ -141,7 +141,7 @@ class Calls:
             prediction_pb2.ClassifyImageRequest(
                 model=model, version=version, images=chunk, top_k=top_k
             )
-            for chunk in _chunks(images, len, MAX_IMAGE_BYTES)
+            for chunk in chunks(images, len, MAX_IMAGE_BYTES)
         )
         return (yield from self._classify("images", requests, asked))
 
@@ -150,8 +150,8 @@ class Calls:
     ) -> Steps[list[Classification]]:
         """Send requests whose field ``inputs`` holds what is classified; their answers in order."""
         method = {"texts": "ClassifyText", "images": "ClassifyImage"}[inputs]
-        _check_range("version", asked.version, 2**63)
-        _check_range("top_k", asked.top_k, 2**31)
+        check_range("version", asked.version, 2**63)
+        check_range("top_k", asked.top_k, 2**31)
         answers: list[Classification] = []
         for request in requests:
             count = len(getattr(request, inputs))
@@ -175,7 +175,7 @@ class Calls:
 
     def get_model(self, name: str, version: int, deadline: Deadline) -> Steps[ServedModel]:
         """One model."""
-        _check_range("version", version, 2**63)
+        check_range("version", version, 2**63)
         request = model_pb2.GetModelRequest(model=name, version=version)
         response = yield from self.unary("GetModel", request, deadline)
         return served_model(response.model)
@@ -353,13 +353,13 @@ def _check_images(images: Sequence[object]) -> None:
             )
 
 
-def _check_range(field: str, value: int, end: int) -> None:
+def check_range(field: str, value: int, end: int) -> None:
     """What protobuf would refuse with a ValueError of its own."""
     if not 0 <= value < end:
         raise InputError(f"{field}={value}: 0 or more, and below {end}, is expected", field=field)
 
 
-def _chunks(inputs: Sequence[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+def chunks(inputs: Sequence[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
     """Runs of at most MAX_TEXTS inputs and ``limit`` bytes; a longer input goes alone."""
     chunk: list[T] = []
     size = 0

@@ -41,10 +41,11 @@ from edgewright.answers import (
     ServedCertificate,
     ServedModel,
 )
-from edgewright.calls import Calls, Pause, Send, Steps
+from edgewright.calls import Calls, Pause, Send, Steps, check_range
 from edgewright.connection import Connection, Tls
-from edgewright.feedback import Acknowledgement, AckStatus, Feedback
-from edgewright.feedback_stream import AsyncFeedbackCall, FeedbackCall, FeedbackStream
+from edgewright.feedback import Acknowledgement, AckStatus, Feedback, FeedbackForm
+from edgewright.resumed_stream import AsyncStreamCall, ResumedStream, StreamCall, StreamForm
+from edgewright.streamed import ClassifyForm, StreamedAnswer
 from edgewright.v1 import feedback_pb2_grpc, model_pb2_grpc, prediction_pb2_grpc
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "ModelState",
     "ServedCertificate",
     "ServedModel",
+    "StreamedAnswer",
     "Tls",
 ]
 
@@ -147,6 +149,27 @@ class Client:
         steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
         return self._drive(steps)
 
+    def stream_classify(
+        self,
+        items: Iterable[str | bytes],
+        *,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> Iterator[StreamedAnswer]:
+        """Classify many small items: an answer for each, in their order, as they come.
+
+        ``items``, texts or the bytes of image files, is read ahead, 64 a message and a few messages
+        at a time, as the iterator is advanced. A bad item has its own error, and the rest goes on.
+        Where the connection breaks, what was not answered is sent again. ``timeout_s`` bounds, in
+        place of the client's, how long nothing may be answered before the error is raised.
+        """
+        form = _classify_form(model, version, top_k)
+        stream = _stream(form, self._calls, self._connection, timeout_s)
+        call = StreamCall(self._methods["StreamClassify"], iter(items), self._sleep)
+        return call.answers(stream.steps())
+
     def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
         """Every model that the server holds."""
         deadline = self._connection.deadline(timeout_s)
@@ -179,10 +202,9 @@ class Client:
         been stored all the same comes back as a DUPLICATE. ``timeout_s`` bounds, in place of the
         client's, how long nothing may be acknowledged before the error is raised.
         """
-        patience_s = self._connection.deadline(timeout_s).timeout_s
-        stream = FeedbackStream(self._calls, patience_s, self._connection.clock)
-        call = FeedbackCall(self._methods["StreamFeedback"], iter(entries), self._sleep)
-        return call.acknowledgements(stream.steps())
+        stream = _stream(FeedbackForm(), self._calls, self._connection, timeout_s)
+        call = StreamCall(self._methods["StreamFeedback"], iter(entries), self._sleep)
+        return call.answers(stream.steps())
 
     def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:
         """Whether the model (every model, where none is named) answers now; tried once."""
@@ -281,6 +303,21 @@ class AsyncClient:
         steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
         return await self._drive(steps)
 
+    def stream_classify(
+        self,
+        items: Iterable[str | bytes] | AsyncIterable[str | bytes],
+        *,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[StreamedAnswer]:
+        """As ``Client.stream_classify``, for ``async for``."""
+        form = _classify_form(model, version, top_k)
+        stream = _stream(form, self._calls, self._connection, timeout_s)
+        call = AsyncStreamCall(lambda: self._method("StreamClassify"), items, self._sleep)
+        return call.answers(stream.steps())
+
     async def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
         """As ``Client.list_models``."""
         deadline = self._connection.deadline(timeout_s)
@@ -307,10 +344,9 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> AsyncIterator[Acknowledgement]:
         """As ``Client.stream_feedback``, for ``async for``."""
-        patience_s = self._connection.deadline(timeout_s).timeout_s
-        stream = FeedbackStream(self._calls, patience_s, self._connection.clock)
-        call = AsyncFeedbackCall(lambda: self._method("StreamFeedback"), entries, self._sleep)
-        return call.acknowledgements(stream.steps())
+        stream = _stream(FeedbackForm(), self._calls, self._connection, timeout_s)
+        call = AsyncStreamCall(lambda: self._method("StreamFeedback"), entries, self._sleep)
+        return call.answers(stream.steps())
 
     async def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:
         """As ``Client.ready``."""
@@ -364,6 +400,19 @@ class AsyncClient:
         return self._methods[name]
 
 
+def _stream(
+    form: StreamForm, calls: Calls, connection: Connection, timeout_s: float | None
+) -> ResumedStream:
+    patience_s = connection.deadline(timeout_s).timeout_s
+    return ResumedStream(form, calls, patience_s, connection.clock)
+
+
+def _classify_form(model: str, version: int, top_k: int) -> ClassifyForm:
+    check_range("version", version, 2**63)
+    check_range("top_k", top_k, 2**31)
+    return ClassifyForm(model, version, top_k)
+
+
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
@@ -387,6 +436,7 @@ def _methods(channel: Any) -> dict[str, Any]:
     return {
         "ClassifyText": prediction.ClassifyText,
         "ClassifyImage": prediction.ClassifyImage,
+        "StreamClassify": prediction.StreamClassify,
         "ListModels": model.ListModels,
         "GetModel": model.GetModel,
         "SendFeedback": feedback.SendFeedback,

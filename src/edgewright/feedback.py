@@ -88,6 +88,24 @@ def entry_message(entry: Feedback) -> feedback_pb2.FeedbackEntry:
         raise InputError(f"feedback {entry.entry_id!r} cannot be sent: {error}") from error
 
 
+class FeedbackForm:
+    """The messages of StreamFeedback."""
+
+    def chunks(self, entries: Sequence[Feedback]) -> Iterator[list[Feedback]]:
+        """As ``feedback_chunks``."""
+        return feedback_chunks(entries)
+
+    def request(self, chunk: Sequence[Feedback]) -> feedback_pb2.StreamFeedbackRequest:
+        """The message of these entries; raises as ``entry_message``."""
+        return feedback_pb2.StreamFeedbackRequest(entries=map(entry_message, chunk))
+
+    def answers(
+        self, response: Any, chunk: Sequence[Feedback], target: str
+    ) -> list[Acknowledgement]:
+        """Their acknowledgements; raises as ``matched``."""
+        return matched(response.acknowledgements, chunk, target)
+
+
 def matched(
     messages: Sequence[Any], entries: Sequence[Feedback], target: str
 ) -> list[Acknowledgement]:

@@ -17,8 +17,9 @@ from google.rpc.status_pb2 import Status
 from sqlalchemy import text as sql
 
 from edgewright.rpc_errors import STATUS_METADATA_KEY
-from edgewright.serve.feedback_service import BYTES_AHEAD, MESSAGES_AHEAD
+from edgewright.serve.feedback_service import MESSAGES_AHEAD
 from edgewright.serve.feedback_store import FeedbackStore
+from edgewright.serve.ordered_stream import BYTES_AHEAD
 from edgewright.v1.feedback_pb2 import (
     AckStatus,
     FeedbackEntry,

@@ -46,6 +46,11 @@ class PredictionServiceStub(object):
                 request_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.SerializeToString,
                 response_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.FromString,
                 _registered_method=True)
+        self.StreamClassify = channel.stream_stream(
+                '/edgewright.v1.PredictionService/StreamClassify',
+                request_serializer=edgewright_dot_v1_dot_prediction__pb2.StreamClassifyRequest.SerializeToString,
+                response_deserializer=edgewright_dot_v1_dot_prediction__pb2.StreamClassifyResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServiceServicer(object):
@@ -67,6 +72,15 @@ class PredictionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamClassify(self, request_iterator, context):
+        """For callers with many small items: one response for each request, in the order of the requests.
+        A bad item gets a status of its own, and the stream lives. A full queue slows the stream down,
+        it does not end it. A drain answers what was read and ends the stream with MODEL_NOT_READY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +93,11 @@ def add_PredictionServiceServicer_to_server(servicer, server):
                     servicer.ClassifyImage,
                     request_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.FromString,
                     response_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.SerializeToString,
+            ),
+            'StreamClassify': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamClassify,
+                    request_deserializer=edgewright_dot_v1_dot_prediction__pb2.StreamClassifyRequest.FromString,
+                    response_serializer=edgewright_dot_v1_dot_prediction__pb2.StreamClassifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +156,33 @@ class PredictionService(object):
             '/edgewright.v1.PredictionService/ClassifyImage',
             edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.SerializeToString,
             edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamClassify(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/edgewright.v1.PredictionService/StreamClassify',
+            edgewright_dot_v1_dot_prediction__pb2.StreamClassifyRequest.SerializeToString,
+            edgewright_dot_v1_dot_prediction__pb2.StreamClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,4 @@
-"""A stream of feedback that outlives its connections, step by step and without a network."""
+"""A stream, of feedback here, that outlives its connections, step by step and without a network."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from edgewright.feedback import (
     Acknowledgement,
     AckStatus,
     Feedback,
+    FeedbackForm,
     entry_message,
     feedback_chunks,
     matched,
 )
-from edgewright.feedback_stream import (
+from edgewright.resumed_stream import (
     MESSAGES_AHEAD,
     Close,
     Deliver,
-    FeedbackStream,
     Open,
     Read,
+    ResumedStream,
     Take,
     Write,
 )
@@ -75,7 +76,7 @@ class Server:
         self.pauses: list[float] = []
         self._unread: list[Sequence[Any]] = []
 
-    def run(self, stream: FeedbackStream) -> list[Acknowledgement]:
+    def run(self, stream: ResumedStream) -> list[Acknowledgement]:
         told: list[Acknowledgement] = []
         steps = stream.steps()
         answer: Any = None
@@ -107,8 +108,8 @@ class Server:
             case Pause(seconds):
                 self.pauses.append(seconds)
                 self.clock.now += seconds
-            case Deliver(acknowledgements):
-                told.extend(acknowledgements)
+            case Deliver(answers):
+                told.extend(answers)
             case Close():
                 assert self._unread == []
         return None
@@ -122,8 +123,8 @@ class Server:
         return response
 
 
-def stream(clock: Clock, patience_s: float = 30) -> FeedbackStream:
-    return FeedbackStream(Calls("host:1", 4, random.Random(0)), patience_s, clock)
+def stream(clock: Clock, patience_s: float = 30) -> ResumedStream:
+    return ResumedStream(FeedbackForm(), Calls("host:1", 4, random.Random(0)), patience_s, clock)
 
 
 def feedback(count: int) -> list[Feedback]:
@@ -259,7 +260,7 @@ def test_a_caller_with_long_pauses_gets_a_new_connection() -> None:
 def test_a_server_that_hangs_up_is_an_error() -> None:
     server = Server(Clock(), feedback(10))
     server._read = lambda: None  # type: ignore[method-assign]
-    with pytest.raises(ServiceError, match="ended the stream without acknowledging"):
+    with pytest.raises(ServiceError, match="ended the stream without answering"):
         server.run(stream(server.clock))
 
 

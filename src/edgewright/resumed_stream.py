@@ -1,7 +1,7 @@
-"""A stream of feedback that outlives its connections: what was not acknowledged is sent again.
+"""A stream that outlives its connections: what was not answered is sent again.
 
-As in ``calls``, what happens when is a generator of steps without I/O; ``FeedbackCall`` performs
-them on a thread, ``AsyncFeedbackCall`` on an event loop.
+As in ``calls``, what happens when is a generator of steps without I/O; ``StreamCall`` performs
+them on a thread, ``AsyncStreamCall`` on an event loop.
 """
 
 from __future__ import annotations
@@ -22,27 +22,36 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
+from google.protobuf.message import Message
 
 from edgewright.calls import Calls, Pause, explained
 from edgewright.errors import OverloadedError, ServiceError
-from edgewright.feedback import (
-    MAX_ENTRIES,
-    Acknowledgement,
-    Feedback,
-    entry_message,
-    feedback_chunks,
-    matched,
-)
-from edgewright.v1.feedback_pb2 import StreamFeedbackRequest
 
-MESSAGES_AHEAD: Final = 8  # sent and not acknowledged
+MESSAGES_AHEAD: Final = 8  # sent and not answered
+ENTRIES_AT_ONCE: Final = 64  # taken from the caller
 _WORTH_ANOTHER_TRY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # What grpc.aio says (INTERNAL) when a write meets a call that is just ending: how it ended is lost,
 # and the next try tells.
 _END_NOT_SEEN: Final = "Internal error from Core"
+
+
+class StreamForm(Protocol):
+    """What a method's messages are made of, and read as."""
+
+    def chunks(self, entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        """The caller's entries, newly taken and in order, as one part for each message."""
+        ...
+
+    def request(self, chunk: Sequence[Any]) -> Message:
+        """The message of one part; InputError where it cannot be made."""
+        ...
+
+    def answers(self, response: Any, chunk: Sequence[Any], target: str) -> Sequence[Any]:
+        """One answer for each entry of a part; ServiceError where they are not its own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Open:
 class Write:
     """Send a message."""
 
-    request: StreamFeedbackRequest
+    request: Message
 
 
 @dataclass(frozen=True)
@@ -80,34 +89,37 @@ class Close:
 class Deliver:
     """Hand these to the caller."""
 
-    acknowledgements: Sequence[Acknowledgement]
+    answers: Sequence[Any]
 
 
 Step = Take | Open | Write | Read | Close | Deliver | Pause
 StreamSteps = Generator[Step, Any, None]
 
 
-class FeedbackStream:
+class ResumedStream:
     """One caller's stream. A connection is given up at half its deadline, and a new one begun, so
     that a stream may last for ever and its replicas take turns."""
 
-    def __init__(self, calls: Calls, patience_s: float, clock: Callable[[], float]) -> None:
-        """``patience_s`` is how long nothing may be acknowledged, in seconds of ``clock``."""
+    def __init__(
+        self, form: StreamForm, calls: Calls, patience_s: float, clock: Callable[[], float]
+    ) -> None:
+        """``patience_s`` is how long nothing may be answered, in seconds of ``clock``."""
+        self._form = form
         self._calls = calls
         self._patience_s = patience_s
         self._clock = clock
-        self._unsent: deque[list[Feedback]] = deque()
-        self._sent: deque[list[Feedback]] = deque()  # on this connection, not acknowledged
+        self._unsent: deque[Sequence[Any]] = deque()
+        self._sent: deque[Sequence[Any]] = deque()  # on this connection, not answered
         self._exhausted = False
         self._opened: float | None = None
         self._waiting_since: float | None = None
-        self._failures = 0  # since something was acknowledged
+        self._failures = 0  # since something was answered
 
     def steps(self) -> StreamSteps:
         """Everything, to the end of the caller's entries.
 
         Raises:
-            EdgewrightError: nothing was acknowledged for ``patience_s``, or trying will not help.
+            EdgewrightError: nothing was answered for ``patience_s``, or trying will not help.
         """
         while not self._exhausted or self._unsent or self._sent or self._opened is not None:
             try:
@@ -122,9 +134,9 @@ class FeedbackStream:
         if room and self._unsent:
             yield from self._send()
         elif room and not self._exhausted:
-            entries = yield Take(MAX_ENTRIES)
-            self._exhausted = len(entries) < MAX_ENTRIES
-            self._unsent.extend(feedback_chunks(entries))
+            entries = yield Take(ENTRIES_AT_ONCE)
+            self._exhausted = len(entries) < ENTRIES_AT_ONCE
+            self._unsent.extend(self._form.chunks(entries))
         elif self._sent:
             yield from self._receive()
         elif self._opened is not None:
@@ -135,7 +147,7 @@ class FeedbackStream:
         if self._opened is None:
             yield Open(self._patience_s)
             self._opened = self._clock()
-        request = StreamFeedbackRequest(entries=map(entry_message, self._unsent[0]))
+        request = self._form.request(self._unsent[0])
         self._sent.append(self._unsent.popleft())
         if self._waiting_since is None:
             self._waiting_since = self._clock()
@@ -145,10 +157,10 @@ class FeedbackStream:
         response = yield Read()
         if response is None:
             raise ServiceError(
-                f"{self._calls.target} ended the stream without acknowledging all entries; "
+                f"{self._calls.target} ended the stream without answering everything; "
                 "send them again"
             )
-        answers = matched(response.acknowledgements, self._sent[0], self._calls.target)
+        answers = self._form.answers(response, self._sent[0], self._calls.target)
         self._sent.popleft()
         self._failures = 0
         self._waiting_since = self._clock() if self._sent else None
@@ -177,19 +189,17 @@ class FeedbackStream:
         self._opened = None
 
 
-class FeedbackCall:
-    """Performs the steps on the thread that takes the acknowledgements."""
+class StreamCall:
+    """Performs the steps on the thread that takes the answers."""
 
-    def __init__(
-        self, method: Any, entries: Iterator[Feedback], sleep: Callable[[float], None]
-    ) -> None:
+    def __init__(self, method: Any, entries: Iterator[Any], sleep: Callable[[float], None]) -> None:
         self._method = method
         self._entries = entries
         self._sleep = sleep
-        self._requests: SimpleQueue[StreamFeedbackRequest | None] = SimpleQueue()
+        self._requests: SimpleQueue[Message | None] = SimpleQueue()
         self._call: Any = None
 
-    def acknowledgements(self, steps: StreamSteps) -> Iterator[Acknowledgement]:
+    def answers(self, steps: StreamSteps) -> Iterator[Any]:
         """One for each entry, in their order."""
         try:
             step = next(steps)
@@ -200,7 +210,7 @@ class FeedbackCall:
                     step = steps.throw(failure)
                     continue
                 if isinstance(step, Deliver):
-                    yield from step.acknowledgements
+                    yield from step.answers
                 step = steps.send(answer)
         except StopIteration:
             return
@@ -233,13 +243,13 @@ class FeedbackCall:
             self._call = None
 
 
-class AsyncFeedbackCall:
+class AsyncStreamCall:
     """Performs the steps on the event loop; ``method`` gives the RPC, once there is a loop."""
 
     def __init__(
         self,
         method: Callable[[], Any],
-        entries: Iterable[Feedback] | AsyncIterable[Feedback],
+        entries: Iterable[Any] | AsyncIterable[Any],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._method = method
@@ -247,7 +257,7 @@ class AsyncFeedbackCall:
         self._sleep = sleep
         self._call: Any = None
 
-    async def acknowledgements(self, steps: StreamSteps) -> AsyncIterator[Acknowledgement]:
+    async def answers(self, steps: StreamSteps) -> AsyncIterator[Any]:
         """One for each entry, in their order."""
         entries = aiter(self._entries)
         try:
@@ -259,7 +269,7 @@ class AsyncFeedbackCall:
                     step = steps.throw(failure)
                     continue
                 if isinstance(step, Deliver):
-                    for each in step.acknowledgements:
+                    for each in step.answers:
                         yield each
                 step = steps.send(answer)
         except StopIteration:
@@ -267,7 +277,7 @@ class AsyncFeedbackCall:
         finally:
             self._end()
 
-    async def _perform(self, step: Step, entries: AsyncIterator[Feedback]) -> Any:
+    async def _perform(self, step: Step, entries: AsyncIterator[Any]) -> Any:
         match step:
             case Take(count):
                 return await _taken(entries, count)
@@ -297,13 +307,13 @@ class AsyncFeedbackCall:
             self._call = None
 
 
-async def _async(entries: Iterable[Feedback]) -> AsyncIterator[Feedback]:
+async def _async(entries: Iterable[Any]) -> AsyncIterator[Any]:
     for entry in entries:
         yield entry
 
 
-async def _taken(entries: AsyncIterator[Feedback], count: int) -> list[Feedback]:
-    taken: list[Feedback] = []
+async def _taken(entries: AsyncIterator[Any], count: int) -> list[Any]:
+    taken: list[Any] = []
     while len(taken) < count:
         try:
             taken.append(await anext(entries))
