@@ -14,7 +14,7 @@ from edgewright.serve.model_tensors import array_types, example_type, output_typ
 from edgewright.serve.models import ServedModel
 from edgewright.serve.predictor import Predicted, Predictor
 from edgewright.serve.registry import Registry
-from edgewright.serve.tensors import BYTES, FP32, AnswerTensor, GivenTensor, decode, fault
+from edgewright.serve.tensors import BYTES, FP32, AnswerTensor, GivenTensor, array, fault, strings
 
 EXTENSIONS: Final = ("classification", "model_configuration")
 PLATFORM: Final = "edgewright"
@@ -106,10 +106,10 @@ class Inference:
                 f"has {', '.join(name[:200] for name in inputs) or 'none'}",
                 field="inputs",
             )
-        decoded = {each.name: decode(inputs[each.name], each) for each in wanted}
         if wanted != [example]:
-            return await self._predictor.rows(model, rows_of(model, decoded), time_left_s)
-        contents: list[bytes] = decoded[example.name]
+            rows = rows_of(model, {each.name: array(inputs[each.name], each) for each in wanted})
+            return await self._predictor.rows(model, rows, time_left_s)
+        contents = strings(inputs[example.name], example)
         try:
             if example.name == "text":
                 texts = [_utf8(index, each) for index, each in enumerate(contents)]

@@ -16,7 +16,7 @@ from edgewright.errors import InputError
 BYTES: Final = "BYTES"
 INT64: Final = "INT64"
 FP32: Final = "FP32"
-_NUMBERS: Final = {INT64: np.dtype("<i8"), FP32: np.dtype("<f4")}
+_NUMBERS: Final[dict[str, np.dtype[Any]]] = {INT64: np.dtype("<i8"), FP32: np.dtype("<f4")}
 _LENGTH: Final = struct.Struct("<I")  # before each element of BYTES
 
 
@@ -52,22 +52,30 @@ class AnswerTensor:
         """Its elements as bytes, little-endian."""
         if self.datatype == BYTES:
             return b"".join(_LENGTH.pack(len(value)) + value for value in self.values)
-        return np.asarray(self.values, _NUMBERS[self.datatype]).tobytes()
+        array: NDArray[Any] = np.asarray(self.values, _NUMBERS[self.datatype])
+        return array.tobytes()
 
 
-def decode(given: GivenTensor, kind: TensorType) -> list[bytes] | NDArray[Any]:
-    """The elements of ``given``: a list for BYTES, else an array of its shape.
+def strings(given: GivenTensor, kind: TensorType) -> list[bytes]:
+    """The elements of ``given``, which is to be of the datatype BYTES; raises as ``array``."""
+    _check_type(given, kind)
+    return _bytes(given, math.prod(given.shape))
+
+
+def array(given: GivenTensor, kind: TensorType) -> NDArray[Any]:
+    """The numbers of ``given``, in its shape.
 
     Raises:
         InputError: datatype, shape or content are not those of ``kind``; names what was expected.
     """
+    _check_type(given, kind)
+    return _numbers(given, math.prod(given.shape), _NUMBERS[kind.datatype])
+
+
+def _check_type(given: GivenTensor, kind: TensorType) -> None:
     if given.datatype != kind.datatype:
         raise fault(kind.name, f"has datatype {given.datatype!r}; {kind.datatype} is expected")
     _check_shape(given.shape, kind)
-    count = math.prod(given.shape)
-    if kind.datatype == BYTES:
-        return _bytes(given, count)
-    return _numbers(given, count, _NUMBERS[kind.datatype])
 
 
 def fault(name: str, what: str) -> InputError:

@@ -161,7 +161,7 @@ class PixelRow:
     truncated: bool = False
 
     def __len__(self) -> int:
-        return self.values.shape[1]
+        return len(self.values[0])
 
 
 class ImagePreprocessor:

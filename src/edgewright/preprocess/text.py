@@ -146,7 +146,7 @@ class TextPreprocessor:
     @cached_property
     def largest_token_id(self) -> int:
         """The highest id of its vocabulary, added tokens included."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        return int(max(self._tokenizer.get_vocab(with_added_tokens=True).values()))
 
     def with_settings(self, settings: TextSettings) -> TextPreprocessor:
         """The same tokenizer used otherwise; ConfigError where it cannot be."""
