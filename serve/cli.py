@@ -43,7 +43,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("--port", "gRPC port; 0 takes a free one and prints it.", type=int, default=8001)
 @_option(
     "--metrics-port",
-    "HTTP port of /metrics, /healthz, /readyz; 0 as above.",
+    "HTTP port of /metrics, /healthz, /readyz, /v1 and /v2; 0 as above.",
     type=int,
     default=8002,
 )
@@ -89,7 +89,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 def serve(
     output: Output, log_format: str, drain_delay: float, grace: float, **options: Any
 ) -> None:
-    """Answer gRPC calls from the current version of every model in REPOSITORY.
+    """Answer gRPC and HTTP calls from the current version of every model in REPOSITORY.
 
     Ready once the bundles' hashes and goldens hold on this host; says so on stdout, by the gRPC
     health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0.
