@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
+from edgewright.preprocess import Row
 from edgewright.serve.model_tensors import array_types, example_type, output_types, rows_of
 from edgewright.serve.models import ServedModel
 from edgewright.serve.predictor import Predicted, Predictor
 from edgewright.serve.registry import Registry
-from edgewright.serve.tensors import BYTES, FP32, AnswerTensor, GivenTensor, array, fault, strings
+from edgewright.serve.tensors import (
+    BYTES,
+    FP32,
+    AnswerTensor,
+    GivenTensor,
+    TensorType,
+    array,
+    fault,
+    strings,
+)
 
 EXTENSIONS: Final = ("classification", "model_configuration")
 PLATFORM: Final = "edgewright"
 CLASSIFICATION: Final = "classification"
+_IN_PLACE: Final = 64 << 10  # bytes or elements that are decoded on the event loop itself
 _VERSION: Final = re.compile("[1-9][0-9]{0,17}")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,15 @@ class Inference:
             for each in outputs
         ]  # fmt: skip
 
+    def _check_rows(self, given: GivenTensor) -> None:
+        """Before anything is decoded."""
+        if given.shape and given.shape[0] > self.max_rows:
+            raise fault(
+                given.name,
+                f"has {given.shape[0]} rows and at most {self.max_rows} are taken; split the call, "
+                "or raise --max-texts of the server",
+            )
+
     async def _predict(
         self, model: ServedModel, inputs: Mapping[str, GivenTensor], time_left_s: float | None
     ) -> list[Predicted]:
@@ -106,8 +129,11 @@ class Inference:
                 f"has {', '.join(name[:200] for name in inputs) or 'none'}",
                 field="inputs",
             )
+        for each in inputs.values():
+            self._check_rows(each)
         if wanted != [example]:
-            rows = rows_of(model, {each.name: array(inputs[each.name], each) for each in wanted})
+            size = sum(len(each.content) for each in inputs.values())
+            rows = await _off_the_loop(size, lambda: _rows(model, wanted, inputs))
             return await self._predictor.rows(model, rows, time_left_s)
         contents = strings(inputs[example.name], example)
         try:
@@ -134,6 +160,17 @@ def refuse_parameters(name: str, parameters: Mapping[str, Any], known: Sequence[
         if parameter not in known:
             there = f"there is: {', '.join(known)}" if known else "leave it out"
             raise fault(name, f"has the parameter {parameter[:200]!r}, not supported; {there}")
+
+
+def _rows(
+    model: ServedModel, wanted: Sequence[TensorType], inputs: Mapping[str, GivenTensor]
+) -> Sequence[Row]:
+    return rows_of(model, {each.name: array(inputs[each.name], each) for each in wanted})
+
+
+async def _off_the_loop(size: int, work: Callable[[], T]) -> T:
+    """What ``work`` gives, computed in a thread where it is large."""
+    return await asyncio.to_thread(work) if size > _IN_PLACE else work()
 
 
 def version_number(version: str) -> int:

@@ -84,7 +84,7 @@ def _typed(tensor: inference_pb2.ModelInferRequest.InferInputTensor) -> Sequence
                 f"of datatype {tensor.datatype!r:.100} has {len(values)} elements in "
                 f"{descriptor.name}; {wanted or 'BYTES, INT64 or FP32'} is expected",
             )
-    return list(getattr(tensor.contents, wanted)) if wanted else []
+    return getattr(tensor.contents, wanted) if wanted else ()
 
 
 def _values(parameters: Mapping[str, inference_pb2.InferParameter]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edgewright.errors import InputError
 from edgewright.preprocess import Row
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Answer, Batcher
@@ -75,12 +74,10 @@ class Predictor:
     async def rows(
         self, model: ServedModel, rows: Sequence[Row], time_left_s: float | None
     ) -> list[Predicted]:
-        """Answers to rows that their caller has preprocessed, in order."""
-        if not 0 < len(rows) <= self.limits.max_texts:
-            raise InputError(
-                f"the call has {len(rows)} rows; 1 to {self.limits.max_texts} are taken; "
-                "split it, or raise --max-texts of the server"
-            )
+        """Answers to rows that their caller has preprocessed, in order.
+
+        How many there may be is for whoever makes them of a request to check.
+        """
         answers = await self._batcher.classify(model, rows, time_left_s)
         return self._predicted(model, [None] * len(rows), answers)
 

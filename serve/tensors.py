@@ -112,10 +112,10 @@ def _numbers(given: GivenTensor, count: int, dtype: np.dtype[Any]) -> NDArray[An
             )
         return np.frombuffer(content, dtype).reshape(given.shape)
     _check_count(given, count)
-    allowed = int if given.datatype == INT64 else (int, float)
-    for place, value in enumerate(content):
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            raise fault(given.name, f"holds {value!r:.80} at {place}; {given.datatype} is expected")
+    allowed = {int} if given.datatype == INT64 else {int, float}
+    if not set(map(type, content)) <= allowed:
+        place, value = next(each for each in enumerate(content) if type(each[1]) not in allowed)
+        raise fault(given.name, f"holds {value!r:.80} at {place}; {given.datatype} is expected")
     try:
         return np.array(content, dtype).reshape(given.shape)
     except OverflowError as error:

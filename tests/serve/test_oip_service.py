@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from edgewright.oip import inference_pb2 as pb
 from edgewright.oip.inference_pb2_grpc import GRPCInferenceServiceStub
 from edgewright.repository import Repository
+from edgewright.serve import inference
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.server import Server
 
 from .bundles import LABELS, POISON, preprocessor
-from .conftest import Launch, LoopThread, Running
+from .conftest import Gate, Launch, LoopThread, Running, until
 from .image_bundles import IMAGE_LABELS, SIDE, make_image_bundle, png
 
 Code = grpc.StatusCode
@@ -150,6 +151,44 @@ def test_images_come_as_files_or_as_pixels(served: Running) -> None:
     assert found["label"] == [IMAGE_LABELS[0], IMAGE_LABELS[2]]
 
 
+def test_texts_and_tokens_files_and_pixels_are_computed_together(
+    served: Running, gate: Callable[[], Gate]
+) -> None:
+    arrays = preprocessor()([TEXTS[1]]).arrays
+    pairs = [(tensor(n, "INT64", list(a.shape)), a.tobytes()) for n, a in arrays.items()]
+    green = np.zeros((1, 3, SIDE, SIDE), np.float32)
+    green[0, 1] = 1
+    asked = [
+        text_request(TEXTS[0].encode()),
+        request([each for each, _ in pairs], [data for _, data in pairs]),
+        request([tensor("image", "BYTES", [1])], [raw(png((0, 0, 90)))], "colours"),
+        request([tensor("pixel_values", "FP32", [1, 3, SIDE, SIDE])], [green.tobytes()], "colours"),
+    ]
+    alone = [unpacked(infer(served, each))["label"] for each in asked]
+    held = gate()
+    first = stub(served).ModelInfer.future(text_request(b"bank"), timeout=30)
+    until(held.entered.is_set)
+    calls = [stub(served).ModelInfer.future(each, timeout=30) for each in asked * 2]
+    until(lambda: served.server.batcher.queue.rows == 9)
+    held.open.set()
+    assert first.result().outputs
+    assert [unpacked(call.result())["label"] for call in calls] == alone * 2
+    assert max(held.runs) > 1
+    assert alone[2:] == [["blue"], ["green"]]
+
+
+def test_a_large_tensor_is_taken_too(served: Running) -> None:
+    """One that is decoded beside the event loop."""
+    values = np.zeros((8, 3, SIDE, SIDE), np.float32)
+    values[:, 0] = 1
+    large = np.broadcast_to(values, values.shape).ravel().tolist()
+    given = tensor("pixel_values", "FP32", list(values.shape), fp32_contents=large)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "_IN_PLACE", 100)
+        answer = infer(served, request([given], model="colours"))
+    assert list(answer.outputs[0].contents.bytes_contents) == [b"red"] * 8
+
+
 def test_metadata_configuration_and_index_tell_the_tensors(served: Running) -> None:
     meta = stub(served).ModelMetadata(pb.ModelMetadataRequest(name="news"))
     assert [(each.name, each.datatype, list(each.shape)) for each in meta.inputs] == [
@@ -232,8 +271,9 @@ BAD = {
     "no input": (request([]), "the call has none"),
     "twice": (request([TEXT, TEXT], [raw(b"a")] * 2), "given twice"),
     "count": (request([tensor("text", "BYTES", [3])], [raw(b"a")]), "has 1 elements; its shape"),
-    "huge count": (request([tensor("text", "BYTES", [2**62])], [raw(b"a")]), "has 1 elements"),
-    "rows": (text_request(*[b"a"] * 9), "at most 8 are taken"),
+    "huge count": (request([tensor("text", "BYTES", [2**62])], [raw(b"a")]), "at most 8 are taken"),
+    "token rows": (tokens([[2]] * 9, [[1]] * 9), "'input_ids' has 9 rows and at most 8 are taken"),
+    "rows": (text_request(*[b"a"] * 9), "has 9 rows and at most 8 are taken"),
     "cut length": (request([TEXT], [b"\1\0"]), "ends within element 0"),
     "long length": (request([TEXT], [b"\xff\xff\xff\xff" + b"a"]), "ends within element 0"),
     "raw count": (request([TEXT], [raw(b"a"), raw(b"b")]), "has 2 entries for 1 inputs"),
