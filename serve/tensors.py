@@ -128,7 +128,7 @@ def _bytes(given: GivenTensor, count: int) -> list[bytes]:
         return list(given.content)
     content, place = given.content, 0
     elements: list[bytes] = []
-    while place < len(content):
+    while place < len(content) and len(elements) <= count:
         start = place + _LENGTH.size
         length = _LENGTH.unpack_from(content, place)[0] if start <= len(content) else 0
         if start + length > len(content):
@@ -140,11 +140,17 @@ def _bytes(given: GivenTensor, count: int) -> list[bytes]:
             )
         elements.append(content[start : start + length])
         place = start + length
-    _check_count(given, count, len(elements))
+    if len(elements) > count:
+        raise _miscounted(given, f"more than {count}", count)
+    if len(elements) < count:
+        raise _miscounted(given, str(len(elements)), count)
     return elements
 
 
-def _check_count(given: GivenTensor, count: int, found: int | None = None) -> None:
-    have = len(given.content) if found is None else found
-    if have != count:
-        raise fault(given.name, f"has {have} elements; its shape {list(given.shape)} takes {count}")
+def _check_count(given: GivenTensor, count: int) -> None:
+    if len(given.content) != count:
+        raise _miscounted(given, str(len(given.content)), count)
+
+
+def _miscounted(given: GivenTensor, have: str, count: int) -> InputError:
+    return fault(given.name, f"has {have} elements; its shape {list(given.shape)} takes {count}")

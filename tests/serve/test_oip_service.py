@@ -271,6 +271,7 @@ BAD = {
     "no input": (request([]), "the call has none"),
     "twice": (request([TEXT, TEXT], [raw(b"a")] * 2), "given twice"),
     "count": (request([tensor("text", "BYTES", [3])], [raw(b"a")]), "has 1 elements; its shape"),
+    "more": (request([tensor("text", "BYTES", [1])], [b"\0" * 8_000_000]), "more than 1 elements"),
     "huge count": (request([tensor("text", "BYTES", [2**62])], [raw(b"a")]), "at most 8 are taken"),
     "token rows": (tokens([[2]] * 9, [[1]] * 9), "'input_ids' has 9 rows and at most 8 are taken"),
     "rows": (text_request(*[b"a"] * 9), "has 9 rows and at most 8 are taken"),
