@@ -24,6 +24,7 @@ NAMES = (
     "edgewright.v1.PredictionService",
     "edgewright.v1.ModelService",
     "edgewright.v1.FeedbackService",
+    "inference.GRPCInferenceService",
     "news",
 )
 
