@@ -259,6 +259,7 @@ def test_a_full_queue_and_a_drain_say_when_and_where_to_go(
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(post, running, CLASSIFY, {"texts": ["bank"] * 2})
         until(held.entered.is_set)
+        assert running.metric("edgewright_requests_in_flight") == 1
         status, told, headers = post(running, CLASSIFY, {"texts": ["goal"]})
         assert (status, told["reason"]) == (429, "QUEUE_FULL")
         assert int(headers["Retry-After"]) >= 1
