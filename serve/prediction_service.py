@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from edgewright.errors import InputError
 from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.serve.admission import Limits
-from edgewright.serve.batching import Answer, Batcher
+from edgewright.serve.batching import Batcher
+from edgewright.serve.call import Answer
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
@@ -69,8 +71,10 @@ class PredictionService(PredictionServiceServicer):
         model = self._ready(request, IMAGE)
         images = list(request.images)
         self._limits.check_images(images, request.top_k, len(model.labels))
-        rows = await self._decoder.decode(model, images)
-        answers = await self._batcher.classify(model, rows, context.time_remaining())
+        decode = partial(self._decoder.decode, model)
+        answers = await self._batcher.classify(
+            model, images, context.time_remaining(), prepare=decode
+        )
         unlogged = [None] * len(images)
         return ClassifyImageResponse(
             model=model.name,

@@ -14,74 +14,24 @@ from numpy.typing import NDArray
 
 from edgewright.errors import DeadlineError, EdgewrightError, NotReadyError, OverloadedError
 from edgewright.preprocess import TokenRow
-from edgewright.serve.batching import (
-    Answer,
-    Batcher,
-    best_first,
-)
+from edgewright.serve.admission import QueueLimit
+from edgewright.serve.batching import Batcher
+from edgewright.serve.compute import best_first
+from edgewright.serve.line import BatchLimit
 
-CLASSES = 3
-
-
-class FakeModel:
-    """Scores that tell whose text it was; it can be held, and remembers what it computed."""
-
-    def __init__(self, name: str = "fake", *, row_by_row: bool = False) -> None:
-        self.name = name
-        self.row_by_row = row_by_row
-        self.runs: list[list[int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-
-    def encode(self, texts: Sequence[str]) -> list[TokenRow]:
-        if "bad" in texts:
-            raise ValueError("a text that cannot be tokenised")
-        numbers = [np.array([int(text)] * (1 + int(text) % 7), np.int64) for text in texts]
-        return [TokenRow(row, row * 0, bool(row[0] % 2)) for row in numbers]
-
-    def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
-        self.runs.append([int(row.input_ids[0]) for row in rows])
-        self.entered.set()
-        assert self.gate.wait(20)
-        return expected_scores(self.runs[-1])
-
-    @property
-    def computed(self) -> list[int]:
-        return [number for run in self.runs for number in run]
-
-
-def expected_scores(numbers: Sequence[int]) -> NDArray[np.float32]:
-    rng = [np.random.default_rng(number).random(CLASSES) for number in numbers]
-    return np.array(rng, np.float32)
-
-
-def expected_answer(number: int) -> Answer:
-    ((classes,), (scores,)) = best_first(expected_scores([number]))
-    return Answer(classes, scores, bool(number % 2))
-
-
-class Observer:
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.bad_rows = 0
-
-    def run_done(self, model: str, rows: int, seconds: float) -> None:
-        self.rows.append(rows)
-
-    def not_finite(self, model: str) -> None:
-        self.bad_rows += 1
-
+from .compute_fakes import BATCH, QUEUE, FakeModel, Observer, expected_answer
 
 def with_batcher(
     scenario: Callable[[Batcher], Coroutine[Any, Any, None]],
     *,
-    max_rows: int = 8,
-    queue_rows: int = 1000,
+    batch: BatchLimit = BATCH,
+    limit: QueueLimit = QUEUE,
     observer: Observer | None = None,
+    threads: int = 1,
 ) -> None:
     async def run() -> None:
-        batcher = Batcher(max_rows=max_rows, queue_rows=queue_rows, observer=observer or Observer())
+        batcher = Batcher(batch=batch, limit=limit, observer=observer or Observer())
+        batcher.grow_to(threads)
         try:
             await asyncio.wait_for(scenario(batcher), 30)
         finally:
@@ -100,12 +50,17 @@ async def entered(model: FakeModel) -> None:
 @given(
     calls=st.lists(st.lists(st.integers(0, 500), min_size=1, max_size=20), min_size=1, max_size=12),
     max_rows=st.integers(1, 9),
+    max_tokens=st.integers(1, 50),
     row_by_row=st.booleans(),
+    threads=st.integers(1, 3),
 )
 def test_every_caller_gets_its_own_answers_in_order(
-    calls: list[list[int]], max_rows: int, row_by_row: bool
+    calls: list[list[int]], max_rows: int, max_tokens: int, row_by_row: bool, threads: int
 ) -> None:
-    models = [FakeModel("a", row_by_row=row_by_row), FakeModel("b", row_by_row=row_by_row)]
+    models = [
+        FakeModel("a", row_by_row=row_by_row, instances=threads),
+        FakeModel("b", row_by_row=row_by_row),
+    ]
 
     async def scenario(batcher: Batcher) -> None:
         answers = await asyncio.gather(
@@ -116,7 +71,7 @@ def test_every_caller_gets_its_own_answers_in_order(
         )
         assert answers == [[expected_answer(number) for number in call] for call in calls]
 
-    with_batcher(scenario, max_rows=max_rows)
+    with_batcher(scenario, batch=BatchLimit(max_rows, max_tokens), threads=threads)
     assert sorted(models[0].computed + models[1].computed) == sorted(chain(*calls))
     longest = 1 if row_by_row else max_rows
     assert all(len(run) <= longest for model in models for run in model.runs)
@@ -155,7 +110,7 @@ def test_a_large_call_lets_small_ones_pass() -> None:
         model.gate.set()
         await asyncio.gather(large, small)
 
-    with_batcher(scenario, max_rows=8)
+    with_batcher(scenario)
     assert finished == ["small", "large"]
 
 
@@ -206,7 +161,7 @@ def test_the_rest_of_a_large_call_is_dropped_when_its_caller_leaves() -> None:
         await asyncio.sleep(0)
         model.gate.set()
 
-    with_batcher(scenario, max_rows=4)
+    with_batcher(scenario, batch=BatchLimit(4, 4096))
     assert len(model.computed) == 4
 
 
@@ -225,7 +180,7 @@ def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
         await asyncio.gather(first, second)
         await batcher.classify(model, ["4"] * 8, None)
 
-    with_batcher(scenario, queue_rows=8)
+    with_batcher(scenario, limit=QueueLimit(8, 60.0))
     assert 2 not in model.computed
 
 

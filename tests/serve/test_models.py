@@ -105,5 +105,31 @@ def test_threads_are_those_certified_within_this_hosts_cores(
     monkeypatch.setattr(models, "get_backend", lambda _name: Spy())
     monkeypatch.setattr(Bundle, "certified_threads", certified)
     monkeypatch.setattr(host_record, "available_cores", lambda: 2)
-    load_model(Repository(repository), "news", 1, threads=asked, max_batch=8)
-    assert given == [used]
+    load_model(Repository(repository), "news", 1, threads=asked, max_batch=8, instances=2)
+    assert given == [used] * 2
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "instances"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (7, 2, 3), (64, 1, 8)]
+)
+def test_instances_fill_the_cores_that_this_process_may_use(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, instances: int
+) -> None:
+    monkeypatch.setattr(models, "available_cores", lambda: cores)
+    model = load_model(Repository(repository), "news", 1, threads=threads, max_batch=8)
+    assert model.instances == instances
+
+
+def test_every_instance_gives_the_same_scores(repository: Path) -> None:
+    model = load(repository, instances=3)
+    rows = model.encode(random_texts(4))
+    first = model.scores(rows)
+    for _ in range(2):
+        np.testing.assert_array_equal(model.scores(rows), first)
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"), [("", 2), ("four", 3), ("a market rises", 5), ("東京東京", 6), ("a" * 1000, 16)]
+)
+def test_the_cost_of_a_text_is_about_its_tokens(repository: Path, text: str, cost: int) -> None:
+    assert load(repository).cost(text) == cost

@@ -1,0 +1,35 @@
+"""How fast this server works through what waits, by what it measured lately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+# Of what was known, this much counts beside the newest measurement. Sums of cost and of seconds
+# fade alike, so that a large batch tells more than a small one.
+_KEPT: Final = 0.9
+
+
+class Stage(IntEnum):
+    """What is done with an input; each stage has threads of its own."""
+
+    DECODE = 0
+    COMPUTE = 1
+
+
+@dataclass
+class Pace:
+    """Seconds of this server for one unit of a model's cost (``BatchModel.cost``)."""
+
+    seconds_per_unit: float = 0.0  # over all stages, which share the cores; 0 until one is measured
+    _cost: list[float] = field(default_factory=lambda: [0.0] * len(Stage))
+    _seconds: list[float] = field(default_factory=lambda: [0.0] * len(Stage))
+
+    def learn(self, stage: Stage, cost: int, seconds: float) -> None:
+        """``stage`` took ``seconds`` for ``cost`` units, 1 or more."""
+        self._cost[stage] = _KEPT * self._cost[stage] + cost
+        self._seconds[stage] = _KEPT * self._seconds[stage] + seconds
+        self.seconds_per_unit = sum(
+            seconds / cost for seconds, cost in zip(self._seconds, self._cost, strict=True) if cost
+        )

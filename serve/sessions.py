@@ -1,0 +1,38 @@
+"""Several sessions of one model behind one, so that several threads can run it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgewright.backends import Session
+
+
+class Sessions:
+    """A ``Session`` whose ``run`` may be called from several threads.
+
+    Each run borrows a session that is idle, and waits where there is none.
+    """
+
+    def __init__(self, sessions: Sequence[Session]) -> None:
+        """``sessions`` are of the same file and options, one or more."""
+        self.inputs = sessions[0].inputs
+        self.outputs = sessions[0].outputs
+        self._count = len(sessions)
+        self._idle: SimpleQueue[Session] = SimpleQueue()
+        for session in sessions:
+            self._idle.put(session)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name, every output by name."""
+        session = self._idle.get()
+        try:
+            return session.run(arrays)
+        finally:
+            self._idle.put(session)
