@@ -122,9 +122,7 @@ def serve(
     Ready once the bundles' hashes and goldens hold on this host; says so on stdout, by the gRPC
     health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0.
     """
-    config = ServeConfig(
-        **options, drain_delay_s=drain_delay, grace_s=grace, max_wait_s=max_wait
-    )
+    config = ServeConfig(**options, drain_delay_s=drain_delay, grace_s=grace, max_wait_s=max_wait)
     # A compute thread tokenises for itself: the other cores belong to the others.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     log_to_stderr(log_format, level=logging.WARNING if output.silent else logging.INFO)

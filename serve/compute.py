@@ -80,11 +80,11 @@ class Compute:
             started = self._clock()
 
     def _expire(self, model: BatchModel, rows: Sequence[Row]) -> None:
-        self._fail(model, rows, DeadlineError("the deadline passed before the inputs were computed"))
+        self._fail(
+            model, rows, DeadlineError("the deadline passed before the inputs were computed")
+        )
 
-    def _sorted_out(
-        self, rows: Sequence[Row], run: Sequence[int]
-    ) -> tuple[list[int], list[Row]]:
+    def _sorted_out(self, rows: Sequence[Row], run: Sequence[int]) -> tuple[list[int], list[Row]]:
         """Indices of the rows that somebody waits for, and the other rows."""
         now = self._clock()
         live = [index for index in run if rows[index].call.wanted(now)]

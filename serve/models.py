@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.backends import Session, get_backend, softmax
+from edgewright.backends import get_backend, softmax
 from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor

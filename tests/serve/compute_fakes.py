@@ -25,9 +25,7 @@ class FakeModel:
     A text is a number, and has as many tokens as that number has in ``length_of``.
     """
 
-    def __init__(
-        self, name: str = "fake", *, row_by_row: bool = False, instances: int = 1
-    ) -> None:
+    def __init__(self, name: str = "fake", *, row_by_row: bool = False, instances: int = 1) -> None:
         self.name = name
         self.row_by_row = row_by_row
         self.instances = instances

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any
@@ -20,6 +19,7 @@ from edgewright.serve.compute import best_first
 from edgewright.serve.line import BatchLimit
 
 from .compute_fakes import BATCH, QUEUE, FakeModel, Observer, expected_answer
+
 
 def with_batcher(
     scenario: Callable[[Batcher], Coroutine[Any, Any, None]],

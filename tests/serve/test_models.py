@@ -129,7 +129,8 @@ def test_every_instance_gives_the_same_scores(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "cost"), [("", 2), ("four", 3), ("a market rises", 5), ("東京東京", 6), ("a" * 1000, 16)]
+    ("text", "cost"),
+    [("", 2), ("four", 3), ("a market rises", 5), ("東京東京", 6), ("a" * 1000, 16)],
 )
 def test_the_cost_of_a_text_is_about_its_tokens(repository: Path, text: str, cost: int) -> None:
     assert load(repository).cost(text) == cost
