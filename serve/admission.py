@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from edgewright.errors import DeadlineError, InputError, OverloadedError
 from edgewright.serve.call import BatchModel, Call
-from edgewright.serve.pace import Pace, Stage
+from edgewright.serve.pace import Load, Stage
 
 _RETRY_FLOOR_S = 0.05
 _RETRY_CEILING_S = 5.0
@@ -78,19 +78,6 @@ class QueueLimit:
     wait_s: float  # estimated, before the last that was let in is computed
 
 
-@dataclass
-class _Load:
-    """What waits for one model, or is being computed."""
-
-    rows: int = 0
-    cost: list[int] = field(default_factory=lambda: [0, 0])  # by ``Call.large``
-    pace: Pace = field(default_factory=Pace)
-
-    def seconds(self, large: bool) -> float:
-        """Until it would be computed, if nothing else were."""
-        return self.cost[large] * self.pace.seconds_per_unit
-
-
 class Queue:
     """What is between admission and answer, and how long it will take.
 
@@ -103,7 +90,7 @@ class Queue:
         self.rows = 0
         self._limit = limit
         # Weak, so that a model that is no longer served is not kept.
-        self._loads: WeakKeyDictionary[BatchModel, _Load] = WeakKeyDictionary()
+        self._loads: WeakKeyDictionary[BatchModel, Load] = WeakKeyDictionary()
 
     def wait_s(self, large: bool = False) -> float:
         """Estimated seconds until a call that comes now would begin to be computed.
@@ -125,20 +112,21 @@ class Queue:
         """
         if time_left_s is not None and time_left_s <= 0:
             raise DeadlineError("the deadline passed before the call was let in")
-        load = self._loads.setdefault(call.model, _Load())
+        load = self._loads.setdefault(call.model, Load())
         self._check_room(call, load)
         self._check_wait(call, load, time_left_s)
+        call.load = load
         self.rows += len(call.inputs)
         load.rows += len(call.inputs)
         load.cost[call.large] += call.cost
 
     def computed(self, call: Call, cost: int) -> None:
         """So much of ``call`` does not wait any more."""
-        self._loads[call.model].cost[call.large] -= cost
+        call.load.cost[call.large] -= cost
 
     def leave(self, call: Call) -> None:
         """Count ``call`` out, with what was not computed of it."""
-        load = self._loads[call.model]
+        load = call.load
         self.rows -= len(call.inputs)
         load.rows -= len(call.inputs)
         load.cost[call.large] -= call.cost
@@ -149,7 +137,7 @@ class Queue:
         if load is not None:
             load.pace.learn(stage, cost, seconds)
 
-    def _check_room(self, call: Call, load: _Load) -> None:
+    def _check_room(self, call: Call, load: Load) -> None:
         limit, rows = self._limit.rows, len(call.inputs)
         crowding = len(self._loads) > 1 and load.rows > _SHARE_OF_FREE * (limit - self.rows)
         if self.rows + rows > limit or crowding:
@@ -159,7 +147,7 @@ class Queue:
                 call,
             )
 
-    def _check_wait(self, call: Call, load: _Load, time_left_s: float | None) -> None:
+    def _check_wait(self, call: Call, load: Load, time_left_s: float | None) -> None:
         wait_s, limit_s = self.wait_s(call.large), self._limit.wait_s
         own_s = load.seconds(False) + load.seconds(True)
         crowding = len(self._loads) > 1 and own_s > _SHARE_OF_FREE * max(0.0, limit_s - wait_s)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.preprocess import Row as EncodedRow
+from edgewright.serve.pace import Load
 
 
 class BatchModel(Protocol):
@@ -69,11 +70,14 @@ class Call:
         "future",
         "inputs",
         "large",
+        "load",
         "model",
         "taken",
         "ticket",
         "unanswered",
     )
+
+    load: Load  # its model's; set at admission
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class Call:
         self.future = future
         self.answers: list[Any] = [None] * len(inputs)  # an Answer for each, once computed
         self.unanswered = len(inputs)
-        self.large = False  # it does not fit one batch; set at admission
+        self.large = False  # whether it needs more than one batch
         self.ticket = 0  # its place among all calls, given by the line
         self.taken = 0  # rows handed to compute
 

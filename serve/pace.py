@@ -1,4 +1,4 @@
-"""How fast this server works through what waits, by what it measured lately."""
+"""What waits for a model, and how fast this server works through it, by what it measured."""
 
 from __future__ import annotations
 
@@ -33,3 +33,16 @@ class Pace:
         self.seconds_per_unit = sum(
             seconds / cost for seconds, cost in zip(self._seconds, self._cost, strict=True) if cost
         )
+
+
+@dataclass
+class Load:
+    """What waits for one model, or is being computed, and how fast that goes."""
+
+    rows: int = 0
+    cost: list[int] = field(default_factory=lambda: [0, 0])  # by ``Call.large``
+    pace: Pace = field(default_factory=Pace)
+
+    def seconds(self, large: bool) -> float:
+        """Until it would be computed, if nothing else were."""
+        return self.cost[large] * self.pace.seconds_per_unit

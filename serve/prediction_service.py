@@ -103,7 +103,7 @@ class PredictionService(PredictionServiceServicer):
         """The answers in words, counted and logged."""
         classifications = self._classifications(model, answers, top_k)
         for each in classifications:
-            self._instruments.predictions.labels(model.name, each.label).inc()
+            self._instruments.predicted(model.name, each.label).inc()
         if self._log is not None:
             ids = [each.prediction_id for each in classifications]
             self._log.add(model, ids, texts, answers)

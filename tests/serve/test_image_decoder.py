@@ -119,6 +119,7 @@ def test_what_expires_behind_the_decoder_is_not_decoded(png: bytes) -> None:
         left = asyncio.create_task(decode.decode(model, call_of(model, [png])))  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
         left.cancel()
+        await asyncio.sleep(0.01)
         now[0] = 1.0
         model.gate.set()
         assert len(await first) == 1
