@@ -98,9 +98,10 @@ class Queue:
         Small calls and large ones take turns (``Line``): a small one waits for those before it and
         for no more than as much of the large.
         """
-        loads = self._loads.values()
-        small = sum(load.seconds(False) for load in loads)
-        bulk = sum(load.seconds(True) for load in loads)
+        small = bulk = 0.0
+        for load in self._loads.values():
+            small += load.seconds(False)
+            bulk += load.seconds(True)
         return small + bulk if large else small + min(small, bulk)
 
     def enter(self, call: Call, time_left_s: float | None) -> None:
@@ -131,11 +132,13 @@ class Queue:
         load.rows -= len(call.inputs)
         load.cost[call.large] -= call.cost
 
-    def learn(self, model: BatchModel, stage: Stage, cost: int, seconds: float) -> None:
-        """``stage`` took ``seconds`` for ``cost``, divided by the threads that do it at once."""
+    def learn(
+        self, model: BatchModel, stage: Stage, cost: int, seconds: float, threads: int
+    ) -> None:
+        """One of ``threads`` took ``seconds`` for a batch of ``cost``."""
         load = self._loads.get(model)
         if load is not None:
-            load.pace.learn(stage, cost, seconds)
+            load.pace.learn(stage, cost, seconds, threads)
 
     def _check_room(self, call: Call, load: Load) -> None:
         limit, rows = self._limit.rows, len(call.inputs)
@@ -157,7 +160,7 @@ class Queue:
                 f"{limit_s:g}; try again later, or ask another replica",
                 call,
             )
-        needed_s = wait_s + call.cost * load.pace.seconds_per_unit
+        needed_s = wait_s + load.pace.batch_s + call.cost * load.pace.seconds_per_unit
         # With nothing before it, it is tried: the estimate may be wrong.
         if time_left_s is not None and wait_s > 0 and needed_s > time_left_s:
             raise self._refusal(

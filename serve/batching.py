@@ -115,4 +115,4 @@ class Batcher:
                 row.call.settle(row.place, outcome)
         if computed.seconds:
             threads = min(len(self._threads), computed.model.instances)
-            self.queue.learn(computed.model, Stage.COMPUTE, cost, computed.seconds / threads)
+            self.queue.learn(computed.model, Stage.COMPUTE, cost, computed.seconds, threads)

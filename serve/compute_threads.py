@@ -77,6 +77,8 @@ class ComputeThreads:
                 while True:
                     batch = self._line.take(self._clock(), self._idle)
                     if batch is not None:
+                        if self._idle > 1 and len(self._line):
+                            self._changed.notify()  # the next idle thread takes its share
                         return batch
                     if self._closing and not len(self._line):
                         self._changed.notify_all()

@@ -37,7 +37,7 @@ class ImageDecoder:
         """
         loop = asyncio.get_running_loop()
         rows, seconds = await loop.run_in_executor(self._pool, self._decode, model, call)
-        self._queue.learn(model, Stage.DECODE, len(rows), seconds / self._threads)
+        self._queue.learn(model, Stage.DECODE, len(rows), seconds, self._threads)
         return rows
 
     def close(self) -> None:

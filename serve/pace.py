@@ -20,16 +20,23 @@ class Stage(IntEnum):
 
 @dataclass
 class Pace:
-    """Seconds of this server for one unit of a model's cost (``BatchModel.cost``)."""
+    """How fast one model's inputs are worked through, over all stages, which share the cores.
 
-    seconds_per_unit: float = 0.0  # over all stages, which share the cores; 0 until one is measured
+    Nothing is known, and 0 told, until something is measured.
+    """
+
+    seconds_per_unit: float = 0.0  # of this server, for one unit of cost (``BatchModel.cost``)
+    batch_s: float = 0.0  # from taking a batch to its answers, on the thread that does it
     _cost: list[float] = field(default_factory=lambda: [0.0] * len(Stage))
     _seconds: list[float] = field(default_factory=lambda: [0.0] * len(Stage))
+    _batch_s: list[float] = field(default_factory=lambda: [0.0] * len(Stage))
 
-    def learn(self, stage: Stage, cost: int, seconds: float) -> None:
-        """``stage`` took ``seconds`` for ``cost`` units, 1 or more."""
+    def learn(self, stage: Stage, cost: int, seconds: float, threads: int) -> None:
+        """One of ``threads`` took ``seconds`` for a batch of ``cost`` units, 1 or more."""
         self._cost[stage] = _KEPT * self._cost[stage] + cost
-        self._seconds[stage] = _KEPT * self._seconds[stage] + seconds
+        self._seconds[stage] = _KEPT * self._seconds[stage] + seconds / threads
+        self._batch_s[stage] += (1 - _KEPT) * (seconds - self._batch_s[stage])
+        self.batch_s = sum(self._batch_s)
         self.seconds_per_unit = sum(
             seconds / cost for seconds, cost in zip(self._seconds, self._cost, strict=True) if cost
         )

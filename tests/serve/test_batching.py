@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any
@@ -28,9 +29,10 @@ def with_batcher(
     limit: QueueLimit = QUEUE,
     observer: Observer | None = None,
     threads: int = 1,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     async def run() -> None:
-        batcher = Batcher(batch=batch, limit=limit, observer=observer or Observer())
+        batcher = Batcher(batch=batch, limit=limit, observer=observer or Observer(), clock=clock)
         batcher.grow_to(threads)
         try:
             await asyncio.wait_for(scenario(batcher), 30)
@@ -44,6 +46,11 @@ def with_batcher(
 
 async def entered(model: FakeModel) -> None:
     assert await asyncio.to_thread(model.entered.wait, 20)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # with_batcher ends what waits in vain
+        await asyncio.sleep(0.001)
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,6 +82,57 @@ def test_every_caller_gets_its_own_answers_in_order(
     assert sorted(models[0].computed + models[1].computed) == sorted(chain(*calls))
     longest = 1 if row_by_row else max_rows
     assert all(len(run) <= longest for model in models for run in model.runs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 500), min_size=1, max_size=20),
+            st.sampled_from(["wanted", "wanted", "cancelled", "expired"]),
+        ),
+        max_size=12,
+    ),
+    rows=st.integers(1, 9),
+    threads=st.integers(1, 3),
+)
+def test_cancelled_and_expired_calls_are_never_computed_and_all_others_answered(
+    calls: list[tuple[list[int], str]], rows: int, threads: int
+) -> None:
+    model, blocker = FakeModel(instances=threads), FakeModel(row_by_row=True, instances=threads)
+    now = [0.0]
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker.gate.clear()
+        blocked = [
+            asyncio.create_task(batcher.classify(blocker, ["0"], None)) for _ in range(threads)
+        ]
+        await until(lambda: len(blocker.runs) == threads)
+        tasks = [
+            asyncio.create_task(
+                batcher.classify(model, [str(n) for n in numbers], 1.0 if fate == "expired" else 9)
+            )
+            for numbers, fate in calls
+        ]
+        await asyncio.sleep(0)
+        for task, (_, fate) in zip(tasks, calls, strict=True):
+            if fate == "cancelled":
+                task.cancel()
+        await asyncio.sleep(0)
+        now[0] = 1.0
+        blocker.gate.set()
+        await asyncio.gather(*blocked)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome, (numbers, fate) in zip(outcomes, calls, strict=True):
+            if fate == "wanted":
+                assert outcome == [expected_answer(number) for number in numbers]
+            else:
+                kind = DeadlineError if fate == "expired" else asyncio.CancelledError
+                assert isinstance(outcome, kind)
+
+    with_batcher(scenario, batch=BatchLimit(rows, 4096), threads=threads, clock=lambda: now[0])
+    wanted = chain(*(numbers for numbers, fate in calls if fate == "wanted"))
+    assert sorted(model.computed) == sorted(wanted)
 
 
 def test_what_arrives_during_a_run_is_computed_together_in_the_next() -> None:
@@ -248,6 +306,79 @@ def test_scores_that_are_no_numbers_fail_their_row_and_are_counted() -> None:
 
     with_batcher(scenario, observer=observer)
     assert observer.bad_rows == 1
+
+
+@pytest.mark.parametrize("row_by_row", [False, True])
+def test_one_large_call_is_computed_by_all_threads_at_once(row_by_row: bool) -> None:
+    model = FakeModel(row_by_row=row_by_row, instances=2)
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        call = asyncio.create_task(batcher.classify(model, ["7"] * 40, None))
+        await until(lambda: len(model.runs) == 2)
+        model.gate.set()
+        assert await call == [expected_answer(7)] * 40
+
+    with_batcher(scenario, threads=2)
+
+
+def test_a_model_with_one_instance_runs_once_at_a_time_and_leaves_threads_to_others() -> None:
+    narrow, other = FakeModel("narrow"), FakeModel("other")
+
+    async def scenario(batcher: Batcher) -> None:
+        narrow.gate.clear()
+        calls = [asyncio.create_task(batcher.classify(narrow, ["7"] * 8, None)) for _ in range(3)]
+        await entered(narrow)
+        assert await batcher.classify(other, ["5"], None) == [expected_answer(5)]
+        assert len(narrow.runs) == 1
+        narrow.gate.set()
+        await asyncio.gather(*calls)
+
+    with_batcher(scenario, threads=2)
+
+
+def test_the_wait_is_estimated_from_what_was_measured() -> None:
+    now = [0.0]
+
+    class Slow(FakeModel):
+        def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+            now[0] += 0.5 * len(rows)
+            return super().scores(rows)
+
+    model = Slow()
+
+    async def scenario(batcher: Batcher) -> None:
+        await batcher.classify(model, ["7"] * 8, None)
+        model.gate.clear()
+        model.entered.clear()
+        first = asyncio.create_task(batcher.classify(model, ["7"] * 8, None))
+        await entered(model)
+        assert batcher.queue.wait_s() == pytest.approx(4.0)
+        with pytest.raises(OverloadedError, match="--max-wait of the server is 3"):
+            await batcher.classify(model, ["7"], None)
+        model.gate.set()
+        await first
+        assert batcher.queue.wait_s() == 0
+
+    with_batcher(scenario, limit=QueueLimit(1000, 3.0), clock=lambda: now[0])
+
+
+def test_a_caller_who_leaves_makes_room_at_once() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["7"], None))
+        await entered(model)
+        second = asyncio.create_task(batcher.classify(model, ["7"] * 7, None))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        assert batcher.queue.rows == 1
+        model.gate.set()
+        await first
+
+    with_batcher(scenario, limit=QueueLimit(8, 60.0))
 
 
 def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
