@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +35,7 @@ _LETTERS_PER_TOKEN: Final = 4
 _SPECIAL_TOKENS: Final = 2
 # Each instance holds the weights once more, and beyond some their answers outrun the event loop.
 _MOST_INSTANCES: Final = 8
+_ON_CPU: Final = ("onnxruntime", "openvino")
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class ServedModel:
     @property
     def instances(self) -> int:
         """How many runs of it may go on at once."""
-        return len(self.session)
+        return len(self.session.each)
 
     @property
     def row_by_row(self) -> bool:
@@ -193,9 +194,14 @@ def _open(
             threads=choice.threads,
             options=choice.variant.session_options,
         )
-        for _ in range(instances or instances_here(choice.threads))
+        for _ in range(instances or _instances(choice))
     ]
     return choice, Sessions(sessions), backend.runtime()
+
+
+def _instances(choice: Choice) -> int:
+    """On a GPU one, for another would share it and hold the weights once more."""
+    return instances_here(choice.threads) if choice.variant.backend in _ON_CPU else 1
 
 
 def instances_here(threads: int) -> int:
@@ -227,17 +233,14 @@ def _warn_unverified(model: ServedModel, isa: str) -> None:
 
 
 def _warm_up(model: ServedModel, max_batch: int) -> None:
-    """Run the shapes that come first, so that no caller pays for a runtime's preparations.
-
-    Sessions take turns, so that as many runs in a row as there are instances warm up each.
-    """
+    """Run the shapes that come first, so that no caller pays for a runtime's preparations."""
     rows = _rows_of_each_shape(model)
-    batches = [[row] for row in rows]
-    if not model.row_by_row:
-        batches.append([rows[0]] * max_batch)
-    for batch in batches:
-        for _ in range(model.instances):
-            model.scores(batch)
+    for session in model.session.each:
+        alone = replace(model, session=Sessions([session]))
+        for row in rows:
+            alone.scores([row])
+        if not model.row_by_row:
+            alone.scores([rows[0]] * max_batch)
 
 
 def _rows_of_each_shape(model: ServedModel) -> list[Row]:

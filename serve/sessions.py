@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,20 +14,18 @@ from edgewright.backends import Session
 class Sessions:
     """A ``Session`` whose ``run`` may be called from several threads.
 
-    Each run borrows a session that is idle, and waits where there is none.
+    Each run borrows the session that was used last, whose weights may still be in the cache, and
+    waits where none is idle.
     """
 
     def __init__(self, sessions: Sequence[Session]) -> None:
         """``sessions`` are of the same file and options, one or more."""
         self.inputs = sessions[0].inputs
         self.outputs = sessions[0].outputs
-        self._count = len(sessions)
-        self._idle: SimpleQueue[Session] = SimpleQueue()
+        self.each = tuple(sessions)
+        self._idle: LifoQueue[Session] = LifoQueue()
         for session in sessions:
             self._idle.put(session)
-
-    def __len__(self) -> int:
-        return self._count
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One forward pass; every input by name, every output by name."""

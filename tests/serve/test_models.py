@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from edgewright.backends import get_backend
+from edgewright.backends.onnxruntime import OnnxRuntimeSession
 from edgewright.bundle import Bundle, Verdict
 from edgewright.errors import IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof import host_record
 from edgewright.repository import Repository
 from edgewright.serve import models
-from edgewright.serve.host_choice import HostOptions
+from edgewright.serve.host_choice import Choice, ChosenBy, HostOptions
 from edgewright.serve.models import ServedModel, load_model
 
-from .bundles import LABELS, Recipe, make_bundle, preprocessor, random_texts
+from .bundles import LABELS, Recipe, make_bundle, other_variant, preprocessor, random_texts
 
 
 def load(repository: Path, name: str = "news", **options: Any) -> ServedModel:
@@ -122,10 +123,11 @@ def test_instances_fill_the_cores_that_this_process_may_use(
 
 def test_every_instance_gives_the_same_scores(repository: Path) -> None:
     model = load(repository, instances=3)
-    rows = model.encode(random_texts(4))
-    first = model.scores(rows)
-    for _ in range(2):
-        np.testing.assert_array_equal(model.scores(rows), first)
+    arrays = preprocessor()(random_texts(4)).arrays
+    first, *others = [session.run(arrays)["logits"] for session in model.session.each]
+    assert len(others) == 2
+    for other in others:
+        np.testing.assert_array_equal(other, first)
 
 
 @pytest.mark.parametrize(
@@ -134,3 +136,28 @@ def test_every_instance_gives_the_same_scores(repository: Path) -> None:
 )
 def test_the_cost_of_a_text_is_about_its_tokens(repository: Path, text: str, cost: int) -> None:
     assert load(repository).cost(text) == cost
+
+
+def test_every_instance_is_warm_before_the_first_answer(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[object] = []
+    plain = OnnxRuntimeSession.run
+
+    def run(session: OnnxRuntimeSession, arrays: Any) -> Any:
+        runs.append(session)
+        return plain(session, arrays)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", run)
+    model = load(repository, instances=2)
+    for session in model.session.each:
+        assert runs.count(session) >= 3
+
+
+def test_on_a_gpu_one_instance_holds_the_weights() -> None:
+    def choice(backend: str) -> Choice:
+        variant = other_variant("any", backend=backend)
+        return Choice(variant, ChosenBy.BUNDLE, 1, "x86_64-any")
+
+    assert models._instances(choice("onnxruntime-cuda")) == 1
+    assert models._instances(choice("openvino")) == models.instances_here(1)

@@ -45,7 +45,7 @@ def test_as_many_runs_go_on_at_once_as_there_are_sessions() -> None:
     together = threading.Barrier(2)
     ones = [One(together), One(together)]
     sessions = Sessions(ones)
-    assert (len(sessions), sessions.inputs, sessions.outputs) == (2, One.inputs, One.outputs)
+    assert (sessions.inputs, sessions.outputs) == (One.inputs, One.outputs)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda value: sessions.run(feed(value))["y"][0], range(20)))
     assert answers == [value + 1 for value in range(20)]
@@ -57,3 +57,10 @@ def test_a_session_whose_run_fails_is_used_again() -> None:
     with pytest.raises(ValueError, match="no number"):
         sessions.run(feed(np.nan))
     assert sessions.run(feed(1.0))["y"] == [2.0]
+
+
+def test_one_caller_always_gets_the_same_session() -> None:
+    sessions = Sessions([One(), One()])
+    for value in range(5):
+        sessions.run(feed(value))
+    assert sorted(one.runs for one in sessions.each) == [0, 5]  # type: ignore[attr-defined]
