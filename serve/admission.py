@@ -91,6 +91,7 @@ class Queue:
         self._limit = limit
         # Weak, so that a model that is no longer served is not kept.
         self._loads: WeakKeyDictionary[BatchModel, Load] = WeakKeyDictionary()
+        self._known: list[Load] = []  # the same, quicker to go through
 
     def wait_s(self, large: bool = False) -> float:
         """Estimated seconds until a call that comes now would begin to be computed.
@@ -99,7 +100,7 @@ class Queue:
         for no more than as much of the large.
         """
         small = bulk = 0.0
-        for load in self._loads.values():
+        for load in self._known:
             small += load.seconds(False)
             bulk += load.seconds(True)
         return small + bulk if large else small + min(small, bulk)
@@ -113,7 +114,7 @@ class Queue:
         """
         if time_left_s is not None and time_left_s <= 0:
             raise DeadlineError("the deadline passed before the call was let in")
-        load = self._loads.setdefault(call.model, Load())
+        load = self._load_of(call.model)
         self._check_room(call, load)
         self._check_wait(call, load, time_left_s)
         call.load = load
@@ -140,9 +141,17 @@ class Queue:
         if load is not None:
             load.pace.learn(stage, cost, seconds, threads)
 
+    def _load_of(self, model: BatchModel) -> Load:
+        load = self._loads.get(model)
+        if load is None:
+            load = self._loads[model] = Load()
+        if len(self._known) != len(self._loads):  # a model came, or has gone
+            self._known = list(self._loads.values())
+        return load
+
     def _check_room(self, call: Call, load: Load) -> None:
         limit, rows = self._limit.rows, len(call.inputs)
-        crowding = len(self._loads) > 1 and load.rows > _SHARE_OF_FREE * (limit - self.rows)
+        crowding = len(self._known) > 1 and load.rows > _SHARE_OF_FREE * (limit - self.rows)
         if self.rows + rows > limit or crowding:
             raise self._refusal(
                 f"{self.rows} rows wait and {limit} may; try again later, "
@@ -153,7 +162,7 @@ class Queue:
     def _check_wait(self, call: Call, load: Load, time_left_s: float | None) -> None:
         wait_s, limit_s = self.wait_s(call.large), self._limit.wait_s
         own_s = load.seconds(False) + load.seconds(True)
-        crowding = len(self._loads) > 1 and own_s > _SHARE_OF_FREE * max(0.0, limit_s - wait_s)
+        crowding = len(self._known) > 1 and own_s > _SHARE_OF_FREE * max(0.0, limit_s - wait_s)
         if wait_s > limit_s or (wait_s > 0 and crowding):
             raise self._refusal(
                 f"about {wait_s:.2g} seconds of work wait and --max-wait of the server is "
