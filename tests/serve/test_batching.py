@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any
@@ -379,6 +381,59 @@ def test_a_caller_who_leaves_makes_room_at_once() -> None:
         await first
 
     with_batcher(scenario, limit=QueueLimit(8, 60.0))
+
+
+def test_a_caller_who_leaves_during_one_run_is_not_computed_in_the_next() -> None:
+    class Long(FakeModel):
+        """Its texts have more tokens than they seemed, so that a batch becomes several runs."""
+
+        def cost(self, given: str) -> int:
+            return 1
+
+    model, blocker = Long(), FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker.gate.clear()
+        blocked = asyncio.create_task(batcher.classify(blocker, ["1"], None))
+        await entered(blocker)
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["6"], None))
+        second = asyncio.create_task(batcher.classify(model, ["13"], None))
+        await asyncio.sleep(0)
+        blocker.gate.set()
+        await entered(model)
+        second.cancel()
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(blocked, first)
+
+    with_batcher(scenario, batch=BatchLimit(8, 7))
+    assert model.computed == [6]
+
+
+def test_what_a_caller_who_left_had_sent_is_let_go_at_once() -> None:
+    class Text(str):
+        """One that can be watched."""
+
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["7"], None))
+        await entered(model)
+        text = Text("14")
+        kept = weakref.ref(text)
+        left = asyncio.create_task(batcher.classify(model, [text], None))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait([left])
+        del left, text
+        gc.collect()
+        assert kept() is None
+        model.gate.set()
+        await first
+
+    with_batcher(scenario)
 
 
 def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
