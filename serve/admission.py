@@ -1,14 +1,20 @@
-"""Which calls may wait for compute: good input, and room in the queue."""
+"""Which calls may wait for compute: good input, and an answer that comes soon enough."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
-from edgewright.errors import InputError, OverloadedError
+from edgewright.errors import DeadlineError, InputError, OverloadedError
+from edgewright.serve.call import BatchModel, Call
+from edgewright.serve.pace import Load, Stage
 
 _RETRY_FLOOR_S = 0.05
 _RETRY_CEILING_S = 5.0
+# Where several models are served, one may hold this many times what it leaves free: alone it gets
+# four fifths of the queue, and there is always room for a model that has nothing in it.
+_SHARE_OF_FREE = 4
 
 
 @dataclass(frozen=True)
@@ -64,28 +70,115 @@ class Limits:
             )
 
 
-class Queue:
-    """Counts the rows between admission and answer, on the event loop's thread alone.
+@dataclass(frozen=True)
+class QueueLimit:
+    """How much may wait."""
 
-    ``seconds_per_row`` tells how fast compute is now; from it follows when to try again.
+    rows: int  # bounds the memory
+    wait_s: float  # estimated, before the last that was let in is computed
+
+
+class Queue:
+    """What is between admission and answer, and how long it will take.
+
+    A call is let in where the work before it will be done within the limit and within the call's
+    own deadline. How fast work is done is measured (``learn``); until something was, only rows
+    count. Used on the event loop's thread alone.
     """
 
-    def __init__(self, limit: int, seconds_per_row: Callable[[], float]) -> None:
+    def __init__(self, limit: QueueLimit) -> None:
         self.rows = 0
         self._limit = limit
-        self._seconds_per_row = seconds_per_row
+        # Weak, so that a model that is no longer served is not kept.
+        self._loads: WeakKeyDictionary[BatchModel, Load] = WeakKeyDictionary()
+        self._known: list[Load] = []  # the same, quicker to go through
 
-    def enter(self, rows: int) -> None:
-        """Count ``rows`` in, or raise OverloadedError where they would not fit."""
-        if self.rows + rows > self._limit:
-            wait_s = self.rows * self._seconds_per_row()
-            raise OverloadedError(
-                f"{self.rows} rows wait and {self._limit} may; try again later, "
+    def wait_s(self, large: bool = False) -> float:
+        """Estimated seconds until a call that comes now would begin to be computed.
+
+        Small calls and large ones take turns (``Line``): a small one waits for those before it and
+        for no more than as much of the large.
+        """
+        small = bulk = 0.0
+        for load in self._known:
+            small += load.seconds(False)
+            bulk += load.seconds(True)
+        return small + bulk if large else small + min(small, bulk)
+
+    def enter(self, call: Call, time_left_s: float | None) -> None:
+        """Count ``call`` in; ``time_left_s`` None means no deadline.
+
+        Raises:
+            DeadlineError: its deadline has passed.
+            OverloadedError: it would wait for too long; tells when to try again.
+        """
+        if time_left_s is not None and time_left_s <= 0:
+            raise DeadlineError("the deadline passed before the call was let in")
+        load = self._load_of(call.model)
+        self._check_room(call, load)
+        self._check_wait(call, load, time_left_s)
+        call.load = load
+        self.rows += len(call.inputs)
+        load.rows += len(call.inputs)
+        load.cost[call.large] += call.cost
+
+    def computed(self, call: Call, cost: int) -> None:
+        """So much of ``call`` does not wait any more."""
+        call.load.cost[call.large] -= cost
+
+    def leave(self, call: Call) -> None:
+        """Count ``call`` out, with what was not computed of it."""
+        load = call.load
+        self.rows -= len(call.inputs)
+        load.rows -= len(call.inputs)
+        load.cost[call.large] -= call.cost
+
+    def learn(
+        self, model: BatchModel, stage: Stage, cost: int, seconds: float, threads: int
+    ) -> None:
+        """One of ``threads`` took ``seconds`` for a batch of ``cost``."""
+        load = self._loads.get(model)
+        if load is not None:
+            load.pace.learn(stage, cost, seconds, threads)
+
+    def _load_of(self, model: BatchModel) -> Load:
+        load = self._loads.get(model)
+        if load is None:
+            load = self._loads[model] = Load()
+        if len(self._known) != len(self._loads):  # a model came, or has gone
+            self._known = list(self._loads.values())
+        return load
+
+    def _check_room(self, call: Call, load: Load) -> None:
+        limit, rows = self._limit.rows, len(call.inputs)
+        crowding = len(self._known) > 1 and load.rows > _SHARE_OF_FREE * (limit - self.rows)
+        if self.rows + rows > limit or crowding:
+            raise self._refusal(
+                f"{self.rows} rows wait and {limit} may; try again later, "
                 "ask another replica, or raise --queue-size of the server",
-                retry_after_s=min(max(wait_s / 2, _RETRY_FLOOR_S), _RETRY_CEILING_S),
+                call,
             )
-        self.rows += rows
 
-    def leave(self, rows: int) -> None:
-        """Count ``rows`` out."""
-        self.rows -= rows
+    def _check_wait(self, call: Call, load: Load, time_left_s: float | None) -> None:
+        wait_s, limit_s = self.wait_s(call.large), self._limit.wait_s
+        own_s = load.seconds(False) + load.seconds(True)
+        crowding = len(self._known) > 1 and own_s > _SHARE_OF_FREE * max(0.0, limit_s - wait_s)
+        if wait_s > limit_s or (wait_s > 0 and crowding):
+            raise self._refusal(
+                f"about {wait_s:.2g} seconds of work wait and --max-wait of the server is "
+                f"{limit_s:g}; try again later, or ask another replica",
+                call,
+            )
+        needed_s = wait_s + load.pace.batch_s + call.cost * load.pace.seconds_per_unit
+        # With nothing before it, it is tried: the estimate may be wrong.
+        if time_left_s is not None and wait_s > 0 and needed_s > time_left_s:
+            raise self._refusal(
+                f"the answer would take about {needed_s:.2g} seconds, for other work waits, and "
+                f"the deadline leaves {time_left_s:.2g}; allow more, or ask another replica",
+                call,
+            )
+
+    def _refusal(self, message: str, call: Call) -> OverloadedError:
+        half_s = self.wait_s(call.large) / 2
+        retry_s = min(max(half_s, _RETRY_FLOOR_S), _RETRY_CEILING_S)
+        return OverloadedError(message, retry_after_s=retry_s)

@@ -35,6 +35,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
         "edgewright serve repository/ --host 127.0.0.1 --port 0 --metrics-port 0 --json",
         "edgewright serve repository/ --feedback sqlite:///feedback.db --log-inputs all",
         "edgewright serve repository/ --state-dir state/ --remeasure always",
+        "edgewright serve repository/ --threads 1 --instances 2 --max-wait 0.5",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
     ),
 )
@@ -47,9 +48,31 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     type=int,
     default=8002,
 )
-@_option("--threads", "Threads of the model.  [default: as many as were certified]", type=int)
+@_option(
+    "--threads",
+    "Threads of one instance of a model.  [default: as many as were certified]",
+    type=int,
+)
+@_option(
+    "--instances",
+    "Instances of each model that compute at once; each holds the weights.  [default: as many as "
+    "the cores have room for, at most 8]",
+    type=int,
+)
 @_option("--max-batch", "Rows that are computed together at most.", type=int, default=32)
+@_option(
+    "--batch-tokens",
+    "Tokens that are computed together at most, with padding.",
+    type=int,
+    default=4096,
+)
 @_option("--queue-size", "Rows that may wait, over all calls.", type=int, default=1024)
+@_option(
+    "--max-wait",
+    "Seconds that a call may wait for compute; one that would wait longer is refused at once.",
+    type=float,
+    default=2.0,
+)
 @_option("--max-texts", "Texts or images in one call at most.", type=int, default=256)
 @_option("--max-text-chars", "Characters of one text at most.", type=int, default=100_000)
 @_option("--max-message-mb", "MiB of one request at most.", type=int, default=16)
@@ -87,15 +110,20 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @config_option
 @output_options
 def serve(
-    output: Output, log_format: str, drain_delay: float, grace: float, **options: Any
+    output: Output,
+    log_format: str,
+    drain_delay: float,
+    grace: float,
+    max_wait: float,
+    **options: Any,
 ) -> None:
     """Answer gRPC and HTTP calls from the current version of every model in REPOSITORY.
 
     Ready once the bundles' hashes and goldens hold on this host; says so on stdout, by the gRPC
     health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0.
     """
-    config = ServeConfig(**options, drain_delay_s=drain_delay, grace_s=grace)
-    # The compute thread tokenises for itself: the other cores belong to the network.
+    config = ServeConfig(**options, drain_delay_s=drain_delay, grace_s=grace, max_wait_s=max_wait)
+    # A compute thread tokenises for itself: the other cores belong to the others.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     log_to_stderr(log_format, level=logging.WARNING if output.silent else logging.INFO)
     asyncio.run(serve_repository(config, lambda ready: _announce(output, ready)))
@@ -108,6 +136,7 @@ def _announce(output: Output, ready: Ready) -> None:
             "version": model.version,
             "variant": model.variant.name,
             "runtime": model.runtime,
+            "instances": model.instances,
             "verdict": str(model.verdict),
             "chosen_by": str(model.chosen_by),
         }

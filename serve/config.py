@@ -20,9 +20,12 @@ class ServeConfig:
     host: str = "0.0.0.0"  # every interface, as a service in a container needs
     port: int = 8001  # gRPC; 0 lets the system choose
     metrics_port: int = 8002  # HTTP; 0 lets the system choose
-    threads: int | None = None  # of the compute session; None: as many as were certified
+    threads: int | None = None  # of one instance of a model; None: as many as were certified
+    instances: int | None = None  # of each model, computing at once; None: cores over threads
     max_batch: int = 32  # rows computed together
+    batch_tokens: int = 4096  # likewise, with padding
     queue_size: int = 1024  # rows that wait for compute, over all calls
+    max_wait_s: float = 2.0  # estimated, that a call may wait for compute
     max_texts: int = 256  # or images, in one call
     max_text_chars: int = 100_000  # in one text
     max_message_mb: int = 16  # MiB of one request; gRPC itself refuses what is larger
@@ -41,7 +44,10 @@ class ServeConfig:
             "--port": (0 <= self.port < _PORTS, f"0 to {_PORTS - 1}"),
             "--metrics-port": (0 <= self.metrics_port < _PORTS, f"0 to {_PORTS - 1}"),
             "--threads": (self.threads is None or self.threads >= 1, "1 or more"),
+            "--instances": (self.instances is None or self.instances >= 1, "1 or more"),
             "--max-batch": (self.max_batch >= 1, "1 or more"),
+            "--batch-tokens": (self.batch_tokens >= 1, "1 or more"),
+            "--max-wait": (0 < self.max_wait_s < float("inf"), "above 0 seconds"),
             "--max-texts": (self.max_texts >= 1, "1 or more"),
             "--queue-size": (
                 self.queue_size >= self.max_texts,
@@ -81,4 +87,4 @@ class ServeConfig:
 
 def _field(option: str) -> str:
     name = option.removeprefix("--").replace("-", "_")
-    return f"{name}_s" if option in ("--drain-delay", "--grace") else name
+    return f"{name}_s" if option in ("--drain-delay", "--grace", "--max-wait") else name

@@ -1,41 +1,72 @@
-"""Image files to pixels, beside the event loop and the compute thread."""
+"""Image files to pixels, beside the event loop and the compute threads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, overload
 
+from edgewright.errors import DeadlineError
 from edgewright.preprocess import Row
 from edgewright.serve.admission import Queue
+from edgewright.serve.call import Call
 from edgewright.serve.models import ServedModel
+from edgewright.serve.pace import Stage
 
 
 class ImageDecoder:
-    """A few threads that decode; Pillow does it outside of the GIL.
+    """A few threads that decode; Pillow does it outside of the GIL."""
 
-    Images count as rows that wait while they are decoded, so that a full queue refuses them before
-    they cost anything.
-    """
-
-    def __init__(self, queue: Queue, threads: int) -> None:
+    def __init__(
+        self, queue: Queue, threads: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``queue`` is told how long decoding takes; ``clock`` is that of the calls' deadlines."""
         self._queue = queue
+        self._threads = threads
+        self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    async def decode(self, model: ServedModel, images: Sequence[bytes]) -> list[Row]:
-        """Pixels of each image, as ``model`` sees them, in order.
+    async def decode(self, model: ServedModel, call: Call) -> list[Row]:
+        """Pixels of each image of an admitted call, as ``model`` sees them, in order.
 
         Raises:
             InputError: names the image that cannot be decoded.
-            OverloadedError: the queue is full.
+            DeadlineError: its turn came too late, or before the last image nobody waited any more.
         """
-        self._queue.enter(len(images))
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, model.decode, images)
-        finally:
-            self._queue.leave(len(images))
+        loop = asyncio.get_running_loop()
+        rows, seconds = await loop.run_in_executor(self._pool, self._decode, model, call)
+        self._queue.learn(model, Stage.DECODE, len(rows), seconds, self._threads)
+        return rows
 
     def close(self) -> None:
         """Let go of the threads; what they are doing is finished, what waits for them is not."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _decode(self, model: ServedModel, call: Call) -> tuple[list[Row], float]:
+        started = self._clock()
+        rows = model.decode(_WhileWanted(call, self._clock))
+        return rows, self._clock() - started
+
+
+class _WhileWanted(Sequence[bytes]):
+    """The images of a call; DeadlineError once nobody waits for them any more."""
+
+    def __init__(self, call: Call, clock: Callable[[], float]) -> None:
+        self._call = call
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._call.inputs)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        if not self._call.wanted(self._clock()):
+            raise DeadlineError("the deadline passed before the images were decoded")
+        return self._call.inputs[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from prometheus_client import (
@@ -114,6 +115,9 @@ class Instruments:
             ["model", "version", "variant", "runtime", "verdict", "chosen_by"],
             registry=registry,
         )
+        # Looked up for every call and row: ``labels`` takes a lock and makes strings each time.
+        self.answered = cache(self.requests.labels)
+        self.predicted = cache(self.predictions.labels)
         Info("edgewright_build", "The server's version.", registry=registry).info(
             {"version": __version__}
         )

@@ -65,6 +65,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
 
     def _edge(self, path: str, answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
         method = path.removeprefix("/")
+        seconds = self._instruments.request_seconds.labels(method)
 
         async def edge(message: bytes, context: Any) -> Any:
             started = time.perf_counter()
@@ -81,8 +82,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 await _abort(context, status)
             finally:
                 self._leave(method, code)
-                seconds = time.perf_counter() - started
-                self._instruments.request_seconds.labels(method).observe(seconds)
+                seconds.observe(time.perf_counter() - started)
 
         return edge
 
@@ -120,7 +120,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
 
     def _leave(self, method: str, code: grpc.StatusCode) -> None:
         self.in_flight -= 1
-        self._instruments.requests.labels(method, code.name).inc()
+        self._instruments.answered(method, code.name).inc()
 
 
 async def _abort(context: Any, status: Any) -> None:

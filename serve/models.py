@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.backends import Session, get_backend, softmax
+from edgewright.backends import get_backend, softmax
 from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import check_goldens
-from edgewright.proof.host import instruction_set
+from edgewright.proof.host import available_cores, instruction_set
 from edgewright.proof.host_record import threads_here
 from edgewright.repository import Repository
 from edgewright.serve.engines import built_engine
@@ -27,15 +27,22 @@ from edgewright.serve.host_choice import (
     HostOptions,
     choose,
 )
+from edgewright.serve.sessions import Sessions
 
 WARM_UP_TOKENS: Final = (8, 32, 128)
+# English has between 4 and 5 letters and spaces a token, some scripts a token a letter.
+_LETTERS_PER_TOKEN: Final = 4
+_SPECIAL_TOKENS: Final = 2
+# Each instance holds the weights once more, and beyond some their answers outrun the event loop.
+_MOST_INSTANCES: Final = 8
+_ON_CPU: Final = ("onnxruntime", "openvino")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """One version of one model, ready to answer from the compute thread."""
+    """One version of one model, ready to answer from the compute threads."""
 
     name: str
     version: int
@@ -45,8 +52,13 @@ class ServedModel:
     verdict: Verdict  # the proof's, or UNVERIFIED where none holds on this host
     proof: Certificate | None  # the variant's, or the recount that VERIFIED rests on
     runtime: str  # "onnxruntime 1.32.0"
-    session: Session
+    session: Sessions
     preprocessor: Preprocessor
+
+    @property
+    def instances(self) -> int:
+        """How many runs of it may go on at once."""
+        return len(self.session.each)
 
     @property
     def row_by_row(self) -> bool:
@@ -68,6 +80,15 @@ class ServedModel:
         """Tokens that it reads of a text; 0 where it reads images."""
         preprocessor = self.preprocessor
         return preprocessor.max_length if isinstance(preprocessor, TextPreprocessor) else 0
+
+    def cost(self, given: Any) -> int:
+        """Tokens: of a row those it has, of a text about as many as it will have; 1 for an image."""
+        if self.kind is IMAGE:
+            return 1
+        if not isinstance(given, str):
+            return len(given)
+        letters = len(given) // (_LETTERS_PER_TOKEN if given.isascii() else 1)
+        return min(_SPECIAL_TOKENS + letters, self.max_length)
 
     def encode(self, contents: Sequence[Any]) -> Sequence[Row]:
         """Tokens of each text, cut to what the model reads.
@@ -101,6 +122,7 @@ def load_model(
     *,
     threads: int | None,
     max_batch: int,
+    instances: int | None = None,
     host: HostOptions = DEFAULT_OPTIONS,
 ) -> ServedModel:
     """Load one version and prove it fit to answer on this host.
@@ -111,6 +133,7 @@ def load_model(
         version: of the model.
         threads: of its session; None for as many as it was certified with, or this host has.
         max_batch: the most rows that will run together, for the warm-up.
+        instances: sessions, each on ``threads``; None for as many as this host's cores hold.
         host: what to do where its certificate does not hold.
 
     Raises:
@@ -120,7 +143,7 @@ def load_model(
     """
     started = time.monotonic()
     bundle = repository.bundle(name, version)
-    choice, session, runtime = _open(bundle, threads, max_batch, host)
+    choice, session, runtime = _open(bundle, threads, instances, max_batch, host)
     variant, isa = choice.variant, choice.instruction_set
     preprocessor: Preprocessor = bundle.preprocessor()
     certificate = variant.certificate
@@ -143,11 +166,12 @@ def load_model(
         _warn_unverified(model, isa)
     _warm_up(model, max_batch)
     log.info(
-        "%s version %d: %s on %s, %s, %d goldens agree; ready in %.1f s",
+        "%s version %d: %s on %s, %d instances, %s, %d goldens agree; ready in %.1f s",
         name,
         version,
         variant.name,
         model.runtime,
+        model.instances,
         model.verdict,
         goldens.rows,
         time.monotonic() - started,
@@ -156,22 +180,40 @@ def load_model(
 
 
 def _open(
-    bundle: Bundle, threads: int | None, max_batch: int, host: HostOptions
-) -> tuple[Choice, Session, str]:
-    """What answers on this host, its session and its runtime; first an engine proven here."""
+    bundle: Bundle,
+    threads: int | None,
+    instances: int | None,
+    max_batch: int,
+    host: HostOptions,
+) -> tuple[Choice, Sessions, str]:
+    """What answers on this host, its sessions and its runtime; first an engine proven here."""
     engine = built_engine(bundle, host.state_dir, max_batch)
-    if engine is not None:
+    if engine is not None:  # one: a second would share the GPU with it
         variant, session, runtime = engine
         isa = host.isa or instruction_set()
-        return Choice(variant, ChosenBy.HOST, threads_here(bundle, threads), isa), session, runtime
+        choice = Choice(variant, ChosenBy.HOST, threads_here(bundle, threads), isa)
+        return choice, Sessions([session]), runtime
     choice = choose(bundle, threads, host)
     backend = get_backend(choice.variant.backend)
-    session = backend.load(
-        bundle.path / choice.variant.file,
-        threads=choice.threads,
-        options=choice.variant.session_options,
-    )
-    return choice, session, backend.runtime()
+    sessions = [
+        backend.load(
+            bundle.path / choice.variant.file,
+            threads=choice.threads,
+            options=choice.variant.session_options,
+        )
+        for _ in range(instances or _instances(choice))
+    ]
+    return choice, Sessions(sessions), backend.runtime()
+
+
+def _instances(choice: Choice) -> int:
+    """On a GPU one, for another would share it and hold the weights once more."""
+    return instances_here(choice.threads) if choice.variant.backend in _ON_CPU else 1
+
+
+def instances_here(threads: int) -> int:
+    """As many as the cores that this process may use can run on ``threads`` each."""
+    return min(max(1, available_cores() // threads), _MOST_INSTANCES)
 
 
 def _proven(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:
@@ -200,10 +242,12 @@ def _warn_unverified(model: ServedModel, isa: str) -> None:
 def _warm_up(model: ServedModel, max_batch: int) -> None:
     """Run the shapes that come first, so that no caller pays for a runtime's preparations."""
     rows = _rows_of_each_shape(model)
-    for row in rows:
-        model.scores([row])
-    if not model.row_by_row:
-        model.scores([rows[0]] * max_batch)
+    for session in model.session.each:
+        alone = replace(model, session=Sessions([session]))
+        for row in rows:
+            alone.scores([row])
+        if not model.row_by_row:
+            alone.scores([rows[0]] * max_batch)
 
 
 def _rows_of_each_shape(model: ServedModel) -> list[Row]:

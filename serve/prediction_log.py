@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, Protocol
 
-from edgewright.serve.batching import Answer
+from edgewright.serve.call import Answer
 from edgewright.serve.feedback_records import Prediction
 
 LOG_BYTES: Final = 16 << 20

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from edgewright.preprocess import Row
 from edgewright.serve.admission import Limits
-from edgewright.serve.batching import Answer, Batcher
+from edgewright.serve.batching import Batcher
+from edgewright.serve.call import Answer
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
@@ -67,8 +69,8 @@ class Predictor:
     ) -> list[Predicted]:
         """Answers to image files, in order; ``top_k`` is checked alone."""
         self.limits.check_images(images, top_k, len(model.labels))
-        rows = await self._decoder.decode(model, images)
-        answers = await self._batcher.classify(model, rows, time_left_s)
+        decode = partial(self._decoder.decode, model)
+        answers = await self._batcher.classify(model, images, time_left_s, prepare=decode)
         return self._predicted(model, [None] * len(images), answers)
 
     async def rows(
@@ -88,7 +90,7 @@ class Predictor:
         ids = self._ids.take(len(answers))
         for answer in answers:
             label = model.labels[answer.classes[0]]
-            self._instruments.predictions.labels(model.name, label).inc()
+            self._instruments.predicted(model.name, label).inc()
         if self._log is not None:
             self._log.add(model, ids, texts, answers)
         return [Predicted(*pair) for pair in zip(ids, answers, strict=True)]

@@ -21,7 +21,7 @@ from edgewright.errors import ConfigError, ModelNotFoundError
 from edgewright.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from edgewright.proof.host import available_cores
 from edgewright.repository import Repository
-from edgewright.serve.admission import Limits
+from edgewright.serve.admission import Limits, QueueLimit
 from edgewright.serve.batching import Batcher
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
@@ -33,6 +33,7 @@ from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
+from edgewright.serve.line import BatchLimit
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
@@ -69,7 +70,7 @@ class Ready:
 
 
 class Server:
-    """Ports, services and the compute thread; built on a running event loop.
+    """Ports, services and the compute threads; built on a running event loop.
 
     ``start`` answers probes, ``load`` the calls, ``drain`` neither. Use it as an asynchronous
     context manager, so that nothing outlives a failure.
@@ -98,7 +99,9 @@ class Server:
         )
         self.metrics_port = self._http.port
         self.batcher = Batcher(
-            max_rows=config.max_batch, queue_rows=config.queue_size, observer=self.instruments
+            batch=BatchLimit(config.max_batch, config.batch_tokens),
+            limit=QueueLimit(config.queue_size, config.max_wait_s),
+            observer=self.instruments,
         )
         self._decoder = ImageDecoder(self.batcher.queue, available_cores())
         self.intake: FeedbackIntake | None = None
@@ -153,6 +156,7 @@ class Server:
         models = []
         for name, version in current.items():
             model = await asyncio.to_thread(self._load_one, repository, name, version)
+            self.batcher.grow_to(model.instances)
             self.registry.add(model)
             self.instruments.model_loaded(model)
             models.append(model)
@@ -232,10 +236,15 @@ class Server:
             ) from error
 
     def _load_one(self, repository: Repository, name: str, version: int) -> ServedModel:
-        threads, max_batch = self.config.threads, self.config.max_batch
-        host = self.config.host_options
+        config = self.config
         return load_model(
-            repository, name, version, threads=threads, max_batch=max_batch, host=host
+            repository,
+            name,
+            version,
+            threads=config.threads,
+            instances=config.instances,
+            max_batch=config.max_batch,
+            host=config.host_options,
         )
 
     def _answer_calls(self) -> None:

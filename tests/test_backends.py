@@ -150,6 +150,7 @@ def test_threads_and_options_reach_openvino(model: Path) -> None:
     compiled = session._request.get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
     assert compiled.get_property("NUM_STREAMS") == 1
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
 
 

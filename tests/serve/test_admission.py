@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+from unittest.mock import Mock
+
 import pytest
 
-from edgewright.errors import InputError, OverloadedError
-from edgewright.serve.admission import Limits, Queue
+from edgewright.errors import DeadlineError, InputError, OverloadedError
+from edgewright.serve.admission import Limits, Queue, QueueLimit
+from edgewright.serve.call import Call
+from edgewright.serve.pace import Pace, Stage
+
+from .compute_fakes import FakeModel
 
 LIMITS = Limits(max_texts=3, max_text_chars=10)
+
+
+def call(model: FakeModel, rows: int) -> Call:
+    """Of this many rows with a cost of 1 each."""
+    return Call(model, ["0"] * rows, 1.0, Mock())
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 5])
@@ -34,24 +48,123 @@ def test_bad_input_is_refused_by_its_field(
 
 
 def test_the_queue_counts_rows_in_and_out() -> None:
-    queue = Queue(10, lambda: 0.1)
-    queue.enter(6)
-    with pytest.raises(OverloadedError):
-        queue.enter(5)
-    queue.enter(4)
-    queue.leave(6)
-    queue.enter(5)
+    queue, model = Queue(QueueLimit(10, 60.0)), FakeModel()
+    six, four = call(model, 6), call(model, 4)
+    queue.enter(six, None)
+    with pytest.raises(OverloadedError, match="6 rows wait and 10 may"):
+        queue.enter(call(model, 5), None)
+    queue.enter(four, None)
+    queue.leave(six)
+    queue.enter(call(model, 5), None)
     assert queue.rows == 9
 
 
+def learned(queue: Queue, model: FakeModel, seconds_per_unit: float) -> Queue:
+    """``queue``, once it knows how fast ``model`` is."""
+    first = call(model, 1)
+    queue.enter(first, None)
+    queue.leave(first)
+    queue.learn(model, Stage.COMPUTE, 100, 100 * seconds_per_unit, 1)
+    return queue
+
+
+def test_what_would_wait_too_long_is_refused_by_the_estimate() -> None:
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(1000, 2.0)), model, 0.1)
+    waiting = call(model, 30)
+    queue.enter(waiting, None)  # what waits before it counts, and nothing did
+    assert queue.wait_s() == pytest.approx(3.0)
+    with pytest.raises(OverloadedError, match="about 3 seconds of work wait and --max-wait of"):
+        queue.enter(call(model, 1), None)
+    queue.computed(waiting, 10)
+    queue.enter(call(model, 1), None)
+    assert queue.wait_s() == pytest.approx(2.1)
+
+
 @pytest.mark.parametrize(
-    ("seconds_per_row", "delay"), [(0.0, 0.05), (0.01, 0.5), (10.0, 5.0), (1e9, 5.0)]
+    ("seconds_per_unit", "delay"), [(0.0, 0.05), (0.001, 0.05), (0.01, 0.5), (0.5, 5.0)]
 )
 def test_the_delay_follows_the_speed_of_compute_within_bounds(
-    seconds_per_row: float, delay: float
+    seconds_per_unit: float, delay: float
 ) -> None:
-    queue = Queue(100, lambda: seconds_per_row)
-    queue.enter(100)
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(100, 1000.0)), model, seconds_per_unit)
+    queue.enter(call(model, 100), None)
     with pytest.raises(OverloadedError) as refusal:
-        queue.enter(1)
+        queue.enter(call(model, 1), None)
     assert refusal.value.retry_after_s == pytest.approx(delay)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_before_it_costs_anything() -> None:
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(1000, 60.0)), model, 0.1)  # a batch takes 1 second
+    queue.enter(call(model, 1), 0.01)  # nothing waits, so that it is tried
+    queue.enter(call(model, 9), None)
+    with pytest.raises(OverloadedError, match="would take about 2.1 seconds.* leaves 2;"):
+        queue.enter(call(model, 1), 2.0)
+    queue.enter(call(model, 1), 2.2)
+    with pytest.raises(DeadlineError):
+        queue.enter(call(model, 1), 0.0)
+    assert queue.rows == 11
+
+
+def test_small_calls_do_not_wait_for_all_of_a_large_one() -> None:
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(1000, 2.0)), model, 0.1)
+    large = call(model, 50)
+    large.large = True
+    queue.enter(large, None)
+    assert queue.wait_s(large=False) == 0
+    assert queue.wait_s(large=True) == pytest.approx(5.0)
+    queue.enter(call(model, 10), None)
+    assert queue.wait_s(large=False) == pytest.approx(2.0)
+    assert queue.wait_s(large=True) == pytest.approx(6.0)
+
+
+def test_decoding_and_computing_share_the_cores() -> None:
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(1000, 60.0)), model, 0.1)
+    queue.learn(model, Stage.DECODE, 10, 8.0, 4)
+    queue.enter(call(model, 10), None)
+    assert queue.wait_s() == pytest.approx(3.0)
+
+
+def test_a_large_batch_tells_more_of_the_speed_than_a_small_one() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.learn(Stage.COMPUTE, 1, 0.1, 1)
+    assert pace.seconds_per_unit == pytest.approx(0.1)
+    pace.learn(Stage.COMPUTE, 1000, 10.0, 1)
+    assert pace.seconds_per_unit < 0.011
+
+
+@pytest.mark.parametrize("limit", [QueueLimit(100, 1000.0), QueueLimit(10**6, 10.0)])
+def test_a_flood_of_one_model_leaves_room_for_another(limit: QueueLimit) -> None:
+    """By rows as by time: 100 of them are 10 seconds."""
+    flood, other = FakeModel("flood"), FakeModel("other")
+    queue = learned(learned(Queue(limit), flood, 0.1), other, 0.1)
+    for _ in range(200):
+        with contextlib.suppress(OverloadedError):
+            queue.enter(call(flood, 1), None)
+    assert 75 <= queue.rows <= 85
+    queue.enter(call(other, 1), None)
+    with pytest.raises(OverloadedError):
+        queue.enter(call(flood, 1), None)
+
+
+def test_one_model_alone_may_fill_the_queue() -> None:
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(100, 1000.0)), model, 0.1)
+    for _ in range(100):
+        queue.enter(call(model, 1), None)
+    assert queue.rows == 100
+
+
+def test_a_model_that_is_no_longer_served_is_not_kept() -> None:
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(100, 1.0)), model, 0.1)
+    kept = weakref.ref(model)
+    del model
+    gc.collect()
+    assert kept() is None
+    assert queue.wait_s() == 0

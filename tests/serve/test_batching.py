@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import gc
+import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any
@@ -14,74 +16,26 @@ from numpy.typing import NDArray
 
 from edgewright.errors import DeadlineError, EdgewrightError, NotReadyError, OverloadedError
 from edgewright.preprocess import TokenRow
-from edgewright.serve.batching import (
-    Answer,
-    Batcher,
-    best_first,
-)
+from edgewright.serve.admission import QueueLimit
+from edgewright.serve.batching import Batcher
+from edgewright.serve.compute import best_first
+from edgewright.serve.line import BatchLimit
 
-CLASSES = 3
-
-
-class FakeModel:
-    """Scores that tell whose text it was; it can be held, and remembers what it computed."""
-
-    def __init__(self, name: str = "fake", *, row_by_row: bool = False) -> None:
-        self.name = name
-        self.row_by_row = row_by_row
-        self.runs: list[list[int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-
-    def encode(self, texts: Sequence[str]) -> list[TokenRow]:
-        if "bad" in texts:
-            raise ValueError("a text that cannot be tokenised")
-        numbers = [np.array([int(text)] * (1 + int(text) % 7), np.int64) for text in texts]
-        return [TokenRow(row, row * 0, bool(row[0] % 2)) for row in numbers]
-
-    def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
-        self.runs.append([int(row.input_ids[0]) for row in rows])
-        self.entered.set()
-        assert self.gate.wait(20)
-        return expected_scores(self.runs[-1])
-
-    @property
-    def computed(self) -> list[int]:
-        return [number for run in self.runs for number in run]
-
-
-def expected_scores(numbers: Sequence[int]) -> NDArray[np.float32]:
-    rng = [np.random.default_rng(number).random(CLASSES) for number in numbers]
-    return np.array(rng, np.float32)
-
-
-def expected_answer(number: int) -> Answer:
-    ((classes,), (scores,)) = best_first(expected_scores([number]))
-    return Answer(classes, scores, bool(number % 2))
-
-
-class Observer:
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.bad_rows = 0
-
-    def run_done(self, model: str, rows: int, seconds: float) -> None:
-        self.rows.append(rows)
-
-    def not_finite(self, model: str) -> None:
-        self.bad_rows += 1
+from .compute_fakes import BATCH, QUEUE, FakeModel, Observer, expected_answer
 
 
 def with_batcher(
     scenario: Callable[[Batcher], Coroutine[Any, Any, None]],
     *,
-    max_rows: int = 8,
-    queue_rows: int = 1000,
+    batch: BatchLimit = BATCH,
+    limit: QueueLimit = QUEUE,
     observer: Observer | None = None,
+    threads: int = 1,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     async def run() -> None:
-        batcher = Batcher(max_rows=max_rows, queue_rows=queue_rows, observer=observer or Observer())
+        batcher = Batcher(batch=batch, limit=limit, observer=observer or Observer(), clock=clock)
+        batcher.grow_to(threads)
         try:
             await asyncio.wait_for(scenario(batcher), 30)
         finally:
@@ -96,16 +50,26 @@ async def entered(model: FakeModel) -> None:
     assert await asyncio.to_thread(model.entered.wait, 20)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # with_batcher ends what waits in vain
+        await asyncio.sleep(0.001)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     calls=st.lists(st.lists(st.integers(0, 500), min_size=1, max_size=20), min_size=1, max_size=12),
     max_rows=st.integers(1, 9),
+    max_tokens=st.integers(1, 50),
     row_by_row=st.booleans(),
+    threads=st.integers(1, 3),
 )
 def test_every_caller_gets_its_own_answers_in_order(
-    calls: list[list[int]], max_rows: int, row_by_row: bool
+    calls: list[list[int]], max_rows: int, max_tokens: int, row_by_row: bool, threads: int
 ) -> None:
-    models = [FakeModel("a", row_by_row=row_by_row), FakeModel("b", row_by_row=row_by_row)]
+    models = [
+        FakeModel("a", row_by_row=row_by_row, instances=threads),
+        FakeModel("b", row_by_row=row_by_row),
+    ]
 
     async def scenario(batcher: Batcher) -> None:
         answers = await asyncio.gather(
@@ -116,10 +80,61 @@ def test_every_caller_gets_its_own_answers_in_order(
         )
         assert answers == [[expected_answer(number) for number in call] for call in calls]
 
-    with_batcher(scenario, max_rows=max_rows)
+    with_batcher(scenario, batch=BatchLimit(max_rows, max_tokens), threads=threads)
     assert sorted(models[0].computed + models[1].computed) == sorted(chain(*calls))
     longest = 1 if row_by_row else max_rows
     assert all(len(run) <= longest for model in models for run in model.runs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 500), min_size=1, max_size=20),
+            st.sampled_from(["wanted", "wanted", "cancelled", "expired"]),
+        ),
+        max_size=12,
+    ),
+    rows=st.integers(1, 9),
+    threads=st.integers(1, 3),
+)
+def test_cancelled_and_expired_calls_are_never_computed_and_all_others_answered(
+    calls: list[tuple[list[int], str]], rows: int, threads: int
+) -> None:
+    model, blocker = FakeModel(instances=threads), FakeModel(row_by_row=True, instances=threads)
+    now = [0.0]
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker.gate.clear()
+        blocked = [
+            asyncio.create_task(batcher.classify(blocker, ["0"], None)) for _ in range(threads)
+        ]
+        await until(lambda: len(blocker.runs) == threads)
+        tasks = [
+            asyncio.create_task(
+                batcher.classify(model, [str(n) for n in numbers], 1.0 if fate == "expired" else 9)
+            )
+            for numbers, fate in calls
+        ]
+        await asyncio.sleep(0)
+        for task, (_, fate) in zip(tasks, calls, strict=True):
+            if fate == "cancelled":
+                task.cancel()
+        await asyncio.sleep(0)
+        now[0] = 1.0
+        blocker.gate.set()
+        await asyncio.gather(*blocked)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome, (numbers, fate) in zip(outcomes, calls, strict=True):
+            if fate == "wanted":
+                assert outcome == [expected_answer(number) for number in numbers]
+            else:
+                kind = DeadlineError if fate == "expired" else asyncio.CancelledError
+                assert isinstance(outcome, kind)
+
+    with_batcher(scenario, batch=BatchLimit(rows, 4096), threads=threads, clock=lambda: now[0])
+    wanted = chain(*(numbers for numbers, fate in calls if fate == "wanted"))
+    assert sorted(model.computed) == sorted(wanted)
 
 
 def test_what_arrives_during_a_run_is_computed_together_in_the_next() -> None:
@@ -155,7 +170,7 @@ def test_a_large_call_lets_small_ones_pass() -> None:
         model.gate.set()
         await asyncio.gather(large, small)
 
-    with_batcher(scenario, max_rows=8)
+    with_batcher(scenario)
     assert finished == ["small", "large"]
 
 
@@ -206,7 +221,7 @@ def test_the_rest_of_a_large_call_is_dropped_when_its_caller_leaves() -> None:
         await asyncio.sleep(0)
         model.gate.set()
 
-    with_batcher(scenario, max_rows=4)
+    with_batcher(scenario, batch=BatchLimit(4, 4096))
     assert len(model.computed) == 4
 
 
@@ -225,7 +240,7 @@ def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
         await asyncio.gather(first, second)
         await batcher.classify(model, ["4"] * 8, None)
 
-    with_batcher(scenario, queue_rows=8)
+    with_batcher(scenario, limit=QueueLimit(8, 60.0))
     assert 2 not in model.computed
 
 
@@ -293,6 +308,132 @@ def test_scores_that_are_no_numbers_fail_their_row_and_are_counted() -> None:
 
     with_batcher(scenario, observer=observer)
     assert observer.bad_rows == 1
+
+
+@pytest.mark.parametrize("row_by_row", [False, True])
+def test_one_large_call_is_computed_by_all_threads_at_once(row_by_row: bool) -> None:
+    model = FakeModel(row_by_row=row_by_row, instances=2)
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        call = asyncio.create_task(batcher.classify(model, ["7"] * 40, None))
+        await until(lambda: len(model.runs) == 2)
+        model.gate.set()
+        assert await call == [expected_answer(7)] * 40
+
+    with_batcher(scenario, threads=2)
+
+
+def test_a_model_with_one_instance_runs_once_at_a_time_and_leaves_threads_to_others() -> None:
+    narrow, other = FakeModel("narrow"), FakeModel("other")
+
+    async def scenario(batcher: Batcher) -> None:
+        narrow.gate.clear()
+        calls = [asyncio.create_task(batcher.classify(narrow, ["7"] * 8, None)) for _ in range(3)]
+        await entered(narrow)
+        assert await batcher.classify(other, ["5"], None) == [expected_answer(5)]
+        assert len(narrow.runs) == 1
+        narrow.gate.set()
+        await asyncio.gather(*calls)
+
+    with_batcher(scenario, threads=2)
+
+
+def test_the_wait_is_estimated_from_what_was_measured() -> None:
+    now = [0.0]
+
+    class Slow(FakeModel):
+        def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+            now[0] += 0.5 * len(rows)
+            return super().scores(rows)
+
+    model = Slow()
+
+    async def scenario(batcher: Batcher) -> None:
+        await batcher.classify(model, ["7"] * 8, None)
+        model.gate.clear()
+        model.entered.clear()
+        first = asyncio.create_task(batcher.classify(model, ["7"] * 8, None))
+        await entered(model)
+        assert batcher.queue.wait_s() == pytest.approx(4.0)
+        with pytest.raises(OverloadedError, match="--max-wait of the server is 3"):
+            await batcher.classify(model, ["7"], None)
+        model.gate.set()
+        await first
+        assert batcher.queue.wait_s() == 0
+
+    with_batcher(scenario, limit=QueueLimit(1000, 3.0), clock=lambda: now[0])
+
+
+def test_a_caller_who_leaves_makes_room_at_once() -> None:
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["7"], None))
+        await entered(model)
+        second = asyncio.create_task(batcher.classify(model, ["7"] * 7, None))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        assert batcher.queue.rows == 1
+        model.gate.set()
+        await first
+
+    with_batcher(scenario, limit=QueueLimit(8, 60.0))
+
+
+def test_a_caller_who_leaves_during_one_run_is_not_computed_in_the_next() -> None:
+    class Long(FakeModel):
+        """Its texts have more tokens than they seemed, so that a batch becomes several runs."""
+
+        def cost(self, given: str) -> int:
+            return 1
+
+    model, blocker = Long(), FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker.gate.clear()
+        blocked = asyncio.create_task(batcher.classify(blocker, ["1"], None))
+        await entered(blocker)
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["6"], None))
+        second = asyncio.create_task(batcher.classify(model, ["13"], None))
+        await asyncio.sleep(0)
+        blocker.gate.set()
+        await entered(model)
+        second.cancel()
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(blocked, first)
+
+    with_batcher(scenario, batch=BatchLimit(8, 7))
+    assert model.computed == [6]
+
+
+def test_what_a_caller_who_left_had_sent_is_let_go_at_once() -> None:
+    class Text(str):
+        """One that can be watched."""
+
+    model = FakeModel()
+
+    async def scenario(batcher: Batcher) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.classify(model, ["7"], None))
+        await entered(model)
+        text = Text("14")
+        kept = weakref.ref(text)
+        left = asyncio.create_task(batcher.classify(model, [text], None))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait([left])
+        del left, text
+        gc.collect()
+        assert kept() is None
+        model.gate.set()
+        await first
+
+    with_batcher(scenario)
 
 
 def test_closing_computes_what_waits_and_refuses_what_comes() -> None:

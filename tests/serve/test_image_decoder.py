@@ -1,34 +1,72 @@
-"""Images are decoded off the event loop, and count against the queue meanwhile."""
+"""Images are decoded off the event loop, while somebody waits for them."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from image_data import digit_image
 
-from edgewright.errors import InputError, OverloadedError
+from edgewright.errors import DeadlineError, InputError, OverloadedError
 from edgewright.preprocess import ImagePreprocessor, ImageSettings
-from edgewright.serve.admission import Limits, Queue
+from edgewright.serve.admission import Limits, Queue, QueueLimit
+from edgewright.serve.batching import Batcher
+from edgewright.serve.call import Answer, Call
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.prediction_log import LogInputs, PredictionLog
 
+from .compute_fakes import BATCH, QUEUE, Observer
+
 
 class Model:
-    """Decodes, once it may."""
+    """Decodes, once it may, and gives every image the same scores."""
+
+    name = "digits"
+    row_by_row = False
+    instances = 1
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.threads: set[str] = set()
+        self.decoded = 0
+        self.on_first: Callable[[], object] = lambda: None
         self._preprocessor = ImagePreprocessor(ImageSettings((8, 8), ()))
 
     def decode(self, images: Sequence[bytes]) -> Any:
         self.threads.add(threading.current_thread().name)
         assert self.gate.wait(10)
-        return self._preprocessor.encode(images)
+        return self._preprocessor.encode(Counted(images, self))
+
+    def cost(self, _given: Any) -> int:
+        return 1
+
+    def encode(self, rows: Any) -> Any:
+        return rows
+
+    def scores(self, rows: Any) -> Any:
+        return np.full((len(rows), 2), 0.5, np.float32)
+
+
+class Counted(Sequence[bytes]):
+    """Images, each of which the model is told of when it is read."""
+
+    def __init__(self, images: Sequence[bytes], model: Model) -> None:
+        self._images, self._model = images, model
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        image = self._images[index]
+        self._model.decoded += 1
+        if self._model.decoded == 1:
+            self._model.on_first()
+        return image
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +76,107 @@ def png(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def test_the_loop_goes_on_while_images_are_decoded_and_a_full_queue_refuses(png: bytes) -> None:
+def call_of(model: Model, images: Sequence[bytes], deadline: float = float("inf")) -> Call:
+    future = asyncio.get_running_loop().create_future()
+    return Call(model, images, deadline, future)  # type: ignore[arg-type]
+
+
+def decoder(clock: Callable[[], float] = time.monotonic) -> ImageDecoder:
+    return ImageDecoder(Queue(QUEUE), 1, clock=clock)
+
+
+def test_the_loop_goes_on_while_images_are_decoded(png: bytes) -> None:
     async def scenario() -> None:
-        model, queue = Model(), Queue(4, lambda: 0.01)
-        decoder = ImageDecoder(queue, 1)
-        first = asyncio.create_task(decoder.decode(model, [png] * 3))  # type: ignore[arg-type]
-        await asyncio.sleep(0)
-        assert queue.rows == 3
-        with pytest.raises(OverloadedError):
-            await decoder.decode(model, [png] * 2)  # type: ignore[arg-type]
+        model, decode = Model(), decoder()
+        rows = asyncio.create_task(decode.decode(model, call_of(model, [png] * 3)))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        assert not rows.done()
         model.gate.set()
-        rows = await first
-        assert [row.pixels.shape for row in rows] == [(8, 8, 3)] * 3  # type: ignore[attr-defined]
-        assert queue.rows == 0
+        assert [row.pixels.shape for row in await rows] == [(8, 8, 3)] * 3  # type: ignore[attr-defined]
         assert all(name.startswith("decode") for name in model.threads)
-        decoder.close()
+        decode.close()
 
     asyncio.run(scenario())
 
 
-def test_a_bad_image_leaves_the_queue_as_it_was(png: bytes) -> None:
+def test_a_bad_image_is_named(png: bytes) -> None:
     async def scenario() -> None:
-        model, queue = Model(), Queue(4, lambda: 0.01)
+        model, decode = Model(), decoder()
         model.gate.set()
-        decoder = ImageDecoder(queue, 1)
         with pytest.raises(InputError, match=r"images\[1\]"):
-            await decoder.decode(model, [png, b"no image"])  # type: ignore[arg-type]
-        assert queue.rows == 0
-        decoder.close()
+            await decode.decode(model, call_of(model, [png, b"no image"]))  # type: ignore[arg-type]
+        decode.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_expires_behind_the_decoder_is_not_decoded(png: bytes) -> None:
+    async def scenario() -> None:
+        now = [0.0]
+        model, decode = Model(), decoder(lambda: now[0])
+        first = asyncio.create_task(decode.decode(model, call_of(model, [png])))  # type: ignore[arg-type]
+        late = asyncio.create_task(decode.decode(model, call_of(model, [png], 1.0)))  # type: ignore[arg-type]
+        left = asyncio.create_task(decode.decode(model, call_of(model, [png])))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0.01)
+        now[0] = 1.0
+        model.gate.set()
+        assert len(await first) == 1
+        with pytest.raises(DeadlineError):
+            await late
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        decode.close()
+        assert model.decoded == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_rest_of_a_call_is_not_decoded_once_its_caller_has_left(png: bytes) -> None:
+    async def scenario() -> None:
+        model, decode = Model(), decoder()
+        model.gate.set()
+        call = call_of(model, [png] * 5)
+        model.on_first = lambda: call.future.cancel()
+        with pytest.raises(DeadlineError):
+            await decode.decode(model, call)  # type: ignore[arg-type]
+        decode.close()
+        assert model.decoded == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_queue_counts_images_from_admission_on_and_learns_how_long_they_take(
+    png: bytes,
+) -> None:
+    async def scenario() -> None:
+        batcher = Batcher(batch=BATCH, limit=QueueLimit(4, 60.0), observer=Observer())
+        decode = ImageDecoder(batcher.queue, 1)
+        model = Model()
+
+        async def prepare(call: Call) -> Sequence[Any]:
+            return await decode.decode(model, call)  # type: ignore[arg-type]
+
+        def classify(count: int) -> asyncio.Task[list[Answer]]:
+            call = batcher.classify(model, [png] * count, None, prepare=prepare)  # type: ignore[arg-type]
+            return asyncio.create_task(call)
+
+        first = classify(3)
+        await asyncio.sleep(0.01)
+        assert batcher.queue.rows == 3
+        with pytest.raises(OverloadedError):
+            await classify(2)
+        assert batcher.queue.wait_s() == 0
+        model.gate.set()
+        assert len(await first) == 3
+        assert batcher.queue.rows == 0
+        second = classify(4)
+        await asyncio.sleep(0)
+        assert batcher.queue.wait_s() > 0
+        await second
+        decode.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -83,8 +194,6 @@ def test_calls_that_no_model_should_be_asked_are_refused(images: list[bytes], fi
 def test_predictions_without_a_text_are_logged_without_one() -> None:
     class Logged:
         name, version, labels = "digits", 1, ("0", "1")
-
-    from edgewright.serve.batching import Answer
 
     log = PredictionLog(LogInputs.ALL, lambda _: None)
     log.add(Logged(), ["a"], [None], [Answer([1, 0], [0.9, 0.1], False)])

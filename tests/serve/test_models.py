@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from edgewright.backends import get_backend
+from edgewright.backends.onnxruntime import OnnxRuntimeSession
 from edgewright.bundle import Bundle, Verdict
 from edgewright.errors import IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof import host_record
 from edgewright.repository import Repository
 from edgewright.serve import models
-from edgewright.serve.host_choice import HostOptions
+from edgewright.serve.host_choice import Choice, ChosenBy, HostOptions
 from edgewright.serve.models import ServedModel, load_model
 
-from .bundles import LABELS, Recipe, make_bundle, preprocessor, random_texts
+from .bundles import LABELS, Recipe, make_bundle, other_variant, preprocessor, random_texts
 
 
 def load(repository: Path, name: str = "news", **options: Any) -> ServedModel:
@@ -105,5 +106,58 @@ def test_threads_are_those_certified_within_this_hosts_cores(
     monkeypatch.setattr(models, "get_backend", lambda _name: Spy())
     monkeypatch.setattr(Bundle, "certified_threads", certified)
     monkeypatch.setattr(host_record, "available_cores", lambda: 2)
-    load_model(Repository(repository), "news", 1, threads=asked, max_batch=8)
-    assert given == [used]
+    load_model(Repository(repository), "news", 1, threads=asked, max_batch=8, instances=2)
+    assert given == [used] * 2
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "instances"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (7, 2, 3), (64, 1, 8)]
+)
+def test_instances_fill_the_cores_that_this_process_may_use(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, instances: int
+) -> None:
+    monkeypatch.setattr(models, "available_cores", lambda: cores)
+    model = load_model(Repository(repository), "news", 1, threads=threads, max_batch=8)
+    assert model.instances == instances
+
+
+def test_every_instance_gives_the_same_scores(repository: Path) -> None:
+    model = load(repository, instances=3)
+    arrays = preprocessor()(random_texts(4)).arrays
+    first, *others = [session.run(arrays)["logits"] for session in model.session.each]
+    assert len(others) == 2
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [("", 2), ("four", 3), ("a market rises", 5), ("東京東京", 6), ("a" * 1000, 16)],
+)
+def test_the_cost_of_a_text_is_about_its_tokens(repository: Path, text: str, cost: int) -> None:
+    assert load(repository).cost(text) == cost
+
+
+def test_every_instance_is_warm_before_the_first_answer(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[object] = []
+    plain = OnnxRuntimeSession.run
+
+    def run(session: OnnxRuntimeSession, arrays: Any) -> Any:
+        runs.append(session)
+        return plain(session, arrays)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", run)
+    model = load(repository, instances=2)
+    for session in model.session.each:
+        assert runs.count(session) >= 3
+
+
+def test_on_a_gpu_one_instance_holds_the_weights() -> None:
+    def choice(backend: str) -> Choice:
+        variant = other_variant("any", backend=backend)
+        return Choice(variant, ChosenBy.BUNDLE, 1, "x86_64-any")
+
+    assert models._instances(choice("onnxruntime-cuda")) == 1
+    assert models._instances(choice("openvino")) == models.instances_here(1)

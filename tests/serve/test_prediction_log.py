@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from edgewright.serve.batching import Answer
+from edgewright.serve.call import Answer
 from edgewright.serve.feedback_records import Prediction
 from edgewright.serve.prediction_log import LogInputs, PredictionLog
 

@@ -17,6 +17,8 @@ from edgewright.serve.predictor import Predictor
 from edgewright.serve.registry import Registry, State
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
 
+from .compute_fakes import BATCH, QUEUE
+
 
 class Context:
     """As gRPC gives it, with this much time left."""
@@ -33,7 +35,7 @@ def classify(repository: Path, seconds: float | None) -> ClassifyTextResponse:
         registry, instruments = Registry(), Instruments()
         registry.add(load_model(Repository(repository), "news", 1, threads=1, max_batch=1))
         registry.state = State.READY
-        batcher = Batcher(max_rows=8, queue_rows=8, observer=instruments)
+        batcher = Batcher(batch=BATCH, limit=QUEUE, observer=instruments)
         decoder = ImageDecoder(batcher.queue, 1)
         service = PredictionService(
             Predictor(registry, batcher, Limits(8, 100), instruments, decoder)

@@ -27,6 +27,7 @@ from edgewright.errors import IntegrityError
 from edgewright.proof.host import instruction_set
 from edgewright.repository import Repository
 from edgewright.serve.cli import serve
+from edgewright.serve.models import instances_here
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
@@ -141,6 +142,7 @@ def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path
             "version": 1,
             "variant": "onnxruntime-fp32",
             "runtime": told["models"][0]["runtime"],
+            "instances": instances_here(threads=1),
             "verdict": "PASS",
             "chosen_by": "bundle",
         }

@@ -198,7 +198,7 @@ def test_a_full_queue_says_when_to_try_again(launch: Launch, gate: Callable[[], 
 def test_expired_and_cancelled_calls_are_never_computed(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
-    running = launch()
+    running = launch(instances=1)
     held = gate()
     request = ClassifyTextRequest(texts=["bank"])
     first = running.predictions.ClassifyText.future(request, timeout=30)

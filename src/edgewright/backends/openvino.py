@@ -43,6 +43,8 @@ class OpenVinoSession:
             "INFERENCE_NUM_THREADS": str(threads),
             "NUM_STREAMS": "1",
             "PERFORMANCE_HINT": "LATENCY",
+            # Pinned, every session of a process that runs one thread would run it on core 0.
+            "ENABLE_CPU_PINNING": "NO",
             **options,
         }
         try:

@@ -1,0 +1,88 @@
+"""Threads that drain the line: whichever is idle takes what waits, without added delay."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from edgewright.serve.call import Call
+from edgewright.serve.line import Batch, Line
+
+
+class ComputeThreads:
+    """A line and the threads that take batches from it. Its methods never wait for compute."""
+
+    def __init__(
+        self, line: Line, compute: Callable[[Batch], None], clock: Callable[[], float]
+    ) -> None:
+        """``compute`` is called on the threads and must not raise; ``clock`` is the deadlines'."""
+        self._line = line
+        self._compute = compute
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._closing = False
+        self._threads: list[threading.Thread] = []
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread runs."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+
+    def grow_to(self, count: int) -> None:
+        """Start threads until there are ``count``; never fewer than there were."""
+        for number in range(len(self._threads), count):
+            thread = threading.Thread(target=self._work, name=f"compute-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def put(self, call: Call) -> None:
+        """Let ``call`` wait for its turn."""
+        with self._changed:
+            self._line.add(call)
+            self._changed.notify()
+
+    def discard(self, call: Call) -> None:
+        """Forget what waits of ``call``."""
+        with self._changed:
+            self._line.discard(call)
+
+    def close(self) -> None:
+        """Let the threads end once the line is empty; ``join`` waits for that."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until every thread has ended."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (batch := self._take()) is not None:
+            self._compute(batch)
+            with self._changed:
+                self._line.release(batch)
+                if len(self._line):  # of a model, perhaps, that could not run until now
+                    self._changed.notify()
+
+    def _take(self) -> Batch | None:
+        """The next batch, as soon as there is one; None once closed and empty."""
+        with self._changed:
+            self._idle += 1
+            try:
+                while True:
+                    batch = self._line.take(self._clock(), self._idle)
+                    if batch is not None:
+                        if self._idle > 1 and len(self._line):
+                            self._changed.notify()  # the next idle thread takes its share
+                        return batch
+                    if self._closing and not len(self._line):
+                        self._changed.notify_all()
+                        return None
+                    self._changed.wait()
+            finally:
+                self._idle -= 1

@@ -1,0 +1,36 @@
+"""Several sessions of one model behind one, so that several threads can run it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from queue import LifoQueue
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgewright.backends import Session
+
+
+class Sessions:
+    """A ``Session`` whose ``run`` may be called from several threads.
+
+    Each run borrows the session that was used last, whose weights may still be in the cache, and
+    waits where none is idle.
+    """
+
+    def __init__(self, sessions: Sequence[Session]) -> None:
+        """``sessions`` are of the same file and options, one or more."""
+        self.inputs = sessions[0].inputs
+        self.outputs = sessions[0].outputs
+        self.each = tuple(sessions)
+        self._idle: LifoQueue[Session] = LifoQueue()
+        for session in sessions:
+            self._idle.put(session)
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name, every output by name."""
+        session = self._idle.get()
+        try:
+            return session.run(arrays)
+        finally:
+            self._idle.put(session)
