@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import DeadlineError, EdgewrightError
 from edgewright.preprocess import Row as EncodedRow
+from edgewright.preprocess import TokenRow
 from edgewright.serve.call import Answer, BatchModel, Row
 from edgewright.serve.line import Batch
 from edgewright.serve.runs import runs_of_similar_length
@@ -140,7 +141,7 @@ def _told(model: BatchModel, error: BaseException) -> EdgewrightError:
 
 
 def _not_finite(model: BatchModel, row: Row, encoded: EncodedRow) -> EdgewrightError:
-    text = isinstance(row.input, str)
+    text = isinstance(row.input, str | TokenRow)
     what = f"text {row.place} ({len(encoded)} tokens)" if text else f"image {row.place}"
     return EdgewrightError(f"{model.name} gave no finite scores for {what}")
 

@@ -82,7 +82,7 @@ class ServedModel:
         return preprocessor.max_length if isinstance(preprocessor, TextPreprocessor) else 0
 
     def cost(self, given: Any) -> int:
-        """Tokens: of a row those it has, of a text about as many as it will have; 1 for an image."""
+        """Tokens that a row has, or about as many as a text will have; 1 for an image."""
         if self.kind is IMAGE:
             return 1
         if not isinstance(given, str):
