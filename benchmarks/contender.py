@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from benchmarks.job import Job, Outcome, Training, thread_environment
+from benchmarks.job import Job, Outcome, Training
+from benchmarks.process import run_module
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 OURS: Final = "edgewright"
-
-
-class RunFailedError(Exception):
-    """A contender's process ended with an error; the message is its last lines."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +30,17 @@ class Contender:
             RunFailedError: the process failed.
         """
         folder.mkdir(parents=True)
-        file = folder / "job.json"
         job = Job(training, seed, str(folder), time.monotonic())
-        file.write_text(json.dumps(job.to_json()))
         module, *rest = self.arguments
-        done = subprocess.run(
-            [self.python, "-m", f"benchmarks.contenders.{module}", str(file), *rest],
-            cwd=ROOT,
-            env=thread_environment(training.threads),
-            capture_output=True,
-            text=True,
-            check=False,
+        run_module(
+            f"{self.name}, seed {seed}",
+            module,
+            job.to_json(),
+            folder,
+            threads=training.threads,
+            rest=rest,
+            python=self.python,
         )
-        if done.returncode:
-            tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
-            raise RunFailedError(f"{self.name}, seed {seed}: exit {done.returncode}\n{tail}")
         return Outcome.read(folder)
 
     def on(self, python: Path) -> Contender:
@@ -74,9 +63,3 @@ def contenders() -> dict[str, Contender]:
         Contender("edgewright-live", "edgewright, no cache", ("edgewright", "live")),
     )
     return {each.name: each for each in every}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what is compared, and of what it stands on."""
-    names = ("edgewright", "torch", "transformers", "accelerate", "numpy")
-    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}

@@ -9,12 +9,8 @@ with edgewright of its own round. benchmarks/README.md says what is measured.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -24,17 +20,18 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.comparison import Comparison, Run
-from benchmarks.contender import OURS, ROOT, Contender, RunFailedError, contenders, versions
+from benchmarks.contender import OURS, Contender, contenders
+from benchmarks.environment import SETFIT, PeerMissingError
 from benchmarks.finetune_table import show
 from benchmarks.job import Training
 from benchmarks.news import News
-from benchmarks.setfit_environment import SetFitMissingError, setfit_python
+from benchmarks.process import RunFailedError
+from benchmarks.record import load_average, scratch, versions, wide_console, write
 from demo import minilm_folder
 from edgewright.proof.host import available_cores, this_host
 
 NAMES: Final = tuple(contenders())
-_WIDTH: Final = 140  # columns, where the output is no terminal
-SETFIT_FOLDER: Final = ROOT / "build" / "benchmarks" / "setfit"
+_LIBRARIES: Final = ("edgewright", "torch", "transformers", "accelerate", "numpy")
 # A smoke test: one peer, one seed, a slice of the rows.
 _QUICK: Final = {"seeds": 1, "rows": 24, "heldout": 16, "epochs": 1, "max_length": 16}
 _QUICK_PEERS: Final = ("trainer-frozen",)
@@ -74,7 +71,7 @@ def main(
         seeds, rows, heldout = _QUICK["seeds"], _QUICK["rows"], _QUICK["heldout"]
         numbers |= {name: _QUICK[name] for name in ("epochs", "max_length")}
         chosen = chosen or _QUICK_PEERS
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = wide_console()
     started = load_average()
     compared, left_out = entrants(chosen or NAMES)
     for name, reason in left_out.items():
@@ -94,7 +91,7 @@ def main(
             "titles": {each.name: each.title for each in compared},
             "left_out": left_out,
             "host": this_host().to_json(),
-            "versions": versions(),
+            "versions": versions(_LIBRARIES),
         }
         labels = np.array([label for _, label in news.heldout])
         runs: list[Run] = []
@@ -107,13 +104,6 @@ def main(
     show(record, console)
 
 
-def write(record: dict[str, Any], out: Path | None) -> None:
-    """Leave the record where it is wanted."""
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record, indent=1) + "\n")
-
-
 def entrants(chosen: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
     """Who can run, edgewright first; and by name why another cannot."""
     known = contenders()
@@ -121,8 +111,8 @@ def entrants(chosen: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
     left_out: dict[str, str] = {}
     if "setfit" in names:
         try:
-            known["setfit"] = known["setfit"].on(setfit_python(SETFIT_FOLDER))
-        except SetFitMissingError as error:
+            known["setfit"] = known["setfit"].on(SETFIT.python())
+        except PeerMissingError as error:
             left_out["setfit"] = str(error)
     return [known[name] for name in names if name not in left_out], left_out
 
@@ -155,21 +145,9 @@ def rounds(
             yield run
 
 
-@contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder for one run, gone afterwards: a cache that it leaves is no other's."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        yield Path(place)
-
-
 def settings(training: Training) -> dict[str, Any]:
     """What all were told, without this machine's paths."""
     return {k: v for k, v in asdict(training).items() if k not in ("data", "heldout", "model")}
-
-
-def load_average() -> float:
-    """Processes that wanted a core, averaged over the last minute."""
-    return round(os.getloadavg()[0], 2)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.record import machine
+
 Record = Mapping[str, Any]
 
 
@@ -45,7 +47,6 @@ def table(record: Record) -> Table:
 
 def remarks(record: Record) -> list[str]:
     """What the columns mean, and where they come from."""
-    host, load = record["host"], record["load_average"]
     return [
         "training: from loaded model and tokenised rows to final weights, validation every epoch "
         "and, for edgewright, the fill of a cold cache included",
@@ -54,8 +55,7 @@ def remarks(record: Record) -> list[str]:
         "ratio: the median over seeds (least to most); accuracy on "
         f"{record['rows']['heldout']} held-out rows with its 95% interval; the difference with its "
         "standard error",
-        f"{host['cpu']}, {host['instruction_set']}, {host['cores']} cores; load average "
-        f"{load['start']} at the start, {load['end']} at the end",
+        machine(record),
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -103,10 +102,3 @@ def read_rows(file: Path, split: str | None = None) -> tuple[list[str], list[str
     with file.open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if split is None or row["split"] == split]
     return [row["text"] for row in rows], [row["label"] for row in rows]
-
-
-def thread_environment(threads: int) -> dict[str, str]:
-    """The environment of a contender: its threads, and no network."""
-    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
-    return {**os.environ, **dict.fromkeys(limits, str(threads)), **quiet}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from rich.console import Console
 
 from benchmarks import finetune
 from benchmarks.comparison import MEASURED, Comparison, Ratio, Run
-from benchmarks.contender import Contender, RunFailedError
+from benchmarks.contender import Contender
 from benchmarks.contenders.edgewright import refuse_other_rows
+from benchmarks.environment import SETFIT, Environment, PeerMissingError
 from benchmarks.finetune_table import show
 from benchmarks.job import Job, Outcome, Training
 from benchmarks.news import News
-from benchmarks.setfit_environment import SetFitMissingError, setfit_python
+from benchmarks.process import RunFailedError
 from edgewright.examples.near_duplicates import near_duplicate_pairs
 
 ROOT = Path(__file__).parents[2]
@@ -149,19 +151,19 @@ def test_a_contender_that_fails_says_with_what(tmp_path):
 
 
 def test_setfit_that_cannot_be_installed_is_left_out_by_name(monkeypatch):
-    def refuse(_folder):
-        raise SetFitMissingError("pip install failed: no matching distribution")
+    def refuse(_environment, _folder=None):
+        raise PeerMissingError("pip install failed: no matching distribution")
 
-    monkeypatch.setattr(finetune, "setfit_python", refuse)
+    monkeypatch.setattr(Environment, "python", refuse)
     compared, left_out = finetune.entrants(["trainer-full", "setfit"])
     assert [each.name for each in compared] == ["edgewright", "trainer-full"]
     assert left_out == {"setfit": "pip install failed: no matching distribution"}
 
 
-def test_what_pip_says_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.setfit_environment.PINS", ("./no-such-wheel.whl",))
-    with pytest.raises(SetFitMissingError, match=r"pip install failed.*no-such-wheel\.whl"):
-        setfit_python(tmp_path / "environment")
+def test_what_pip_says_is_told(tmp_path):
+    missing = replace(SETFIT, pins=("./no-such-wheel.whl",))
+    with pytest.raises(PeerMissingError, match=r"pip install failed.*no-such-wheel\.whl"):
+        missing.python(tmp_path / "environment")
 
 
 def test_the_parts_of_the_news_share_nothing():
