@@ -76,7 +76,7 @@ class Settings:
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder for all that is made.")
 @click.option("--max-drop", type=float, default=0.01, help="That edgewright may lose.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Of every session.")
-@click.option("--seconds", type=float, default=90.0, help="To time all files at one shape.")
+@click.option("--seconds", type=float, default=60.0, help="To time all files at one shape.")
 @click.option("--restarts", type=click.IntRange(3), default=5, help="Processes for every file.")
 @click.option(
     "--contender",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.optimize_job import Served
 from edgewright import model_file
 from edgewright.backends import get_backend
-from edgewright.latency import Effort, InputMaker, Timing, Workload
+from edgewright.latency import LEAST_RESTARTS, Effort, InputMaker, Timing, Workload
 from edgewright.latency_process import Entrant, measure
 from edgewright.metrics import Labels, accuracy_interval
 from edgewright.optimize.workshop import Probe, is_batch_invariant
@@ -130,8 +130,9 @@ def race(
         BackendUnavailableError: neither stock file can be timed.
     """
     workload = Workload.parse(shape)
+    short = replace(effort, budget_s=effort.budget_s / 4, restarts=LEAST_RESTARTS)
     heat = measure(
-        [each.entrant() for each in stock], workload, make_inputs, threads=threads, effort=effort
+        [each.entrant() for each in stock], workload, make_inputs, threads=threads, effort=short
     )
     fastest = max(heat.timings, key=lambda name: heat.timings[name].ratio)
     first = [each for each in stock if each.name == fastest]
@@ -172,7 +173,7 @@ def gains(notes: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def entries_of(name: str, title: str, served: Sequence[Served]) -> list[Entry]:
-    """An entry for each way in which a file is run, with the runtime's name where there are more."""
+    """One entry for each runtime; its name is in theirs where there are more."""
     if len(served) == 1:
         return [Entry(name, title, served[0])]
     return [Entry(f"{name}-{each.backend}", f"{title} on {each.backend}", each) for each in served]
