@@ -73,7 +73,11 @@ class Settings:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="What `edgewright finetune` wrote before. [default: one is made, in some minutes]",
 )
-@click.option("--keep", type=click.Path(path_type=Path), help="Folder for all that is made.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    help="Folder for all that is made; files that are there are taken. [default: a scratch folder]",
+)
 @click.option("--max-drop", type=float, default=0.01, help="That edgewright may lose.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Of every session.")
 @click.option("--seconds", type=float, default=60.0, help="To time all files at one shape.")

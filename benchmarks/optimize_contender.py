@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks.optimize_job import Made, OptimizeJob, Optimizing
+from benchmarks.optimize_job import MADE_FILE, Made, OptimizeJob, Optimizing
 from benchmarks.process import run_module
 from edgewright.proof.host import available_cores
 
@@ -26,11 +27,14 @@ class Optimizer:
     python: str = sys.executable
 
     def run(self, optimizing: Optimizing, folder: Path) -> Made:
-        """Make files once, on all cores, in ``folder``, which must not be there.
+        """Make files once, on all cores, in ``folder``; what was made there before is taken.
 
         Raises:
             RunFailedError: the process failed.
         """
+        if (folder / MADE_FILE).is_file():
+            return Made.read(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         job = OptimizeJob(optimizing, str(folder), time.monotonic())
         module, *rest = self.arguments

@@ -222,6 +222,12 @@ def test_a_contender_that_fails_says_with_what(tmp_path):
         optimizers()["nncf"].run(optimizing(tmp_path), tmp_path / "run")
 
 
+def test_files_that_were_kept_are_not_made_again(tmp_path):
+    kept = Made([Served("onnxruntime", "a.onnx", {"key": "value"}, row_by_row=True)], 1.5, {"a": 1})
+    kept.write(tmp_path)
+    assert optimizers()["nncf"].run(optimizing(tmp_path), tmp_path) == kept
+
+
 def test_the_table_marks_a_dependent_file_and_shows_the_split(tmp_path):
     score = {
         "n": 100, "right": 97, "accuracy": 0.97, "accuracy_interval": [0.9, 1.0], "lost": 2,
