@@ -58,6 +58,7 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(store_url: str, reposit
     acknowledged: list[Acknowledgement] = []
     sent: list[str] = []
     faults: list[BaseException] = []
+    in_flight: list[int] = []
 
     def entries() -> Iterator[Feedback]:
         while not stop.is_set():
@@ -80,6 +81,7 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(store_url: str, reposit
             seen = len(acknowledged)
             time.sleep(rng.uniform(0.0, 0.5))
             server.kill()
+            in_flight.append(len(sent) - len(acknowledged))
             _check(store_url, acknowledged)
             server.start()
             _until_more_than(acknowledged, seen, caller)
@@ -90,7 +92,9 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(store_url: str, reposit
     assert faults == []
     assert [each.entry_id for each in acknowledged] == sent
     assert {each.status for each in acknowledged} <= {AckStatus.UNMATCHED, AckStatus.DUPLICATE}
-    assert AckStatus.DUPLICATE in {each.status for each in acknowledged}  # resends did happen
+    # What was in flight at a kill has been sent again. Whether its first copy was committed by then,
+    # so that the second is a DUPLICATE, is chance.
+    assert max(in_flight) > 0
     assert sorted(_stored(store_url)) == sorted(sent)
 
 
