@@ -5,19 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgewright.errors import ConfigError
-from edgewright.kinds import IMAGE, TEXT, Kind
-from edgewright.pretrained import CONFIG_FILE, quiet_transformers
-
-_AUTO: Final = {
-    TEXT: "AutoModelForSequenceClassification",
-    IMAGE: "AutoModelForImageClassification",
-}
+from edgewright.kinds import TEXT, Kind
+from edgewright.pretrained import AUTO_CLASSES, CONFIG_FILE, quiet_transformers
 
 
 def load_classifier(
@@ -48,7 +43,7 @@ def load_classifier(
     try:
         with torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.manual_seed(seed)
-            model, report = getattr(transformers, _AUTO[kind]).from_pretrained(
+            model, report = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
                 folder,
                 config=config,
                 use_safetensors=True,

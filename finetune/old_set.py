@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgewright.errors import DataError
-from edgewright.examples import Columns, Examples, Image, Table, read_table
+from edgewright.examples import Columns, Examples, Image, Table, read_table, unknown_labels
 from edgewright.examples.sources import gather
 from edgewright.finetune.batches import Rows
 from edgewright.finetune.evaluate import predict_logits
@@ -21,7 +21,6 @@ from edgewright.manifest import canonical_json, sha256_bytes
 
 # Held out for decisions that come later: whoever chooses a mixture by them has used them up.
 _HELD_OUT: Final = ("calibrate", "search", "certify", "test")
-_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,14 +145,8 @@ def _read(model: Any, rows: Rows, device: torch.device, classes: int | None = No
 
 
 def _refuse_unknown(table: Table, label_names: Sequence[str]) -> None:
-    places = [
-        f"{table.place(row)}: '{label[:60]}'"
-        for row, label in enumerate(table.labels)
-        if label not in label_names
-    ]
-    if places:
-        more = f", and {len(places) - _SHOWN} more rows" if len(places) > _SHOWN else ""
+    if unknown := unknown_labels([table], label_names):
         raise DataError(
-            f"--old has labels that the checkpoint of --from does not know: "
-            f"{', '.join(places[:_SHOWN])}{more}. It knows {', '.join(label_names)}"
+            f"--old has labels that the checkpoint of --from does not know: {unknown}. It knows "
+            f"{', '.join(label_names)}"
         )

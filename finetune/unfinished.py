@@ -22,7 +22,7 @@ from typing import Any, Final
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.processes import ALONE, Processes
-from edgewright.manifest import canonical_json, sha256_bytes
+from edgewright.manifest import canonical_json, replace_file, sha256_bytes
 
 _DECIDED: Final = "decided.json"
 _SUFFIX: Final = ".unfinished"
@@ -76,12 +76,7 @@ class Unfinished:
             return
         record = canonical_json(asdict(decisions))
         body = {"decided": asdict(decisions), "sha256": sha256_bytes(record)}
-        part = self.folder / f"{_DECIDED}.part"
-        with part.open("wb") as file:
-            file.write(json.dumps(body).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / _DECIDED)
+        replace_file(self.folder / _DECIDED, json.dumps(body).encode())
 
     def finish(self) -> None:
         """Remove it: the checkpoint is there, or nothing is worth going on with."""

@@ -15,17 +15,14 @@ from numpy.typing import NDArray
 
 from edgewright.backends import TensorSpec
 from edgewright.errors import BackendUnavailableError, ConfigError
-from edgewright.kinds import IMAGE, TEXT, Kind
+from edgewright.kinds import TEXT, Kind
 from edgewright.optimize.onnx_contract import AXES, LOGITS
 from edgewright.optimize.quiet import quiet
 from edgewright.preprocess import Preprocessor
 from edgewright.preprocess.images import PIXEL_VALUES
+from edgewright.pretrained import AUTO_CLASSES
 
 _TASK: Final = TEXT.task
-_AUTO: Final = {
-    TEXT: "AutoModelForSequenceClassification",
-    IMAGE: "AutoModelForImageClassification",
-}
 _TORCH_OPSET: Final = 18  # the oldest that torch.onnx writes without converting back
 
 
@@ -81,7 +78,7 @@ class TorchModel:
         torch, transformers = _libraries()
         if (self.folder / FACTORY_FILE).is_file():
             return FactoryClassifier.load(self.folder)
-        auto = getattr(transformers, _AUTO[self.kind])
+        auto = getattr(transformers, AUTO_CLASSES[self.kind])
         model, report = auto.from_pretrained(
             self.folder,
             dtype=torch.float32,

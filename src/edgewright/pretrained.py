@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG_FILE: Final = "config.json"
+AUTO_CLASSES: Final = {  # of transformers, by what they classify
+    TEXT: "AutoModelForSequenceClassification",
+    IMAGE: "AutoModelForImageClassification",
+}
 _WEIGHTS: Final = "model.safetensors"
 _WEIGHTS_INDEX: Final = "model.safetensors.index.json"
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -22,7 +22,7 @@ from edgewright.examples.columns_file import column_names, read_columns, write_c
 from edgewright.examples.identity import content_id, example_id, image_id
 from edgewright.examples.image_store import COLUMN, ImageStore, write_images
 from edgewright.examples.rows import Rows
-from edgewright.examples.sources import Sources, gather
+from edgewright.examples.sources import Sources, gather, unknown_labels
 from edgewright.examples.split_report import SplitReport, absent_classes, label_twins
 from edgewright.examples.splits import QUARANTINE, SplitShares
 from edgewright.kinds import IMAGE, TEXT, Kind
@@ -45,6 +45,7 @@ __all__ = [
     "example_id",
     "image_id",
     "read_table",
+    "unknown_labels",
 ]
 
 EXAMPLES_FILE: Final = "examples.parquet"
@@ -251,7 +252,7 @@ def _label_names(
     found = {label for table in sources.tables for label in table.labels}
     new = found.difference(known)
     if previous is not None and new and not allow_new_labels:
-        _refuse_labels(sources, new, known)
+        _refuse_labels(sources, known)
     if len(found.union(known)) < 2:
         table = sources.tables[0]
         raise DataError(
@@ -262,17 +263,10 @@ def _label_names(
     return (*known, *sorted(new, key=lambda name: (int(name) if as_numbers else 0, name)))
 
 
-def _refuse_labels(sources: Sources, new: set[str], known: Sequence[str]) -> None:
-    places = [
-        f"{table.place(row)}: '{label[:60]}'"
-        for table in sources.tables
-        for row, label in enumerate(table.labels)
-        if label in new
-    ]
-    more = f", and {len(places) - 5} more rows" if len(places) > 5 else ""
+def _refuse_labels(sources: Sources, known: Sequence[str]) -> None:
     raise DataError(
-        f"labels that the checkpoint does not know: {', '.join(places[:5])}{more}. It knows "
-        f"{', '.join(known)}. Correct the labels, or pass --new-labels to add classes"
+        f"labels that the checkpoint does not know: {unknown_labels(sources.tables, known)}. It "
+        f"knows {', '.join(known)}. Correct the labels, or pass --new-labels to add classes"
     )
 
 

@@ -13,14 +13,13 @@ from typing import Final
 
 from edgewright.errors import DataError
 from edgewright.examples import Examples, Table, as_examples, start_rows
-from edgewright.examples.sources import gather
+from edgewright.examples.sources import gather, unknown_labels
 from edgewright.examples.splits import QUARANTINE, SplitShares
 from edgewright.kinds import Kind
 
 _HALVES: Final = SplitShares(
     train=0, validation=0, calibrate=0.5, search=0.5, certify=0, test=0
 )  # of a table that is given to calibrate
-_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +88,9 @@ def _refuse_kinds(tables: Sequence[Table], wanted: str) -> None:
 
 
 def _refuse_labels(table: Table, label_names: Sequence[str]) -> None:
-    known = set(label_names)
-    places = [
-        f"{table.place(row)}: '{label[:60]}'"
-        for row, label in enumerate(table.labels)
-        if label not in known
-    ]
-    if places:
-        more = f", and {len(places) - _SHOWN} more rows" if len(places) > _SHOWN else ""
+    if unknown := unknown_labels([table], label_names):
         raise DataError(
-            f"labels that the model does not know: {', '.join(places[:_SHOWN])}{more}. It knows "
+            f"labels that the model does not know: {unknown}. It knows "
             f"{', '.join(label_names)}; correct the labels or, where `edgewright optimize` got the "
             "model without its classes, name them there with --labels, in the order of its outputs"
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from edgewright.errors import ConfigError, DataError
 from edgewright.examples.identity import content_id
@@ -11,6 +12,8 @@ from edgewright.examples.splits import foremost
 from edgewright.kinds import Kind
 from edgewright.tables import Table
 from edgewright.tables.image_folder import Image
+
+_SHOWN: Final = 5  # rows named in a message
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,18 @@ class Sources:
         given = {split for table in self.tables for split in table.splits or () if split}
         given |= {split for batch in self.batches() for _, split in batch if split}
         return given - {"train"}
+
+
+def unknown_labels(tables: Iterable[Table], known: Collection[str]) -> str:
+    """Where ``tables`` have labels that are none of ``known``, the first few; empty: nowhere."""
+    places = [
+        f"{table.place(row)}: '{label[:60]}'"
+        for table in tables
+        for row, label in enumerate(table.labels)
+        if label not in known
+    ]
+    unlisted = len(places) - _SHOWN
+    return ", ".join(places[:_SHOWN]) + (f", and {unlisted} more rows" if unlisted > 0 else "")
 
 
 @dataclass(slots=True)
