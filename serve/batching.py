@@ -37,6 +37,7 @@ class Batcher:
     ) -> None:
         self.queue = Queue(limit)
         self._batch = batch
+        self._observer = observer
         self._clock = clock
         self._closing = False
         self._loop = asyncio.get_running_loop()
@@ -72,8 +73,9 @@ class Batcher:
             NotReadyError: the batcher is closed.
         """
         self._refuse_once_closed()
-        deadline = float("inf") if time_left_s is None else self._clock() + time_left_s
-        call = Call(model, inputs, deadline, self._loop.create_future())
+        now = self._clock()
+        deadline = float("inf") if time_left_s is None else now + time_left_s
+        call = Call(model, inputs, deadline, self._loop.create_future(), now)
         call.large = self._batch.exceeded_by(call)
         self.queue.enter(call, time_left_s)
         try:
@@ -116,3 +118,5 @@ class Batcher:
         if computed.seconds:
             threads = min(len(self._threads), computed.model.instances)
             self.queue.learn(computed.model, Stage.COMPUTE, cost, computed.seconds, threads)
+        if computed.run is not None:
+            self._observer.run_told(computed, self._clock() - computed.run.ended)

@@ -63,10 +63,12 @@ class Call:
     """
 
     __slots__ = (
+        "admitted",
         "answers",
         "cost",
         "costs",
         "deadline",
+        "decode_s",
         "future",
         "inputs",
         "large",
@@ -85,12 +87,15 @@ class Call:
         inputs: Sequence[Any],
         deadline: float,
         future: asyncio.Future[list[Answer]],
+        admitted: float = 0.0,
     ) -> None:
         self.model = model
         self.inputs = inputs
         self.costs = [model.cost(each) for each in inputs]
         self.cost = sum(self.costs)  # of the rows without an answer
-        self.deadline = deadline  # in seconds, on the batcher's clock
+        self.deadline = deadline  # in seconds, on the batcher's clock, as all times here
+        self.admitted = admitted
+        self.decode_s = 0.0  # that a thread spent on decoding its images
         self.future = future
         self.answers: list[Any] = [None] * len(inputs)  # an Answer for each, once computed
         self.unanswered = len(inputs)

@@ -14,22 +14,43 @@ from numpy.typing import NDArray
 
 from edgewright.errors import DeadlineError, EdgewrightError
 from edgewright.preprocess import Row as EncodedRow
-from edgewright.preprocess import TokenRow
+from edgewright.preprocess import TokenRow, padded_tokens
 from edgewright.serve.call import Answer, BatchModel, Row
 from edgewright.serve.line import Batch
 from edgewright.serve.runs import runs_of_similar_length
 
 
 class BatchObserver(Protocol):
-    """Is told of every run, on the compute thread that made it."""
+    """Is told of every run."""
 
-    def run_done(self, model: str, rows: int, seconds: float) -> None:
-        """``rows`` were computed together."""
+    def encoded(self, model: BatchModel, seconds: float) -> None:
+        """A batch was encoded; on the compute thread."""
         ...
 
-    def not_finite(self, model: str) -> None:
+    def run_told(self, computed: Computed, postprocess_s: float) -> None:
+        """The callers of a run's rows have their answers; on the event loop."""
+        ...
+
+    def not_finite(self, model: BatchModel) -> None:
         """A row had scores that are no numbers."""
         ...
+
+
+class Encoded(NamedTuple):
+    """When a batch was taken and encoded, on the batcher's clock."""
+
+    taken: float
+    ended: float
+
+
+class Run(NamedTuple):
+    """When rows were computed together, on the batcher's clock, and how many tokens that was."""
+
+    batch: Encoded  # that they are of
+    started: float
+    ended: float
+    tokens: int  # or whatever ``len`` of a row counts
+    padded_tokens: int
 
 
 class Computed(NamedTuple):
@@ -39,6 +60,7 @@ class Computed(NamedTuple):
     rows: Sequence[Row]
     outcomes: Sequence[Answer | EdgewrightError]  # one for each row
     seconds: float  # that a thread spent on them, encoding among it; 0 where nothing was computed
+    run: Run | None  # None where nothing was computed
 
 
 class Compute:
@@ -71,13 +93,16 @@ class Compute:
         except BaseException as error:  # an edge: the thread outlives even a panic in Rust
             self._apart(model, rows, error)
             return
+        batch = Encoded(started, self._clock())
+        self._observer.encoded(model, batch.ended - batch.taken)
         lengths = [len(each) for each in encoded]
         for run in runs_of_similar_length(lengths, model.row_by_row, self._run_tokens):
             live, unwanted = self._sorted_out(rows, run)
             if unwanted:
                 self._expire(model, unwanted)
             if live:
-                self._run(model, [rows[i] for i in live], [encoded[i] for i in live], started)
+                of_live = [rows[i] for i in live], [encoded[i] for i in live]
+                self._run(model, *of_live, started, batch)
             started = self._clock()
 
     def _expire(self, model: BatchModel, rows: Sequence[Row]) -> None:
@@ -99,6 +124,7 @@ class Compute:
         rows: Sequence[Row],
         encoded: Sequence[EncodedRow],
         started: float,
+        batch: Encoded,
     ) -> None:
         run_started = self._clock()
         try:
@@ -107,15 +133,16 @@ class Compute:
             self._apart(model, rows, error)
             return
         ended = self._clock()
-        self._observer.run_done(model.name, len(rows), ended - run_started)
         outcomes: list[Answer | EdgewrightError] = [
             Answer(classes, best, one.truncated)
             for classes, best, one in zip(*best_first(scores), encoded, strict=True)
         ]
         for index in np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
-            self._observer.not_finite(model.name)
+            self._observer.not_finite(model)
             outcomes[index] = _not_finite(model, rows[index], encoded[index])
-        self._tell(Computed(model, rows, outcomes, ended - started))
+        lengths = [len(each) for each in encoded]
+        run = Run(batch, run_started, ended, sum(lengths), padded_tokens(lengths))
+        self._tell(Computed(model, rows, outcomes, ended - started, run))
 
     def _apart(self, model: BatchModel, rows: Sequence[Row], error: BaseException) -> None:
         """Compute every call's rows by themselves, so that the call at fault fails alone."""
@@ -129,7 +156,7 @@ class Compute:
             self._rows(model, share)
 
     def _fail(self, model: BatchModel, rows: Sequence[Row], error: EdgewrightError) -> None:
-        self._tell(Computed(model, rows, [error] * len(rows), 0.0))
+        self._tell(Computed(model, rows, [error] * len(rows), 0.0, None))
 
 
 def _told(model: BatchModel, error: BaseException) -> EdgewrightError:

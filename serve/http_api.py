@@ -22,6 +22,7 @@ from edgewright import __version__
 from edgewright.errors import InputError, NotReadyError, OverloadedError
 from edgewright.kinds import IMAGE
 from edgewright.rpc_errors import reason_of, to_status
+from edgewright.serve.call_record import CallRecord, current_call
 from edgewright.serve.http_server import Request, Response
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
 from edgewright.serve.instruments import Instruments
@@ -120,7 +121,8 @@ class HttpApi:
     ) -> Response:
         if not route.call:
             return await route.answer(request, groups)
-        started, code = time.perf_counter(), grpc.StatusCode.OK
+        started, code, call = time.perf_counter(), grpc.StatusCode.OK, CallRecord()
+        current_call.set(call)
         self.in_flight += 1
         try:
             if self._draining:
@@ -134,9 +136,8 @@ class HttpApi:
             return self._failed(route.call, error, code)
         finally:
             self.in_flight -= 1
-            self._instruments.requests.labels(route.call, code.name).inc()
             seconds = time.perf_counter() - started
-            self._instruments.request_seconds.labels(route.call).observe(seconds)
+            self._instruments.models.call_ended(route.call, code.name, call.model, seconds)
 
     def _failed(self, call: str, error: Exception, code: grpc.StatusCode) -> Response:
         reason, headers = reason_of(error), {}

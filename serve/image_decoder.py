@@ -11,7 +11,7 @@ from typing import Any, overload
 from edgewright.errors import DeadlineError
 from edgewright.preprocess import Row
 from edgewright.serve.admission import Queue
-from edgewright.serve.call import Call
+from edgewright.serve.call import BatchModel, Call
 from edgewright.serve.models import ServedModel
 from edgewright.serve.pace import Stage
 
@@ -20,10 +20,19 @@ class ImageDecoder:
     """A few threads that decode; Pillow does it outside of the GIL."""
 
     def __init__(
-        self, queue: Queue, threads: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        queue: Queue,
+        threads: int,
+        observed: Callable[[BatchModel, float], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``queue`` is told how long decoding takes; ``clock`` is that of the calls' deadlines."""
+        """``queue`` and ``observed`` are told how long decoding takes, in seconds.
+
+        ``clock`` is that of the calls' deadlines.
+        """
         self._queue = queue
+        self._observed = observed
         self._threads = threads
         self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -38,6 +47,8 @@ class ImageDecoder:
         loop = asyncio.get_running_loop()
         rows, seconds = await loop.run_in_executor(self._pool, self._decode, model, call)
         self._queue.learn(model, Stage.DECODE, len(rows), seconds, self._threads)
+        self._observed(model, seconds)
+        call.decode_s = seconds
         return rows
 
     def close(self) -> None:

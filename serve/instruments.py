@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
     Info,
     ProcessCollector,
 )
 
 from edgewright import __version__
+from edgewright.rpc_errors import REASONS
+from edgewright.serve.admission import Queue
+from edgewright.serve.call import Answer, BatchModel
+from edgewright.serve.compute import Computed
+from edgewright.serve.config import ServeConfig
+from edgewright.serve.model_instruments import ModelInstruments
 from edgewright.serve.models import ServedModel
 
-_REQUEST_SECONDS: Final = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-_RUN_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_RUN_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Each is one of several packages, of which at most one is installed.
+_RUNTIMES: Final = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+}
 
 
 class Instruments:
@@ -31,121 +42,71 @@ class Instruments:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        registry = self.registry
-        self.requests = Counter(
-            "edgewright_requests",
-            "Calls answered, by method and gRPC code.",
-            ["method", "code"],
-            registry=registry,
-        )
-        self.request_seconds = Histogram(
-            "edgewright_request_seconds",
-            "From a call's arrival to its answer.",
-            ["method"],
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
-        )
-        self.rejected = Counter(
+        GCCollector(registry=self.registry)
+        self.models = ModelInstruments(self.registry)
+        self.rejected = self._counter(
             "edgewright_rejected",
             "Calls refused or failed, by reason (google.rpc.ErrorInfo).",
-            ["reason"],
-            registry=registry,
+            "reason",
         )
-        self.in_flight = Gauge(
-            "edgewright_requests_in_flight", "Calls being answered now.", registry=registry
+        for reason in REASONS:  # so that the first one is an increase
+            self.rejected.labels(reason)
+        self.ready = self._gauge("edgewright_ready", "1 when calls are answered, else 0.")
+        self.in_flight = self._gauge("edgewright_requests_in_flight", "Calls being answered now.")
+        self.event_loop_lag_seconds = self._histogram(
+            "edgewright_event_loop_lag_seconds",
+            "How much later than asked for the event loop woke a sleeper; measured twice a second.",
         )
-        self.queue_rows = Gauge(
-            "edgewright_queue_rows", "Rows between admission and answer.", registry=registry
-        )
-        self.batch_rows = Histogram(
-            "edgewright_batch_rows",
-            "Rows computed together in one run.",
-            ["model"],
-            buckets=_RUN_ROWS,
-            registry=registry,
-        )
-        self.compute_seconds = Histogram(
-            "edgewright_compute_seconds",
-            "Duration of one run.",
-            ["model"],
-            buckets=_RUN_SECONDS,
-            registry=registry,
-        )
-        self.not_finite_rows = Counter(
-            "edgewright_not_finite_rows",
-            "Rows for which a model gave NaN or infinity.",
-            ["model"],
-            registry=registry,
-        )
-        self.predictions = Counter(
-            "edgewright_predictions",
-            "Rows answered, by model and label.",
-            ["model", "label"],
-            registry=registry,
-        )
-        self.feedback_entries = Counter(
-            "edgewright_feedback_entries",
-            "Feedback entries acknowledged: stored, duplicate, unmatched (stored too), invalid.",
-            ["status"],
-            registry=registry,
-        )
-        self.feedback_failed_entries = Counter(
-            "edgewright_feedback_failed_entries",
-            "Feedback entries that the store could not keep; their senders were told.",
-            registry=registry,
-        )
-        self.feedback_commit_seconds = Histogram(
-            "edgewright_feedback_commit_seconds",
-            "Duration of one transaction of feedback.",
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
-        )
-        self.logged_predictions = Counter(
-            "edgewright_logged_predictions",
-            "Predictions on their way into the store: written, or dropped for want of memory.",
-            ["outcome"],
-            registry=registry,
-        )
-        self.ready = Gauge(
-            "edgewright_ready", "1 when calls are answered, else 0.", registry=registry
-        )
-        self.model_info = Gauge(
-            "edgewright_model_info",
-            "1 for each model served; what it is stands in the labels.",
-            ["model", "version", "variant", "runtime", "verdict", "chosen_by"],
-            registry=registry,
-        )
-        # Looked up for every call and row: ``labels`` takes a lock and makes strings each time.
-        self.answered = cache(self.requests.labels)
-        self.predicted = cache(self.predictions.labels)
-        Info("edgewright_build", "The server's version.", registry=registry).info(
-            {"version": __version__}
-        )
+        self._of_queue()
+        self._of_feedback()
+        Info(
+            "edgewright_build",
+            "Versions of the server and of what it runs on.",
+            registry=self.registry,
+        ).info(_build())
 
-    def watch(self, *, queue_rows: Callable[[], int], in_flight: Callable[[], int]) -> None:
-        """Read these when they are asked for."""
-        self.queue_rows.set_function(queue_rows)
+    def watch(self, queue: Queue, in_flight: Callable[[], int], config: ServeConfig) -> None:
+        """Read these when they are asked for, and tell the limits of ``config`` beside them."""
+        self.queue_rows.set_function(lambda: queue.rows)
+        self.queue_wait_seconds.set_function(lambda: queue.wait_s(large=True))
         self.in_flight.set_function(in_flight)
+        self.queue_rows_limit.set(config.queue_size)
+        self.queue_wait_limit_seconds.set(config.max_wait_s)
+        self.batch_rows_limit.set(config.max_batch)
+        self.batch_tokens_limit.set(config.batch_tokens)
 
     def model_loaded(self, model: ServedModel) -> None:
-        """Say which model answers."""
-        self.model_info.labels(
-            model.name,
-            str(model.version),
-            model.variant.name,
-            model.runtime,
-            model.verdict,
-            model.chosen_by,
-        ).set(1)
+        """``model`` answers from now on."""
+        self.models.loaded(model, time.time())
 
-    def run_done(self, model: str, rows: int, seconds: float) -> None:
-        """``rows`` were computed together."""
-        self.batch_rows.labels(model).observe(rows)
-        self.compute_seconds.labels(model).observe(seconds)
+    def model_unloaded(self, model: ServedModel) -> None:
+        """``model`` answers no more."""
+        self.models.unloaded(model)
 
-    def not_finite(self, model: str) -> None:
+    def encoded(self, model: BatchModel, seconds: float) -> None:
+        """A batch was tokenised."""
+        if one := self.models.of(model):
+            one.encoded(seconds)
+
+    def decoded(self, model: BatchModel, seconds: float) -> None:
+        """A call's images were decoded."""
+        if one := self.models.of(model):
+            one.decoded(seconds)
+
+    def run_told(self, computed: Computed, postprocess_s: float) -> None:
+        """The callers of a run's rows have their answers, so long after its scores."""
+        if one := self.models.of(computed.model):
+            one.run_told(computed, postprocess_s)
+
+    def predicted(self, model: BatchModel, answers: Sequence[Answer]) -> None:
+        """Rows of ``model`` were answered."""
+        if one := self.models.of(model):
+            one.predicted(answers)
+
+    def not_finite(self, model: BatchModel) -> None:
         """A row had scores that are no numbers."""
-        self.not_finite_rows.labels(model).inc()
+        if one := self.models.of(model):
+            one.not_finite()
 
     def feedback_committed(self, _entries: int, seconds: float) -> None:
         """One transaction of entries is durable."""
@@ -162,3 +123,73 @@ class Instruments:
     def predictions_dropped(self, count: int) -> None:
         """These will never be."""
         self.logged_predictions.labels("dropped").inc(count)
+
+    def _of_queue(self) -> None:
+        self.queue_rows = self._gauge("edgewright_queue_rows", "Rows between admission and answer.")
+        self.queue_rows_limit = self._gauge(
+            "edgewright_queue_rows_limit", "The most that edgewright_queue_rows may be."
+        )
+        self.queue_wait_seconds = self._gauge(
+            "edgewright_queue_wait_seconds", "Estimated time to compute all that waits."
+        )
+        self.queue_wait_limit_seconds = self._gauge(
+            "edgewright_queue_wait_limit_seconds",
+            "Calls are refused that would wait for longer, by the estimate.",
+        )
+        self.batch_rows_limit = self._gauge(
+            "edgewright_batch_rows_limit", "The most rows that are computed together."
+        )
+        self.batch_tokens_limit = self._gauge(
+            "edgewright_batch_tokens_limit", "The most tokens that are computed together."
+        )
+
+    def _of_feedback(self) -> None:
+        self.feedback_entries = self._counter(
+            "edgewright_feedback_entries",
+            "Feedback entries acknowledged: stored, duplicate, unmatched (stored too), invalid.",
+            "status",
+        )
+        self.feedback_failed_entries = self._counter(
+            "edgewright_feedback_failed_entries",
+            "Feedback entries that the store could not keep; their senders were told.",
+        )
+        self.feedback_commit_seconds = self._histogram(
+            "edgewright_feedback_commit_seconds", "Duration of one transaction of feedback."
+        )
+        self.logged_predictions = self._counter(
+            "edgewright_logged_predictions",
+            "Predictions on their way into the store: written, or dropped for want of memory.",
+            "outcome",
+        )
+        for outcome in ("written", "dropped"):
+            self.logged_predictions.labels(outcome)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str) -> Gauge:
+        return Gauge(name, help_text, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str) -> Histogram:
+        return Histogram(name, help_text, buckets=_SECONDS, registry=self.registry)
+
+
+def _build() -> dict[str, str]:
+    runtimes = {
+        name: next(filter(None, map(_version, packages)), "")
+        for name, packages in _RUNTIMES.items()
+    }
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "grpc": _version("grpcio"),
+        **runtimes,
+    }
+
+
+def _version(package: str) -> str:
+    """Empty where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 
 from edgewright.errors import InputError
 from edgewright.rpc_errors import STATUS_METADATA_KEY, reason_of, to_status
+from edgewright.serve.call_record import CallRecord, current_call
 from edgewright.serve.instruments import Instruments
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
         """The method's handler, wrapped once and kept."""
+        current_call.set(CallRecord())  # in the task that will run the handler
         wrapped = self._wrapped.get(details.method)
         if wrapped is not None:
             return wrapped
@@ -65,7 +67,6 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
 
     def _edge(self, path: str, answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
         method = path.removeprefix("/")
-        seconds = self._instruments.request_seconds.labels(method)
 
         async def edge(message: bytes, context: Any) -> Any:
             started = time.perf_counter()
@@ -81,8 +82,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 code = _CODES[status.code]
                 await _abort(context, status)
             finally:
-                self._leave(method, code)
-                seconds.observe(time.perf_counter() - started)
+                self._leave(method, code, time.perf_counter() - started)
 
         return edge
 
@@ -118,9 +118,11 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
             log.debug("%s: %s", method, error)
         return status
 
-    def _leave(self, method: str, code: grpc.StatusCode) -> None:
+    def _leave(self, method: str, code: grpc.StatusCode, seconds: float | None = None) -> None:
         self.in_flight -= 1
-        self._instruments.answered(method, code.name).inc()
+        call = current_call.get()
+        model = call.model if call else None
+        self._instruments.models.call_ended(method, code.name, model, seconds)
 
 
 async def _abort(context: Any, status: Any) -> None:

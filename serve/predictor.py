@@ -10,6 +10,7 @@ from edgewright.preprocess import Row
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Batcher
 from edgewright.serve.call import Answer
+from edgewright.serve.call_record import current_call
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
@@ -56,6 +57,7 @@ class Predictor:
         top_k: int = 0,
     ) -> list[Predicted]:
         """Answers to texts, in order; ``top_k`` is checked alone."""
+        _record(model)
         self.limits.check(texts, top_k, len(model.labels))
         answers = await self._batcher.classify(model, texts, time_left_s)
         return self._predicted(model, texts, answers)
@@ -68,6 +70,7 @@ class Predictor:
         top_k: int = 0,
     ) -> list[Predicted]:
         """Answers to image files, in order; ``top_k`` is checked alone."""
+        _record(model)
         self.limits.check_images(images, top_k, len(model.labels))
         decode = partial(self._decoder.decode, model)
         answers = await self._batcher.classify(model, images, time_left_s, prepare=decode)
@@ -80,6 +83,7 @@ class Predictor:
 
         How many there may be is for whoever makes them of a request to check.
         """
+        _record(model)
         answers = await self._batcher.classify(model, rows, time_left_s)
         return self._predicted(model, [None] * len(rows), answers)
 
@@ -88,9 +92,14 @@ class Predictor:
     ) -> list[Predicted]:
         """The answers with their ids, counted and logged."""
         ids = self._ids.take(len(answers))
-        for answer in answers:
-            label = model.labels[answer.classes[0]]
-            self._instruments.predicted(model.name, label).inc()
+        self._instruments.predicted(model, answers)
         if self._log is not None:
             self._log.add(model, ids, texts, answers)
         return [Predicted(*pair) for pair in zip(ids, answers, strict=True)]
+
+
+def _record(model: ServedModel) -> None:
+    """Say whose call it is."""
+    call = current_call.get()
+    if call is not None:
+        call.model = model

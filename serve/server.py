@@ -34,6 +34,7 @@ from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
 from edgewright.serve.line import BatchLimit
+from edgewright.serve.loop_lag import watch_loop
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
@@ -88,6 +89,7 @@ class Server:
         self.registry = Registry()
         self.instruments = Instruments()
         self.health = HealthService()
+        self._lag: asyncio.Task[None] | None = None
         self._edge = CallEdge(self.instruments)
         self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
         self.port = self._bind()
@@ -103,14 +105,14 @@ class Server:
             limit=QueueLimit(config.queue_size, config.max_wait_s),
             observer=self.instruments,
         )
-        self._decoder = ImageDecoder(self.batcher.queue, available_cores())
+        self._decoder = ImageDecoder(
+            self.batcher.queue, available_cores(), self.instruments.decoded
+        )
         self.intake: FeedbackIntake | None = None
         if store is not None:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
         self.feedback = FeedbackService(self.intake, self.instruments)
-        self.instruments.watch(
-            queue_rows=lambda: self.batcher.queue.rows, in_flight=lambda: self.in_flight
-        )
+        self.instruments.watch(self.batcher.queue, lambda: self.in_flight, config)
         predictor = self._predictor()
         self._add_services(predictor)
         watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
@@ -133,6 +135,8 @@ class Server:
         """Answer probes: alive, not ready."""
         await self._http.start()
         self.health.set(SERVICES, serving=False)
+        observe = self.instruments.event_loop_lag_seconds.observe
+        self._lag = asyncio.create_task(watch_loop(observe))
         await self._rpc.start()
 
     async def load(self) -> list[ServedModel]:
@@ -193,6 +197,9 @@ class Server:
         await self._rpc.stop(None)
         await self._close_queues()
         await self._http.stop()
+        if self._lag is not None:
+            self._lag.cancel()
+            await asyncio.gather(self._lag, return_exceptions=True)
 
     async def _close_queues(self) -> None:
         self._decoder.close()

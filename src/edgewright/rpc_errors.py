@@ -57,6 +57,7 @@ _TABLE: Final = (
     _Row(DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
 )
 _INTERNAL: Final = _Row(EdgewrightError, grpc.StatusCode.INTERNAL, "INTERNAL")
+REASONS: Final = tuple(row.reason for row in (*_TABLE, _INTERNAL))
 # What a peer that gives no reason of ours (gRPC itself, a proxy) can mean.
 _BY_CODE: Final[dict[grpc.StatusCode, type[EdgewrightError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InputError,

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgewright.preprocess import TokenRow
 from edgewright.serve.admission import QueueLimit
-from edgewright.serve.call import Answer
-from edgewright.serve.compute import best_first
+from edgewright.serve.call import Answer, BatchModel
+from edgewright.serve.compute import Computed, Run, best_first
 from edgewright.serve.line import BatchLimit
 
 CLASSES = 3
@@ -74,10 +74,16 @@ class Observer:
 
     def __init__(self) -> None:
         self.rows: list[int] = []
+        self.runs: list[Run] = []
         self.bad_rows = 0
 
-    def run_done(self, model: str, rows: int, seconds: float) -> None:
-        self.rows.append(rows)
+    def encoded(self, model: BatchModel, seconds: float) -> None:
+        assert seconds >= 0
 
-    def not_finite(self, model: str) -> None:
+    def run_told(self, computed: Computed, postprocess_s: float) -> None:
+        assert computed.run is not None
+        self.rows.append(len(computed.rows))
+        self.runs.append(computed.run)
+
+    def not_finite(self, model: BatchModel) -> None:
         self.bad_rows += 1

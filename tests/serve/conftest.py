@@ -64,15 +64,23 @@ class Running:
     def classify(
         self, *texts: str, model: str = "", version: int = 0, top_k: int = 0, timeout: float = 30
     ) -> ClassifyTextResponse:
-        request = ClassifyTextRequest(model=model, version=version, texts=texts, top_k=top_k)
+        request = self.request(*texts, model=model, version=version, top_k=top_k)
         return self.predictions.ClassifyText(request, timeout=timeout)
+
+    def request(self, *texts: str, **fields: Any) -> ClassifyTextRequest:
+        return ClassifyTextRequest(texts=texts, **fields)
 
     def load(self) -> None:
         self.loop.run(self.server.load())
 
     def metric(self, name: str, **labels: str) -> float:
-        value = self.server.instruments.registry.get_sample_value(name, labels)
-        return 0.0 if value is None else value
+        """The sum of all samples of this name with at least these labels."""
+        return sum(
+            sample.value
+            for metric in self.server.instruments.registry.collect()
+            for sample in metric.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
 
 Launch = Callable[..., Running]

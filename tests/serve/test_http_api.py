@@ -64,10 +64,10 @@ def test_metrics_count_and_time_what_happens(launch: Launch) -> None:
         for sample in family.samples
     }
     method = "edgewright.v1.PredictionService/ClassifyText"
-    assert samples["edgewright_requests_total", "OK", method] == 2
-    assert samples["edgewright_request_seconds_count", method] == 2
-    assert samples["edgewright_batch_rows_sum", "news"] == 3
-    assert samples["edgewright_compute_seconds_count", "news"] >= 2
+    assert samples["edgewright_requests_total", "1", "OK", method, "news"] == 2
+    assert samples["edgewright_request_seconds_count", "1", method, "news"] == 2
+    assert samples["edgewright_batch_rows_sum", "1", "news"] == 3
+    assert samples["edgewright_compute_seconds_count", "1", "news"] >= 2
     assert samples[("edgewright_queue_rows",)] == 0
     assert samples[("edgewright_ready",)] == 1
     assert sum(v for k, v in samples.items() if k[0] == "edgewright_predictions_total") == 3

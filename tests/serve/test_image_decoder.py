@@ -82,7 +82,7 @@ def call_of(model: Model, images: Sequence[bytes], deadline: float = float("inf"
 
 
 def decoder(clock: Callable[[], float] = time.monotonic) -> ImageDecoder:
-    return ImageDecoder(Queue(QUEUE), 1, clock=clock)
+    return ImageDecoder(Queue(QUEUE), 1, lambda _model, _seconds: None, clock=clock)
 
 
 def test_the_loop_goes_on_while_images_are_decoded(png: bytes) -> None:
@@ -152,7 +152,7 @@ def test_the_queue_counts_images_from_admission_on_and_learns_how_long_they_take
 ) -> None:
     async def scenario() -> None:
         batcher = Batcher(batch=BATCH, limit=QueueLimit(4, 60.0), observer=Observer())
-        decode = ImageDecoder(batcher.queue, 1)
+        decode = ImageDecoder(batcher.queue, 1, lambda _model, _seconds: None)
         model = Model()
 
         async def prepare(call: Call) -> Sequence[Any]:

@@ -36,7 +36,7 @@ def classify(repository: Path, seconds: float | None) -> ClassifyTextResponse:
         registry.add(load_model(Repository(repository), "news", 1, threads=1, max_batch=1))
         registry.state = State.READY
         batcher = Batcher(batch=BATCH, limit=QUEUE, observer=instruments)
-        decoder = ImageDecoder(batcher.queue, 1)
+        decoder = ImageDecoder(batcher.queue, 1, instruments.decoded)
         service = PredictionService(
             Predictor(registry, batcher, Limits(8, 100), instruments, decoder)
         )
