@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -18,6 +18,8 @@ _REQUEST_SECONDS: Final = (
 _STAGE_SECONDS: Final = (0.0001, 0.00025, 0.0005, *_REQUEST_SECONDS[:-1])
 _RUN_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 _RUN_TOKENS: Final = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 
 class ModelInstruments:
@@ -158,20 +160,20 @@ class ModelInstruments:
         )
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        self._metrics.append(Counter(name, help_text, labels, registry=self._registry))
-        return self._metrics[-1]
+        return self._kept(Counter(name, help_text, labels, registry=self._registry))
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        self._metrics.append(Gauge(name, help_text, labels, registry=self._registry))
-        return self._metrics[-1]
+        return self._kept(Gauge(name, help_text, labels, registry=self._registry))
 
     def _histogram(
         self, name: str, help_text: str, *labels: str, buckets: Sequence[float]
     ) -> Histogram:
-        self._metrics.append(
-            Histogram(name, help_text, labels, buckets=buckets, registry=self._registry)
-        )
-        return self._metrics[-1]
+        made = Histogram(name, help_text, labels, buckets=buckets, registry=self._registry)
+        return self._kept(made)
+
+    def _kept(self, metric: Metric) -> Metric:
+        self._metrics.append(metric)
+        return metric
 
 
 class OneModel:
