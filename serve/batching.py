@@ -16,6 +16,7 @@ from typing import Any
 from edgewright.errors import EdgewrightError, NotReadyError
 from edgewright.serve.admission import Queue, QueueLimit
 from edgewright.serve.call import Answer, BatchModel, Call
+from edgewright.serve.call_record import current_call
 from edgewright.serve.compute import BatchObserver, Compute, Computed
 from edgewright.serve.compute_threads import ComputeThreads
 from edgewright.serve.line import BatchLimit, Line
@@ -76,6 +77,8 @@ class Batcher:
         now = self._clock()
         deadline = float("inf") if time_left_s is None else now + time_left_s
         call = Call(model, inputs, deadline, self._loop.create_future(), now)
+        if (record := current_call.get()) is not None:
+            record.work = call
         call.large = self._batch.exceeded_by(call)
         self.queue.enter(call, time_left_s)
         try:
@@ -108,6 +111,7 @@ class Batcher:
         cost = 0
         for row, outcome in zip(computed.rows, computed.outcomes, strict=True):
             cost += row.cost
+            row.call.run = computed.run
             if row.call.future.done():
                 continue  # its caller has left, or has been told of another row's error
             if isinstance(outcome, EdgewrightError):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.preprocess import Row as EncodedRow
 from edgewright.serve.pace import Load
+
+if TYPE_CHECKING:
+    from edgewright.serve.compute import Run
 
 
 class BatchModel(Protocol):
@@ -74,6 +77,7 @@ class Call:
         "large",
         "load",
         "model",
+        "run",
         "taken",
         "ticket",
         "unanswered",
@@ -102,6 +106,7 @@ class Call:
         self.large = False  # whether it needs more than one batch
         self.ticket = 0  # its place among all calls, given by the line
         self.taken = 0  # rows handed to compute
+        self.run: Run | None = None  # the latest in which rows of it were computed
 
     def wanted(self, now: float) -> bool:
         """Whether anybody still waits for it, and can have the answer in time."""

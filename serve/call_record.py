@@ -1,21 +1,82 @@
-"""What is known of the call that is being answered, for whoever logs, counts or traces it."""
+"""What is known of the call that is being answered, for whoever counts, logs or traces it."""
 
 from __future__ import annotations
 
+import re
+import secrets
 from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
-from edgewright.serve.call import BatchModel
+from edgewright.serve.call import Call
+from edgewright.serve.models import ServedModel
+
+REQUEST_ID: Final = "x-request-id"  # in metadata and headers, of requests and of responses
+# What a caller may name his call: bounded, and nothing that breaks a line of a log.
+_GOOD_ID: Final = re.compile("[!-~]{1,128}")
 
 
 class CallRecord:
     """One call of a method, from its arrival to its end. It belongs to the event loop."""
 
-    __slots__ = ("model",)
+    __slots__ = ("method", "model", "request_id", "rows", "started", "work")
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.method = ""
+        self.started = 0.0  # by time.monotonic, as the batcher's clock
+        self.model: ServedModel | None = None  # once it is known
+        self.rows = 0  # that were asked for
+        self.work: Call | None = None  # what was let in; of a stream, the latest
+
+
+# Of the call in whose context the code runs; the tasks that a call starts inherit it.
+current_call: Final[ContextVar[CallRecord | None]] = ContextVar("current_call", default=None)
+
+
+def cited(message: str) -> str:
+    """``message``, with the id under which the log has more about the present call."""
+    call = current_call.get()
+    return message if call is None else f"{message}; request id {call.request_id}"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Seconds of a computed call, stage by stage."""
+
+    queue: float
+    preprocess: float
+    compute: float
+    postprocess: float
+
+
+def stages(record: CallRecord, ended: float) -> Stages | None:
+    """Where the time of a call went that ended then; None where it was not computed.
+
+    Of a call that took several runs, the last one's.
+    """
+    work = record.work
+    if work is None or work.run is None:
+        return None
+    run = work.run
+    return Stages(
+        queue=run.batch.taken - work.admitted - work.decode_s,
+        preprocess=work.decode_s + run.batch.ended - run.batch.taken,
+        compute=run.ended - run.started,
+        postprocess=ended - run.ended,
+    )
+
+
+class RequestIds:
+    """Names calls: as their callers do, or else as nobody else does."""
 
     def __init__(self) -> None:
-        self.model: BatchModel | None = None  # once it is known
+        self._prefix = secrets.token_hex(6)
+        self._numbers = count()
 
-
-# Of the call in whose context the code runs; tasks and threads that a call starts inherit it.
-current_call: Final[ContextVar[CallRecord | None]] = ContextVar("current_call", default=None)
+    def name(self, given: str | None) -> str:
+        """``given``, if that can be one, or a new id."""
+        if given is not None and _GOOD_ID.fullmatch(given):
+            return given
+        return f"{self._prefix}{next(self._numbers):08x}"

@@ -10,6 +10,7 @@ from typing import Any, Final
 from edgewright.errors import EdgewrightError, InputError, OverloadedError, ServiceError
 from edgewright.kinds import TEXT
 from edgewright.rpc_errors import to_status
+from edgewright.serve.call_record import cited
 from edgewright.serve.models import ServedModel
 from edgewright.serve.prediction_words import classifications
 from edgewright.serve.predictor import Predicted, Predictor
@@ -123,5 +124,5 @@ def _worded(
             message = message.replace(f"{kind}s[0]", f"the {kind}")
     else:
         log.error("an item of %s failed", model.name, exc_info=outcome)
-        status, message = prediction_pb2.ITEM_STATUS_FAILED, to_status(outcome).message
+        status, message = prediction_pb2.ITEM_STATUS_FAILED, cited(to_status(outcome).message)
     return ItemAnswer(item_id=item_id, status=status, message=message)

@@ -13,6 +13,7 @@ import click
 
 from edgewright.options import Command, config_option, output_options, state_dir_option
 from edgewright.output import Output
+from edgewright.serve.access_log import AccessLevel
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.host_choice import ChosenBy, Remeasure
 from edgewright.serve.logs import FORMATS, log_to_stderr
@@ -35,6 +36,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
         "edgewright serve repository/ --host 127.0.0.1 --port 0 --metrics-port 0 --json",
         "edgewright serve repository/ --feedback sqlite:///feedback.db --log-inputs all",
         "edgewright serve repository/ --state-dir state/ --remeasure always",
+        "edgewright serve repository/ --access-log errors --log-format json",
         "edgewright serve repository/ --threads 1 --instances 2 --max-wait 0.5",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
     ),
@@ -107,6 +109,13 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     default=30.0,
 )
 @_option("--log-format", "Form of the log on stderr.", type=click.Choice(FORMATS), default="text")
+@_option(
+    "--access-log",
+    "Log a line about each call that ended, or that failed: method, code, model, version, rows, "
+    "caller, milliseconds by stage, request id. Never inputs.",
+    type=click.Choice([each.value for each in AccessLevel]),
+    default=AccessLevel.OFF.value,
+)
 @config_option
 @output_options
 def serve(
@@ -125,8 +134,9 @@ def serve(
     config = ServeConfig(**options, drain_delay_s=drain_delay, grace_s=grace, max_wait_s=max_wait)
     # A compute thread tokenises for itself: the other cores belong to the others.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    log_to_stderr(log_format, level=logging.WARNING if output.silent else logging.INFO)
-    asyncio.run(serve_repository(config, lambda ready: _announce(output, ready)))
+    level = logging.WARNING if output.silent else logging.INFO
+    with log_to_stderr(log_format, level=level) as log_thread:
+        asyncio.run(serve_repository(config, lambda ready: _announce(output, ready), log_thread))
 
 
 def _announce(output: Output, ready: Ready) -> None:

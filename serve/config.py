@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewright.errors import ConfigError
+from edgewright.serve.access_log import AccessLevel
 from edgewright.serve.host_choice import HostOptions, Remeasure
 from edgewright.serve.prediction_log import LogInputs
 
@@ -34,6 +35,7 @@ class ServeConfig:
     # URL of the store of feedback and predictions; None takes no feedback. It may hold a password.
     feedback: str | None = field(default=None, repr=False)
     log_inputs: str = LogInputs.OFF
+    access_log: str = AccessLevel.OFF  # lines about calls, in the log
     state_dir: Path | None = None  # of what this host measures; None: the user's
     remeasure: str = Remeasure.AUTO  # the variants of a bundle, before the first answer
     remeasure_seconds: float = 30.0  # that timing one bundle's variants may take at most
@@ -69,6 +71,9 @@ class ServeConfig:
         if self.remeasure not in tuple(Remeasure):
             listed = ", ".join(Remeasure)
             faults.append(f"--remeasure is {self.remeasure}; it must be one of {listed}")
+        if self.access_log not in tuple(AccessLevel):
+            listed = ", ".join(AccessLevel)
+            faults.append(f"--access-log is {self.access_log}; it must be one of {listed}")
         if self.log_inputs not in tuple(LogInputs):
             listed = ", ".join(LogInputs)
             faults.append(f"--log-inputs is {self.log_inputs}; it must be one of {listed}")

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import math
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 import grpc
+from google.rpc.status_pb2 import Status
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from edgewright import __version__
 from edgewright.errors import InputError, NotReadyError, OverloadedError
 from edgewright.kinds import IMAGE
-from edgewright.rpc_errors import reason_of, to_status
-from edgewright.serve.call_record import CallRecord, current_call
+from edgewright.rpc_errors import reason_of
+from edgewright.serve.call_observer import CODES, CallObserver
+from edgewright.serve.call_record import REQUEST_ID
 from edgewright.serve.http_server import Request, Response
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
-from edgewright.serve.instruments import Instruments
 from edgewright.serve.json_input import from_base64, json_object, refuse_keys, taken, utf8
 from edgewright.serve.model_tensors import array_types, example_type, output_types
 from edgewright.serve.models import ServedModel
@@ -46,10 +45,8 @@ _STATUSES: Final = {
     grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.SERVICE_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
 }
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,12 @@ class _Route:
 class HttpApi:
     """Answers requests; ``drain`` makes it refuse new calls. Lives on the event loop."""
 
-    def __init__(self, predictor: Predictor, watched: Watched, instruments: Instruments) -> None:
+    def __init__(self, predictor: Predictor, watched: Watched, observer: CallObserver) -> None:
         self.in_flight = 0
         self._predictor = predictor
         self._inference = Inference(predictor)
         self._watched = watched
-        self._instruments = instruments
+        self._observer = observer
         self._draining = False
         routes = (
             ("GET", "/metrics", self._metrics, ""),
@@ -121,33 +118,26 @@ class HttpApi:
     ) -> Response:
         if not route.call:
             return await route.answer(request, groups)
-        started, code, call = time.perf_counter(), grpc.StatusCode.OK, CallRecord()
-        current_call.set(call)
+        record = self._observer.arrived(request.headers.get(REQUEST_ID))
+        self._observer.begin(record, route.call)
+        code = grpc.StatusCode.OK
         self.in_flight += 1
         try:
             if self._draining:
                 raise NotReadyError("the server is shutting down; call another replica")
-            return await route.answer(request, groups)
+            response = await route.answer(request, groups)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:  # the edge, as gRPC's: nothing may reach the wire as it is
-            code = _CODES[to_status(error).code]
-            return self._failed(route.call, error, code)
+            status = self._observer.failed(record, error)
+            code = CODES[status.code]
+            response = _failed(error, status)
         finally:
             self.in_flight -= 1
-            seconds = time.perf_counter() - started
-            self._instruments.models.call_ended(route.call, code.name, call.model, seconds)
-
-    def _failed(self, call: str, error: Exception, code: grpc.StatusCode) -> Response:
-        reason, headers = reason_of(error), {}
-        self._instruments.rejected.labels(reason).inc()
-        if code is grpc.StatusCode.INTERNAL:
-            log.error("%s failed", call, exc_info=error)
-        if isinstance(error, OverloadedError):
-            headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-        status = _STATUSES.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
-        return _error(status, to_status(error).message, headers, reason)
+            self._observer.end(record, code, lambda: request.peer)
+        named = {**response.headers, "X-Request-Id": record.request_id}
+        return replace(response, headers=named)
 
     async def _metrics(self, _request: Request, _groups: Mapping[str, str]) -> Response:
         page = await asyncio.to_thread(generate_latest, self._watched.metrics)
@@ -257,6 +247,14 @@ def _error(
 ) -> Response:
     told = {"error": message, "reason": reason} if reason else {"error": message}
     return Response(status, _JSON, json.dumps(told).encode(), headers)
+
+
+def _failed(error: Exception, told: Status) -> Response:
+    headers = {}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    status = _STATUSES.get(CODES[told.code], HTTPStatus.INTERNAL_SERVER_ERROR)
+    return _error(status, told.message, headers, reason_of(error))
 
 
 def _yes_or_no(yes: bool) -> Response:

@@ -34,6 +34,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: bytes = b""
+    peer: str = ""  # address and port of whoever asks
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class HttpServer:
                     held += len(event.data)
                     body += event.data
                     self._check_held(held)
-            response = await peer.while_connected(self._answer(_request(head, bytes(body))))
+            request = _request(head, bytes(body), peer.address)
+            response = await peer.while_connected(self._answer(request))
         except TimeoutError:
             raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from None
         finally:
@@ -185,6 +187,8 @@ class _Peer:
         self._reader = reader
         self._writer = writer
         self._state = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        host, port = (writer.get_extra_info("peername") or ("", 0))[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def next_event(self) -> Any:
         """What comes next: a request's head, data, its end, or that the connection is closed."""
@@ -258,7 +262,7 @@ class _Peer:
             return
 
 
-def _request(head: h11.Request, body: bytes) -> Request:
+def _request(head: h11.Request, body: bytes, peer: str) -> Request:
     target = head.target.decode("ascii", errors="replace")
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-    return Request(head.method.decode("ascii"), target.partition("?")[0], headers, body)
+    return Request(head.method.decode("ascii"), target.partition("?")[0], headers, body, peer)

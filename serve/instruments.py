@@ -57,6 +57,10 @@ class Instruments:
             "edgewright_event_loop_lag_seconds",
             "How much later than asked for the event loop woke a sleeper; measured twice a second.",
         )
+        self.dropped_log_lines = self._counter(
+            "edgewright_dropped_log_lines",
+            "Lines of the log that were dropped because nobody read those before them.",
+        )
         self._of_queue()
         self._of_feedback()
         Info(

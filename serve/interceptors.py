@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -13,14 +11,11 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from edgewright.errors import InputError
-from edgewright.rpc_errors import STATUS_METADATA_KEY, reason_of, to_status
-from edgewright.serve.call_record import CallRecord, current_call
-from edgewright.serve.instruments import Instruments
-
-log = logging.getLogger(__name__)
+from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve.call_observer import CODES, CallObserver
+from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
 
 _OUR_STREAMS = "/edgewright."
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 Answer = Callable[[Any, Any], Awaitable[Any]]
 StreamAnswer = Callable[[Any, Any], AsyncIterator[Any]]
 
@@ -32,16 +27,16 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
     untouched: they last as long as their callers like.
     """
 
-    def __init__(self, instruments: Instruments) -> None:
+    def __init__(self, observer: CallObserver) -> None:
         self.in_flight = 0
-        self._instruments = instruments
+        self._observer = observer
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
         """The method's handler, wrapped once and kept."""
-        current_call.set(CallRecord())  # in the task that will run the handler
+        self._observer.arrived(_request_id(details.invocation_metadata))
         wrapped = self._wrapped.get(details.method)
         if wrapped is not None:
             return wrapped
@@ -69,20 +64,19 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         method = path.removeprefix("/")
 
         async def edge(message: bytes, context: Any) -> Any:
-            started = time.perf_counter()
-            self.in_flight += 1
-            code = grpc.StatusCode.OK
+            record, code = self._begin(method, context), grpc.StatusCode.OK
             try:
                 return await answer(_parsed(message, parse), context)
             except asyncio.CancelledError:
                 code = _left_by_caller(context)
                 raise
             except Exception as error:  # the edge: nothing may reach the wire as it is
-                status = self._status(method, error)
-                code = _CODES[status.code]
-                await _abort(context, status)
+                status = self._observer.failed(record, error)
+                code = CODES[status.code]
+                await _abort(context, status, record)
             finally:
-                self._leave(method, code, time.perf_counter() - started)
+                self.in_flight -= 1
+                self._observer.end(record, code, context.peer)
 
         return edge
 
@@ -92,8 +86,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         method = path.removeprefix("/")
 
         async def edge(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-            self.in_flight += 1
-            code = grpc.StatusCode.OK
+            record, code = self._begin(method, context), grpc.StatusCode.OK
             try:
                 async for response in answer(_each_parsed(messages, parse), context):
                     yield response
@@ -101,33 +94,38 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 code = _left_by_caller(context)
                 raise
             except Exception as error:  # the edge, as above
-                status = self._status(method, error)
-                code = _CODES[status.code]
-                await _abort(context, status)
+                status = self._observer.failed(record, error)
+                code = CODES[status.code]
+                await _abort(context, status, record)
             finally:
-                self._leave(method, code)
+                self.in_flight -= 1
+                self._observer.end(record, code, context.peer, stream=True)
 
         return edge
 
-    def _status(self, method: str, error: Exception) -> Status:
-        status = to_status(error)
-        self._instruments.rejected.labels(reason_of(error)).inc()
-        if _CODES[status.code] is grpc.StatusCode.INTERNAL:
-            log.error("%s failed", method, exc_info=error)
-        else:
-            log.debug("%s: %s", method, error)
-        return status
-
-    def _leave(self, method: str, code: grpc.StatusCode, seconds: float | None = None) -> None:
-        self.in_flight -= 1
-        call = current_call.get()
-        model = call.model if call else None
-        self._instruments.models.call_ended(method, code.name, model, seconds)
+    def _begin(self, method: str, context: Any) -> CallRecord:
+        self.in_flight += 1
+        record = current_call.get()
+        assert record is not None  # the interceptor has run in this task
+        self._observer.begin(record, method)
+        context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
+        return record
 
 
-async def _abort(context: Any, status: Any) -> None:
-    trailers = ((STATUS_METADATA_KEY, status.SerializeToString()),)
-    await context.abort(_CODES[status.code], status.message, trailers)
+def _request_id(metadata: Iterable[tuple[str, Any]]) -> str | None:
+    """As the caller names his call."""
+    for key, value in metadata:
+        if key == REQUEST_ID:
+            return str(value)
+    return None
+
+
+async def _abort(context: Any, status: Status, record: CallRecord) -> None:
+    trailers = (
+        (STATUS_METADATA_KEY, status.SerializeToString()),
+        (REQUEST_ID, record.request_id),
+    )
+    await context.abort(CODES[status.code], status.message, trailers)
 
 
 async def _each_parsed(

@@ -57,7 +57,7 @@ class Predictor:
         top_k: int = 0,
     ) -> list[Predicted]:
         """Answers to texts, in order; ``top_k`` is checked alone."""
-        _record(model)
+        _record(model, len(texts))
         self.limits.check(texts, top_k, len(model.labels))
         answers = await self._batcher.classify(model, texts, time_left_s)
         return self._predicted(model, texts, answers)
@@ -70,7 +70,7 @@ class Predictor:
         top_k: int = 0,
     ) -> list[Predicted]:
         """Answers to image files, in order; ``top_k`` is checked alone."""
-        _record(model)
+        _record(model, len(images))
         self.limits.check_images(images, top_k, len(model.labels))
         decode = partial(self._decoder.decode, model)
         answers = await self._batcher.classify(model, images, time_left_s, prepare=decode)
@@ -83,7 +83,7 @@ class Predictor:
 
         How many there may be is for whoever makes them of a request to check.
         """
-        _record(model)
+        _record(model, len(rows))
         answers = await self._batcher.classify(model, rows, time_left_s)
         return self._predicted(model, [None] * len(rows), answers)
 
@@ -98,8 +98,9 @@ class Predictor:
         return [Predicted(*pair) for pair in zip(ids, answers, strict=True)]
 
 
-def _record(model: ServedModel) -> None:
-    """Say whose call it is."""
+def _record(model: ServedModel, rows: int) -> None:
+    """Say whose call it is, and how large."""
     call = current_call.get()
     if call is not None:
         call.model = model
+        call.rows += rows

@@ -21,8 +21,10 @@ from edgewright.errors import ConfigError, ModelNotFoundError
 from edgewright.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from edgewright.proof.host import available_cores
 from edgewright.repository import Repository
+from edgewright.serve.access_log import AccessLevel, AccessLog
 from edgewright.serve.admission import Limits, QueueLimit
 from edgewright.serve.batching import Batcher
+from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
@@ -34,6 +36,7 @@ from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
 from edgewright.serve.line import BatchLimit
+from edgewright.serve.logs import LogThread
 from edgewright.serve.loop_lag import watch_loop
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
@@ -90,7 +93,10 @@ class Server:
         self.instruments = Instruments()
         self.health = HealthService()
         self._lag: asyncio.Task[None] | None = None
-        self._edge = CallEdge(self.instruments)
+        level = AccessLevel(config.access_log)
+        access_log = None if level is AccessLevel.OFF else AccessLog(level)
+        observer = CallObserver(self.instruments, access_log)
+        self._edge = CallEdge(observer)
         self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
         self.port = self._bind()
         self._http = HttpServer(
@@ -116,7 +122,7 @@ class Server:
         predictor = self._predictor()
         self._add_services(predictor)
         watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
-        self._api = HttpApi(predictor, watched, self.instruments)
+        self._api = HttpApi(predictor, watched, observer)
 
     @property
     def in_flight(self) -> int:
@@ -266,7 +272,9 @@ class Server:
         return bool(seen or self.in_flight)
 
 
-async def serve(config: ServeConfig, announce: Callable[[Ready], None]) -> None:
+async def serve(
+    config: ServeConfig, announce: Callable[[Ready], None], log_thread: LogThread
+) -> None:
     """Serve until SIGTERM or SIGINT, drain, return. A second signal ends the process at once.
 
     ``announce`` is called once, when calls are answered. A signal that comes before waits for the
@@ -279,6 +287,7 @@ async def serve(config: ServeConfig, announce: Callable[[Ready], None]) -> None:
     started = time.monotonic()
     stop = _stop_on_signals()
     async with Server(config) as server:
+        log_thread.dropped = server.instruments.dropped_log_lines.inc
         await server.start()
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())

@@ -65,7 +65,7 @@ def test_a_bad_item_has_a_status_of_its_own_and_the_stream_lives(launch: Launch)
     told = [each.message for each in first.answers]
     assert told[1] == "the text is empty; leave it out of the call"
     assert told[3] == "the item holds image; news reads texts"
-    assert told[4] == "internal error; the server's log has the details"
+    assert told[4].startswith("internal error; the server's log has the details; request id ")
     assert "the text has 100001 characters" in told[5]
     assert statuses(stream(running, message("bank", top_k=9))[0]) == ["INVALID"]
 

@@ -32,6 +32,7 @@ def test_the_defaults_hold() -> None:
         ({"max_message_mb": 2048}, "--max-message-mb"),
         ({"drain_delay_s": -1.0}, "--drain-delay is -1"),
         ({"grace_s": float("nan")}, "--grace"),
+        ({"access_log": "some"}, "--access-log is some; it must be one of off, errors, all"),
         ({"remeasure": "often"}, "--remeasure is often; it must be one of auto, always, never"),
         ({"remeasure_seconds": 0.0}, "--remeasure-seconds is 0"),
     ],

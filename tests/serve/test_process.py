@@ -317,3 +317,20 @@ def test_every_option_has_a_twin_in_the_environment_and_help_says_so() -> None:
         if option.name not in ("repository", "help", "config", "output", "quiet"):
             assert f"EDGEWRIGHT_{option.opts[0][2:].replace('-', '_').upper()}" in shown
     assert "edgewright serve repository/" in shown
+
+
+def test_the_log_is_whole_when_the_process_has_ended(start: Start, repository: Path) -> None:
+    process = start(
+        *(str(repository), *FREE_PORTS, "--json"),
+        *("--access-log", "all", "--log-format", "json", "--quiet"),
+    )
+    told = process.ready()
+    for _ in range(20):
+        classify(told["port"])
+    process.popen.send_signal(signal.SIGTERM)
+    code, _, err = process.wait()
+    assert code == 0
+    lines = [json.loads(line) for line in err.splitlines()]
+    accesses = [line for line in lines if line["logger"] == "edgewright.access"]
+    assert len({line["request_id"] for line in accesses}) == 20
+    assert {line["code"] for line in accesses} == {"OK"}

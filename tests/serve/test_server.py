@@ -160,7 +160,8 @@ def test_a_model_that_gives_no_numbers_is_counted_and_its_reason_kept_in_the_log
     running = launch()
     with pytest.raises(grpc.RpcError) as failure:
         running.classify("bank", POISON)
-    assert failure.value.details() == "internal error; the server's log has the details"
+    told = "internal error; the server's log has the details; request id "
+    assert failure.value.details().startswith(told)
     assert running.metric("edgewright_not_finite_rows_total", model="news") == 1
     assert "news gave no finite scores for text 1" in caplog.text
 

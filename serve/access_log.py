@@ -1,0 +1,54 @@
+"""One line for each call that ended: who asked what, how it went and where the time was spent.
+
+Never what was asked: neither inputs nor answers are in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Any
+
+from edgewright.serve.call_record import CallRecord, stages
+
+log = logging.getLogger("edgewright.access")
+
+
+class AccessLevel(StrEnum):
+    """Which calls get a line."""
+
+    OFF = "off"
+    ERRORS = "errors"
+    ALL = "all"
+
+
+class AccessLog:
+    """Writes the lines."""
+
+    def __init__(self, level: AccessLevel) -> None:
+        self._level = level
+        log.setLevel(logging.INFO)  # asked for, also where --quiet silences the rest
+
+    def write(self, record: CallRecord, code: str, ended: float, caller: Callable[[], str]) -> None:
+        """A line about a call that ended then, by time.monotonic, if it is to have one."""
+        if self._level is AccessLevel.ERRORS and code == "OK":
+            return
+        log.info(
+            "%s %s", record.method, code, extra={"fields": _fields(record, code, ended, caller())}
+        )
+
+
+def _fields(record: CallRecord, code: str, ended: float, caller: str) -> Mapping[str, Any]:
+    fields: dict[str, Any] = {"method": record.method, "code": code, "caller": caller}
+    if record.model is not None:
+        fields |= {"model": record.model.name, "version": record.model.version}
+    fields |= {"rows": record.rows, "ms": _ms(ended - record.started)}
+    if (spent := stages(record, ended)) is not None:
+        fields |= {f"{stage}_ms": _ms(seconds) for stage, seconds in asdict(spent).items()}
+    return fields
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
