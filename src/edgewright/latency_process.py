@@ -17,6 +17,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ STALL_S: Final = 300.0  # an engine may be built at loading
 _PROGRESS: Final = struct.Struct("<qq")  # calls begun; the place of the model they are for
 _NOT_BEGUN: Final = (0, -1)
 _START_S: Final = 120.0  # to import what it needs, on a machine that is busy
+_LOOK_EACH_S: Final = 1.0
 _REASON_LENGTH: Final = 300  # characters
 
 
@@ -231,14 +233,17 @@ def _in_a_fresh_process(
 
 def _wait(child: subprocess.Popen[bytes], folder: Path, stall_s: float) -> bytes | None:
     """What the child wrote to stderr; None when it has made no progress for ``stall_s``."""
+    seen, since = _NOT_BEGUN, time.monotonic()
     while True:
-        before = _progress(folder)
-        patience_s = max(stall_s, _START_S) if before == _NOT_BEGUN else stall_s
         try:
-            return child.communicate(timeout=patience_s)[1]
+            return child.communicate(timeout=_LOOK_EACH_S)[1]
         except subprocess.TimeoutExpired:
-            if _progress(folder) == before:
-                return None
+            progress, now = _progress(folder), time.monotonic()
+        patience_s = max(stall_s, _START_S) if progress == _NOT_BEGUN else stall_s
+        if progress != seen:
+            seen, since = progress, now
+        elif now - since > patience_s:
+            return None
 
 
 def _progress(folder: Path) -> tuple[int, int]:
