@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.preprocess import Row as EncodedRow
 from edgewright.serve.pace import Load
-
-if TYPE_CHECKING:
-    from edgewright.serve.compute import Run
 
 
 class BatchModel(Protocol):
@@ -56,6 +53,23 @@ class Answer(NamedTuple):
     classes: list[int]
     scores: list[float]
     truncated: bool
+
+
+class Encoded(NamedTuple):
+    """When a batch was taken and encoded, on the batcher's clock."""
+
+    taken: float
+    ended: float
+
+
+class Run(NamedTuple):
+    """When rows were computed together, on the batcher's clock, and how many tokens that was."""
+
+    batch: Encoded  # that they are of
+    started: float
+    ended: float
+    tokens: int  # or whatever ``len`` of a row counts
+    padded_tokens: int
 
 
 class Call:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgewright.errors import DeadlineError, EdgewrightError
 from edgewright.preprocess import Row as EncodedRow
 from edgewright.preprocess import TokenRow, padded_tokens
-from edgewright.serve.call import Answer, BatchModel, Row
+from edgewright.serve.call import Answer, BatchModel, Encoded, Row, Run
 from edgewright.serve.line import Batch
 from edgewright.serve.runs import runs_of_similar_length
 
@@ -34,23 +34,6 @@ class BatchObserver(Protocol):
     def not_finite(self, model: BatchModel) -> None:
         """A row had scores that are no numbers."""
         ...
-
-
-class Encoded(NamedTuple):
-    """When a batch was taken and encoded, on the batcher's clock."""
-
-    taken: float
-    ended: float
-
-
-class Run(NamedTuple):
-    """When rows were computed together, on the batcher's clock, and how many tokens that was."""
-
-    batch: Encoded  # that they are of
-    started: float
-    ended: float
-    tokens: int  # or whatever ``len`` of a row counts
-    padded_tokens: int
 
 
 class Computed(NamedTuple):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgewright.preprocess import TokenRow
 from edgewright.serve.admission import QueueLimit
-from edgewright.serve.call import Answer, BatchModel
-from edgewright.serve.compute import Computed, Run, best_first
+from edgewright.serve.call import Answer, BatchModel, Run
+from edgewright.serve.compute import Computed, best_first
 from edgewright.serve.line import BatchLimit
 
 CLASSES = 3
