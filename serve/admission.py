@@ -105,6 +105,11 @@ class Queue:
             bulk += load.seconds(True)
         return small + bulk if large else small + min(small, bulk)
 
+    def rows_of(self, model: BatchModel) -> int:
+        """How many of ``rows`` are of ``model``."""
+        load = self._loads.get(model)
+        return load.rows if load is not None else 0
+
     def enter(self, call: Call, time_left_s: float | None) -> None:
         """Count ``call`` in; ``time_left_s`` None means no deadline.
 
@@ -143,9 +148,10 @@ class Queue:
 
     def _load_of(self, model: BatchModel) -> Load:
         load = self._loads.get(model)
+        came = load is None
         if load is None:
             load = self._loads[model] = Load()
-        if len(self._known) != len(self._loads):  # a model came, or has gone
+        if came or len(self._known) != len(self._loads):  # a model came, or has gone
             self._known = list(self._loads.values())
         return load
 

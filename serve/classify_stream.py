@@ -42,7 +42,7 @@ class ItemClassifier:
             InputError: too many items. What is wrong with one of them is its own answer.
             ModelNotFoundError, NotReadyError, DeadlineError: they will not be answered here.
         """
-        model = self._predictor.registry.ready(request.model, request.version)
+        model = self._predictor.registry.route(request.model, request.version)
         most = self._predictor.limits.max_texts
         if len(request.items) > most:
             raise InputError(

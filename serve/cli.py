@@ -51,6 +51,18 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     default=8002,
 )
 @_option(
+    "--versions",
+    "Versions of each model that are held ready for calls that name one: current, latest:N or all. "
+    "The current one, the canary and the shadow always are.",
+    default="current",
+)
+@_option(
+    "--watch-seconds",
+    "Seconds between two looks at REPOSITORY for what is to be served; 0 never looks again.",
+    type=float,
+    default=2.0,
+)
+@_option(
     "--threads",
     "Threads of one instance of a model.  [default: as many as were certified]",
     type=int,

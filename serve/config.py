@@ -9,6 +9,7 @@ from edgewright.errors import ConfigError
 from edgewright.serve.access_log import AccessLevel
 from edgewright.serve.host_choice import HostOptions, Remeasure
 from edgewright.serve.prediction_log import LogInputs
+from edgewright.serve.version_policy import VersionPolicy
 
 _PORTS = 2**16
 
@@ -21,6 +22,8 @@ class ServeConfig:
     host: str = "0.0.0.0"  # every interface, as a service in a container needs
     port: int = 8001  # gRPC; 0 lets the system choose
     metrics_port: int = 8002  # HTTP; 0 lets the system choose
+    versions: str = "current"  # of each model, to hold ready; see VersionPolicy
+    watch_seconds: float = 2.0  # between two looks at the repository; 0 never looks again
     threads: int | None = None  # of one instance of a model; None: as many as were certified
     instances: int | None = None  # of each model, computing at once; None: cores over threads
     max_batch: int = 32  # rows computed together
@@ -45,6 +48,7 @@ class ServeConfig:
             "--host": (bool(self.host), "an address or host name"),
             "--port": (0 <= self.port < _PORTS, f"0 to {_PORTS - 1}"),
             "--metrics-port": (0 <= self.metrics_port < _PORTS, f"0 to {_PORTS - 1}"),
+            "--watch-seconds": (0 <= self.watch_seconds < float("inf"), "0 seconds or more"),
             "--threads": (self.threads is None or self.threads >= 1, "1 or more"),
             "--instances": (self.instances is None or self.instances >= 1, "1 or more"),
             "--max-batch": (self.max_batch >= 1, "1 or more"),
@@ -81,6 +85,10 @@ class ServeConfig:
             faults.append(
                 f"--log-inputs {self.log_inputs} needs a store to log to; give --feedback too"
             )
+        try:
+            VersionPolicy.parse(self.versions)
+        except ConfigError as error:
+            faults += error.faults
         if faults:
             raise ConfigError(faults)
 

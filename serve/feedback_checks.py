@@ -85,7 +85,7 @@ class FeedbackChecks:
 
     def _checked_model(self, message: FeedbackEntry) -> str | None:
         """The model that the entry is about, where that can be told; it has the label."""
-        names = [entry.name for entry in self._registry.entries()]
+        names = self._registry.names()
         if message.model:
             names = [message.model]
         known: set[str] = set()

@@ -162,7 +162,8 @@ class HttpApi:
     async def _model_metadata(self, _request: Request, groups: Mapping[str, str]) -> Response:
         model = self._inference.model(groups["model"], groups["version"])
         inputs = [example_type(model), *array_types(model)]
-        return _json(metadata(model, inputs, output_types(model), PLATFORM))
+        versions = self._inference.versions(model.name)
+        return _json(metadata(model, versions, inputs, output_types(model), PLATFORM))
 
     async def _model_config(self, _request: Request, groups: Mapping[str, str]) -> Response:
         model = self._inference.model(groups["model"], groups["version"])
@@ -191,7 +192,7 @@ class HttpApi:
         given = await _parsed(request.body, json_object)
         refuse_keys("the request", given, ("texts", "images", "top_k", "version"))
         top_k, version = taken(given, "top_k", int, 0), taken(given, "version", int, 0)
-        model = self._predictor.registry.ready(groups["model"], version)
+        model = self._predictor.registry.route(groups["model"], version)
         wanted = model.kind.many
         if set(given) & {"texts", "images"} != {wanted}:
             raise InputError(

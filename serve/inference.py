@@ -75,6 +75,11 @@ class Inference:
         """The model asked for; raises as ``Registry.ready``, InputError for a bad version."""
         return self.registry.ready(name, version_number(version))
 
+    def versions(self, name: str) -> list[str]:
+        """Versions of a model that may be asked for, as the protocol writes them, ascending."""
+        lineup = self.registry.lineup(name)
+        return [str(version) for version in sorted(lineup.versions if lineup else ())]
+
     def is_model_ready(self, name: str, version: str) -> bool:
         """Whether it answers; of a model that nobody knows, it is said that it does not."""
         try:
@@ -92,7 +97,7 @@ class Inference:
             InputError: names the tensor or parameter at fault, and what was expected of it.
             EdgewrightError: as ``Predictor`` and ``Registry.ready``.
         """
-        model = self.model(call.model, call.version)
+        model = self.registry.route(call.model, version_number(call.version))
         outputs = _requested(model, call.outputs)
         time_left_s = _sooner(time_left_s, call.parameters)
         predicted = await self._predict(model, _by_name(call.inputs), time_left_s)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
+from edgewright.errors import ModelNotFoundError
 from edgewright.serve.models import ServedModel
-from edgewright.serve.registry import Entry, Registry, State
+from edgewright.serve.problems import WHOLE_MODEL, Problems
+from edgewright.serve.registry import Entry, Registry, Role, State
 from edgewright.v1 import model_pb2
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer
 
@@ -17,31 +20,63 @@ _STATES: Final = {
 
 
 class ModelService(ModelServiceServicer):
-    """Words the registry for the wire."""
+    """Words the registry, and what is wrong, for the wire."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, problems: Problems) -> None:
         self._registry = registry
+        self._problems = problems
 
     async def ListModels(  # noqa: N802 -- the name in the .proto
         self, _request: model_pb2.ListModelsRequest, _context: Any
     ) -> model_pb2.ListModelsResponse:
-        """Every model, by name; those still loading too."""
+        """Every version, by name; those still loading, and those that failed, too."""
+        names = sorted({*self._registry.names(), *self._problems.names()})
         return model_pb2.ListModelsResponse(
-            models=[self._model(entry) for entry in self._registry.entries()]
+            models=[model for name in names for model in self._versions(name)]
         )
 
     async def GetModel(  # noqa: N802 -- the name in the .proto
         self, request: model_pb2.GetModelRequest, _context: Any
     ) -> model_pb2.GetModelResponse:
-        """One model; raises as ``Registry.entry``."""
-        entry = self._registry.entry(request.model, request.version)
-        return model_pb2.GetModelResponse(model=self._model(entry))
+        """One version of a model; raises as ``Registry.entry``."""
+        try:
+            entry = self._registry.entry(request.model, request.version)
+        except ModelNotFoundError:
+            for model in self._versions(request.model):
+                if request.version in (0, model.version):
+                    return model_pb2.GetModelResponse(model=model)
+            raise
+        problem = self._problem(self._problems.of(entry.name), entry)
+        return model_pb2.GetModelResponse(model=self._model(entry, problem))
 
-    def _model(self, entry: Entry) -> model_pb2.Model:
+    def _versions(self, name: str) -> list[model_pb2.Model]:
+        problems = self._problems.of(name)
+        lineup = self._registry.lineup(name)
+        entries = lineup.entries() if lineup else []
+        told = {each.version for each in entries} | ({WHOLE_MODEL} if entries else set())
+        return [
+            *(self._model(each, self._problem(problems, each)) for each in entries),
+            *(
+                model_pb2.Model(
+                    name=name, version=version, state=model_pb2.MODEL_STATE_FAILED, problem=problem
+                )
+                for version, problem in problems.items()
+                if version not in told
+            ),
+        ]
+
+    def _problem(self, problems: Mapping[int, str], entry: Entry) -> str:
+        """What is wrong with the version or, where it is the current one, with the whole model."""
+        whole = problems.get(WHOLE_MODEL, "") if entry.role is Role.CURRENT else ""
+        return problems.get(entry.version, whole)
+
+    def _model(self, entry: Entry, problem: str) -> model_pb2.Model:
         state = _STATES[self._registry.state]
-        served = entry.served
+        served, role = entry.served, f"VERSION_ROLE_{entry.role.name}"
         if served is None:
-            return model_pb2.Model(name=entry.name, version=entry.version, state=state)
+            return model_pb2.Model(
+                name=entry.name, version=entry.version, state=state, role=role, problem=problem
+            )
         return model_pb2.Model(
             name=served.name,
             version=served.version,
@@ -55,6 +90,8 @@ class ModelService(ModelServiceServicer):
             max_length_tokens=served.max_length,
             chosen_variant=served.bundle.chosen.name,
             choice_source=f"CHOICE_SOURCE_{served.chosen_by.name}",
+            role=role,
+            problem=problem,
         )
 
 

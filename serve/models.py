@@ -27,6 +27,7 @@ from edgewright.serve.host_choice import (
     HostOptions,
     choose,
 )
+from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.sessions import Sessions
 
 WARM_UP_TOKENS: Final = (8, 32, 128)
@@ -124,6 +125,7 @@ def load_model(
     max_batch: int,
     instances: int | None = None,
     host: HostOptions = DEFAULT_OPTIONS,
+    preprocessors: Preprocessors | None = None,
 ) -> ServedModel:
     """Load one version and prove it fit to answer on this host.
 
@@ -135,6 +137,7 @@ def load_model(
         max_batch: the most rows that will run together, for the warm-up.
         instances: sessions, each on ``threads``; None for as many as this host's cores hold.
         host: what to do where its certificate does not hold.
+        preprocessors: those that may be shared with it.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
@@ -145,7 +148,7 @@ def load_model(
     bundle = repository.bundle(name, version)
     choice, session, runtime = _open(bundle, threads, instances, max_batch, host)
     variant, isa = choice.variant, choice.instruction_set
-    preprocessor: Preprocessor = bundle.preprocessor()
+    preprocessor = (preprocessors or Preprocessors()).of(bundle)
     certificate = variant.certificate
     holds = certificate is not None and certificate.holds(runtime, isa)
     goldens = check_goldens(bundle, variant, session, preprocessor, same_host=holds)

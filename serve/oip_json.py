@@ -78,16 +78,16 @@ def answer_body(
     return head + tail, len(head) if tail else None
 
 
-def metadata(model: ServedModel, inputs: Sequence[TensorType], outputs: Sequence[TensorType],
-             platform: str) -> dict[str, Any]:  # fmt: skip
-    """A model's tensors, as the protocol tells them."""
+def metadata(model: ServedModel, versions: Sequence[str], inputs: Sequence[TensorType],
+             outputs: Sequence[TensorType], platform: str) -> dict[str, Any]:  # fmt: skip
+    """A model's versions and tensors, as the protocol tells them."""
 
     def told(types: Sequence[TensorType]) -> list[dict[str, Any]]:
         return [{"name": t.name, "datatype": t.datatype, "shape": t.shape} for t in types]
 
     return {
         "name": model.name,
-        "versions": [str(model.version)],
+        "versions": versions,
         "platform": platform,
         "inputs": told(inputs),
         "outputs": told(outputs),

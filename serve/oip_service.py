@@ -55,7 +55,7 @@ class OipService(GRPCInferenceServiceServicer):
         model = self._inference.model(request.name, request.version)
         return inference_pb2.ModelMetadataResponse(
             name=model.name,
-            versions=[str(model.version)],
+            versions=self._inference.versions(model.name),
             platform=PLATFORM,
             inputs=map(_metadata, [example_type(model), *array_types(model)]),
             outputs=map(_metadata, output_types(model)),

@@ -77,7 +77,7 @@ class PredictionService(PredictionServiceServicer):
     def _ready(
         self, request: ClassifyTextRequest | ClassifyImageRequest, kind: Kind
     ) -> ServedModel:
-        model = self._predictor.registry.ready(request.model, request.version)
+        model = self._predictor.registry.route(request.model, request.version)
         if model.kind is not kind:
             method = {TEXT: "ClassifyText", IMAGE: "ClassifyImage"}[model.kind]
             raise InputError(

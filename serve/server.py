@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
 
-from edgewright.errors import ConfigError, ModelNotFoundError
+from edgewright.errors import ConfigError
 from edgewright.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from edgewright.proof.host import available_cores
 from edgewright.repository import Repository
@@ -28,6 +29,7 @@ from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
+from edgewright.serve.follower import Follower
 from edgewright.serve.health import HealthService
 from edgewright.serve.http_api import HttpApi, Watched
 from edgewright.serve.http_server import HttpServer
@@ -36,6 +38,7 @@ from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.interceptors import CallEdge
 from edgewright.serve.line import BatchLimit
+from edgewright.serve.loader import Loader
 from edgewright.serve.logs import LogThread
 from edgewright.serve.loop_lag import watch_loop
 from edgewright.serve.model_service import ModelService
@@ -43,7 +46,10 @@ from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
+from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.registry import Registry, State
+from edgewright.serve.surroundings import ServerSurroundings
+from edgewright.serve.version_policy import VersionPolicy
 from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from edgewright.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
@@ -114,6 +120,8 @@ class Server:
         self._decoder = ImageDecoder(
             self.batcher.queue, available_cores(), self.instruments.decoded
         )
+        self.follower = self._follower()
+        self._watching: asyncio.Task[None] | None = None
         self.intake: FeedbackIntake | None = None
         if store is not None:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
@@ -146,38 +154,24 @@ class Server:
         await self._rpc.start()
 
     async def load(self) -> list[ServedModel]:
-        """Load the current version of every model in the repository, then answer calls.
+        """Load what the repository says of every model, then answer calls and follow it.
 
         Raises:
             ModelNotFoundError: the repository is missing or empty.
             IntegrityError, BackendUnavailableError: as ``load_model``.
         """
-        repository = Repository(self.config.repository)
-        names = repository.models()
-        if not names:
-            raise ModelNotFoundError(
-                f"{repository.path} holds no model; add one with "
-                f"`edgewright publish BUNDLE {repository.path} --name NAME`"
-            )
-        current = {name: repository.current(name) for name in names}
-        for name, version in current.items():
-            self.registry.expect(name, version)
-        self.health.set(names, serving=False)
-        models = []
-        for name, version in current.items():
-            model = await asyncio.to_thread(self._load_one, repository, name, version)
-            self.batcher.grow_to(model.instances)
-            self.registry.add(model)
-            self.instruments.model_loaded(model)
-            models.append(model)
+        await self.follower.start()
         self._answer_calls()
-        return models
+        if self.config.watch_seconds:
+            self._watching = asyncio.create_task(self.follower.watch(self.config.watch_seconds))
+        return [each.served for each in self.registry.entries() if each.served is not None]
 
     async def drain(self) -> None:
         """Say "not ready", refuse new calls, finish those in flight, stop."""
         self.registry.state = State.DRAINING
         self.instruments.ready.set(0)
         self.health.set_all(serving=False)
+        await self._stop_following()
         await asyncio.sleep(self.config.drain_delay_s)
         self.feedback.drain()
         self.predictions.drain()
@@ -200,6 +194,7 @@ class Server:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        await self._stop_following()
         await self._rpc.stop(None)
         await self._close_queues()
         await self._http.stop()
@@ -229,7 +224,8 @@ class Server:
         # Generated code has no types.
         add_PredictionServiceServicer_to_server(self.predictions, self._rpc)  # type: ignore[no-untyped-call]
         add_GRPCInferenceServiceServicer_to_server(oip, self._rpc)  # type: ignore[no-untyped-call]
-        add_ModelServiceServicer_to_server(ModelService(self.registry), self._rpc)  # type: ignore[no-untyped-call]
+        models = ModelService(self.registry, self.follower.problems)
+        add_ModelServiceServicer_to_server(models, self._rpc)  # type: ignore[no-untyped-call]
         add_FeedbackServiceServicer_to_server(self.feedback, self._rpc)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self.health, self._rpc)
         enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
@@ -248,7 +244,16 @@ class Server:
                 "choose another, or 0 for any that is free"
             ) from error
 
-    def _load_one(self, repository: Repository, name: str, version: int) -> ServedModel:
+    def _follower(self) -> Follower:
+        repository = Repository(self.config.repository)
+        around = ServerSurroundings(self.registry, self.batcher, self.health, self.instruments)
+        load = partial(self._load_one, repository, Preprocessors())
+        policy = VersionPolicy.parse(self.config.versions)
+        return Follower(repository, self.registry, Loader(repository, load), policy, around)
+
+    def _load_one(
+        self, repository: Repository, preprocessors: Preprocessors, name: str, version: int
+    ) -> ServedModel:
         config = self.config
         return load_model(
             repository,
@@ -258,7 +263,14 @@ class Server:
             instances=config.instances,
             max_batch=config.max_batch,
             host=config.host_options,
+            preprocessors=preprocessors,
         )
+
+    async def _stop_following(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self.follower.close()
 
     def _answer_calls(self) -> None:
         self.registry.state = State.READY

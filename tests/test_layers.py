@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for names in (
         " errors",
         "kinds manifest output options rpc_errors v1 oip",
-        "tables pretrained",
+        "tables pretrained pointer",
         "examples texts preprocess metrics report figures answers feedback calls streamed"
         " resumed_stream connection client shown_example state_dir",
         "backends bundle checkpoint factories model_file repository",

@@ -35,6 +35,7 @@ class ModelState(StrEnum):
     LOADING = "LOADING"
     READY = "READY"
     DRAINING = "DRAINING"
+    FAILED = "FAILED"  # it is not loaded, for what ``problem`` says
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class ServedModel:
     max_length_tokens: int
     chosen_variant: str  # by optimize; another one may answer, see ``choice_source``
     choice_source: str  # "BUNDLE": optimize's choice; "HOST": measured by the server's host
+    role: str = "UNSPECIFIED"  # "CURRENT", "CANARY", "SHADOW", "HELD": for calls that name it
+    problem: str = ""  # why it is not served as the repository says
 
 
 def classification(message: prediction_pb2.Classification) -> Classification:
@@ -100,6 +103,8 @@ def served_model(message: model_pb2.Model) -> ServedModel:
         max_length_tokens=message.max_length_tokens,
         chosen_variant=message.chosen_variant,
         choice_source=_enum_name(model_pb2.ChoiceSource, message.choice_source, "CHOICE_SOURCE_"),
+        role=_enum_name(model_pb2.VersionRole, message.role, "VERSION_ROLE_"),
+        problem=message.problem,
     )
 
 

@@ -3,24 +3,24 @@
 repository/
   news/
     1/  2/  3/       bundles, never changed once published
-    current.json     which version is served, and which were before it
+    current.json     which version is served, which were before it, and what others get (pointer)
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from edgewright.bundle import Bundle
 from edgewright.errors import ConfigError, IntegrityError, ModelNotFoundError
-from edgewright.manifest import canonical_json, new_folder, replace_file
+from edgewright.manifest import new_folder, replace_file
+from edgewright.pointer import Canary, Pointer
 
 CURRENT_FILE: Final = "current.json"
 LOCK_FILE: Final = ".lock"
@@ -61,15 +61,50 @@ class Repository:
 
     def current(self, model: str) -> int:
         """The version that is served: the pointer's, or the highest where there is no pointer."""
-        versions = self.versions(model)
-        history = self._history(model)
-        if history and history[-1] not in versions:
+        return self.pointer(model).history[-1]
+
+    def pointer(self, model: str) -> Pointer:
+        """What is to be served of ``model``; its history ends with the current version.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            IntegrityError: current.json was altered, or names a current version that is missing.
+        """
+        versions, pointer = self.versions(model), self._pointer(model)
+        if not pointer.history:
+            return replace(pointer, history=(versions[-1],))
+        if pointer.history[-1] not in versions:
             known = ", ".join(map(str, versions))
             raise IntegrityError(
-                f"{self.path / model / CURRENT_FILE} names version {history[-1]}, "
+                f"{self.path / model / CURRENT_FILE} names version {pointer.history[-1]}, "
                 f"which is missing; there are: {known}"
             )
-        return history[-1] if history else versions[-1]
+        return pointer
+
+    def previous(self, model: str) -> int:
+        """The version that a rollback would make current.
+
+        Raises:
+            ModelNotFoundError: there is no such model, or no version before the current one.
+        """
+        versions = self.versions(model)
+        history = self._pointer(model).history
+        earlier = [each for each in history if each != history[-1] and each in versions]
+        if not earlier:
+            raise ModelNotFoundError(f"{model!r} has no earlier version to go back to")
+        return earlier[-1]
+
+    def folder(self, model: str, version: int) -> Path:
+        """Where one version lies.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version.
+        """
+        versions = self.versions(model)
+        if version not in versions:
+            known = ", ".join(map(str, versions))
+            raise ModelNotFoundError(f"no version {version} of {model!r}; there are: {known}")
+        return self.path / model / str(version)
 
     def bundle(self, model: str, version: int) -> Bundle:
         """The verified bundle of one version.
@@ -78,14 +113,12 @@ class Repository:
             ModelNotFoundError: there is no such model or version.
             IntegrityError: its bytes differ from its seal.
         """
-        versions = self.versions(model)
-        if version not in versions:
-            known = ", ".join(map(str, versions))
-            raise ModelNotFoundError(f"no version {version} of {model!r}; there are: {known}")
-        return Bundle.open(self.path / model / str(version))
+        return Bundle.open(self.folder(model, version))
 
-    def publish(self, bundle: Path, model: str) -> int:
+    def publish(self, bundle: Path, model: str, *, keep_current: bool = False) -> int:
         """Copy a verified bundle in as the next version and make it current.
+
+        With ``keep_current`` the version that is current, where there is one, stays so.
 
         Raises:
             ConfigError: the name is not one that fits a folder and a URL.
@@ -99,11 +132,12 @@ class Repository:
         Bundle.open(bundle)
         with self._locked(model):
             taken = self._versions(self.path / model)
-            history = self._history(model) or taken[-1:]
+            pointer = self._pointer(model)
+            pointer = pointer if pointer.history else Pointer(tuple(taken[-1:]))
             version = taken[-1] + 1 if taken else 1
             with new_folder(self.path / model / str(version)) as staging:
                 shutil.copytree(bundle, staging, dirs_exist_ok=True)
-            self._point(model, [*history, version])
+            self._write(model, pointer if keep_current and taken else pointer.to(version))
         return version
 
     def rollback(self, model: str) -> int:
@@ -112,13 +146,58 @@ class Repository:
         Raises:
             ModelNotFoundError: there is no such model, or no version before the current one.
         """
-        versions = self.versions(model)
+        self.versions(model)
         with self._locked(model):
-            earlier = [each for each in self._history(model)[:-1] if each in versions]
-            if not earlier:
-                raise ModelNotFoundError(f"{model!r} has no earlier version to go back to")
-            self._point(model, earlier)
-        return earlier[-1]
+            version = self.previous(model)
+            self._write(model, self._pointer(model).back_to(version))
+        return version
+
+    def make_current(self, model: str, version: int) -> None:
+        """Serve ``version``, and with it a model that was unloaded.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version.
+        """
+        with self._changing(model, version) as pointer:
+            self._write(model, pointer.to(version))
+
+    def unload(self, model: str) -> None:
+        """Serve ``model`` no more until a version of it is made current; nothing is deleted.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        with self._changing(model) as pointer:
+            self._write(model, Pointer(pointer.history, unloaded=True))
+
+    def set_traffic(self, model: str, canary: Canary | None, shadow: int | None) -> None:
+        """Say which versions, beside the current one, get a share or a copy of the calls.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version.
+            ConfigError: the current version is named, or one version for both.
+        """
+        versions = [each for each in (canary.version if canary else None, shadow) if each]
+        with self._changing(model, *versions) as pointer:
+            faults = [
+                f"version {each} of {model!r} is current; name another for canary or shadow"
+                for each in versions
+                if each == pointer.history[-1]
+            ]
+            if len(set(versions)) < len(versions):
+                faults.append(f"version {shadow} of {model!r} is given as canary and as shadow")
+            if faults:
+                raise ConfigError(faults)
+            self._write(model, replace(pointer, canary=canary, shadow=shadow))
+
+    @contextmanager
+    def _changing(self, model: str, *versions: int) -> Iterator[Pointer]:
+        """The pointer, under the lock; ``versions`` must be there."""
+        self.versions(model)
+        with self._locked(model):
+            for version in versions:
+                self.folder(model, version)
+            yield self.pointer(model)
 
     @contextmanager
     def _locked(self, model: str) -> Iterator[None]:
@@ -129,22 +208,20 @@ class Repository:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _history(self, model: str) -> list[int]:
+    def _pointer(self, model: str) -> Pointer:
+        """As it was written; empty where nothing was."""
         file = self.path / model / CURRENT_FILE
-        if not file.exists():
-            return []
         try:
-            history = json.loads(file.read_bytes())["history"]
-            sound = isinstance(history, list) and all(type(each) is int for each in history)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            sound = False
-        if not sound:
-            raise IntegrityError(f"{file} was altered; remove it to serve the highest version")
-        return list(history)
+            return Pointer.from_bytes(file.read_bytes())
+        except FileNotFoundError:
+            return Pointer()
+        except ValueError as error:
+            raise IntegrityError(
+                f"{file} was altered; remove it to serve the highest version"
+            ) from error
 
-    def _point(self, model: str, history: list[int]) -> None:
-        file = self.path / model / CURRENT_FILE
-        replace_file(file, canonical_json({"current": history[-1], "history": history}))
+    def _write(self, model: str, pointer: Pointer) -> None:
+        replace_file(self.path / model / CURRENT_FILE, pointer.to_bytes())
 
     @staticmethod
     def _versions(model_folder: Path) -> list[int]:

@@ -84,6 +84,7 @@ class Running:
 
 
 Launch = Callable[..., Running]
+QUIET = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "watch_seconds": 0.0}
 
 
 class Gate:
@@ -144,7 +145,7 @@ def launch(loop: LoopThread, repository: Path) -> Iterator[Launch]:
     running: list[Running] = []
 
     def start(path: Path = repository, *, load: bool = True, **options: Any) -> Running:
-        config = ServeConfig(path, **{"host": "127.0.0.1", "port": 0, "metrics_port": 0, **options})
+        config = ServeConfig(path, **{**QUIET, **options})
 
         async def build() -> Server:
             server = Server(config)

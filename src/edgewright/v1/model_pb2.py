@@ -24,19 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64gewright/v1/model.proto\x12\redgewright.v1\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.edgewright.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.edgewright.v1.Model\"\xc1\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0c\n\x04task\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.edgewright.v1.ModelState\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x0f\n\x07variant\x18\x06 \x01(\t\x12\x0f\n\x07runtime\x18\x07 \x01(\t\x12/\n\x0b\x63\x65rtificate\x18\x08 \x01(\x0b\x32\x1a.edgewright.v1.Certificate\x12\x17\n\x0fmanifest_sha256\x18\t \x01(\t\x12\x19\n\x11max_length_tokens\x18\n \x01(\x05\x12\x16\n\x0e\x63hosen_variant\x18\x0b \x01(\t\x12\x32\n\rchoice_source\x18\x0c \x01(\x0e\x32\x1b.edgewright.v1.ChoiceSource\"\x82\x01\n\x0b\x43\x65rtificate\x12\'\n\x07verdict\x18\x01 \x01(\x0e\x32\x16.edgewright.v1.Verdict\x12\x18\n\x10loss_upper_bound\x18\x02 \x01(\x01\x12\x0e\n\x06\x62udget\x18\x03 \x01(\x01\x12\x12\n\nerror_rate\x18\x04 \x01(\x01\x12\x0c\n\x04rows\x18\x05 \x01(\x03*_\n\x0c\x43hoiceSource\x12\x1d\n\x19\x43HOICE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HOICE_SOURCE_BUNDLE\x10\x01\x12\x16\n\x12\x43HOICE_SOURCE_HOST\x10\x02*s\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x03*\xa2\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x10\n\x0cVERDICT_FAIL\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03\x12\x12\n\x0eVERDICT_REUSED\x10\x04\x12\x16\n\x12VERDICT_UNVERIFIED\x10\x05\x12\x14\n\x10VERDICT_VERIFIED\x10\x06\x32\xae\x01\n\x0cModelService\x12Q\n\nListModels\x12 .edgewright.v1.ListModelsRequest\x1a!.edgewright.v1.ListModelsResponse\x12K\n\x08GetModel\x12\x1e.edgewright.v1.GetModelRequest\x1a\x1f.edgewright.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64gewright/v1/model.proto\x12\redgewright.v1\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.edgewright.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.edgewright.v1.Model\"\xfc\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0c\n\x04task\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.edgewright.v1.ModelState\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x0f\n\x07variant\x18\x06 \x01(\t\x12\x0f\n\x07runtime\x18\x07 \x01(\t\x12/\n\x0b\x63\x65rtificate\x18\x08 \x01(\x0b\x32\x1a.edgewright.v1.Certificate\x12\x17\n\x0fmanifest_sha256\x18\t \x01(\t\x12\x19\n\x11max_length_tokens\x18\n \x01(\x05\x12\x16\n\x0e\x63hosen_variant\x18\x0b \x01(\t\x12\x32\n\rchoice_source\x18\x0c \x01(\x0e\x32\x1b.edgewright.v1.ChoiceSource\x12(\n\x04role\x18\r \x01(\x0e\x32\x1a.edgewright.v1.VersionRole\x12\x0f\n\x07problem\x18\x0e \x01(\t\"\x82\x01\n\x0b\x43\x65rtificate\x12\'\n\x07verdict\x18\x01 \x01(\x0e\x32\x16.edgewright.v1.Verdict\x12\x18\n\x10loss_upper_bound\x18\x02 \x01(\x01\x12\x0e\n\x06\x62udget\x18\x03 \x01(\x01\x12\x12\n\nerror_rate\x18\x04 \x01(\x01\x12\x0c\n\x04rows\x18\x05 \x01(\x03*\x8e\x01\n\x0bVersionRole\x12\x1c\n\x18VERSION_ROLE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERSION_ROLE_CURRENT\x10\x01\x12\x17\n\x13VERSION_ROLE_CANARY\x10\x02\x12\x17\n\x13VERSION_ROLE_SHADOW\x10\x03\x12\x15\n\x11VERSION_ROLE_HELD\x10\x04*_\n\x0c\x43hoiceSource\x12\x1d\n\x19\x43HOICE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HOICE_SOURCE_BUNDLE\x10\x01\x12\x16\n\x12\x43HOICE_SOURCE_HOST\x10\x02*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04*\xa2\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x10\n\x0cVERDICT_FAIL\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03\x12\x12\n\x0eVERDICT_REUSED\x10\x04\x12\x16\n\x12VERDICT_UNVERIFIED\x10\x05\x12\x14\n\x10VERDICT_VERIFIED\x10\x06\x32\xae\x01\n\x0cModelService\x12Q\n\nListModels\x12 .edgewright.v1.ListModelsRequest\x1a!.edgewright.v1.ListModelsResponse\x12K\n\x08GetModel\x12\x1e.edgewright.v1.GetModelRequest\x1a\x1f.edgewright.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgewright.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHOICESOURCE']._serialized_start=690
-  _globals['_CHOICESOURCE']._serialized_end=785
-  _globals['_MODELSTATE']._serialized_start=787
-  _globals['_MODELSTATE']._serialized_end=902
-  _globals['_VERDICT']._serialized_start=905
-  _globals['_VERDICT']._serialized_end=1067
+  _globals['_VERSIONROLE']._serialized_start=750
+  _globals['_VERSIONROLE']._serialized_end=892
+  _globals['_CHOICESOURCE']._serialized_start=894
+  _globals['_CHOICESOURCE']._serialized_end=989
+  _globals['_MODELSTATE']._serialized_start=992
+  _globals['_MODELSTATE']._serialized_end=1131
+  _globals['_VERDICT']._serialized_start=1134
+  _globals['_VERDICT']._serialized_end=1296
   _globals['_LISTMODELSREQUEST']._serialized_start=44
   _globals['_LISTMODELSREQUEST']._serialized_end=63
   _globals['_LISTMODELSRESPONSE']._serialized_start=65
@@ -46,9 +48,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_start=176
   _globals['_GETMODELRESPONSE']._serialized_end=231
   _globals['_MODEL']._serialized_start=234
-  _globals['_MODEL']._serialized_end=555
-  _globals['_CERTIFICATE']._serialized_start=558
-  _globals['_CERTIFICATE']._serialized_end=688
-  _globals['_MODELSERVICE']._serialized_start=1070
-  _globals['_MODELSERVICE']._serialized_end=1244
+  _globals['_MODEL']._serialized_end=614
+  _globals['_CERTIFICATE']._serialized_start=617
+  _globals['_CERTIFICATE']._serialized_end=747
+  _globals['_MODELSERVICE']._serialized_start=1299
+  _globals['_MODELSERVICE']._serialized_end=1473
 # @@protoc_insertion_point(module_scope)

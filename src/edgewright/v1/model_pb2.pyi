@@ -7,6 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class VersionRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERSION_ROLE_UNSPECIFIED: _ClassVar[VersionRole]
+    VERSION_ROLE_CURRENT: _ClassVar[VersionRole]
+    VERSION_ROLE_CANARY: _ClassVar[VersionRole]
+    VERSION_ROLE_SHADOW: _ClassVar[VersionRole]
+    VERSION_ROLE_HELD: _ClassVar[VersionRole]
+
 class ChoiceSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CHOICE_SOURCE_UNSPECIFIED: _ClassVar[ChoiceSource]
@@ -19,6 +27,7 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_LOADING: _ClassVar[ModelState]
     MODEL_STATE_READY: _ClassVar[ModelState]
     MODEL_STATE_DRAINING: _ClassVar[ModelState]
+    MODEL_STATE_FAILED: _ClassVar[ModelState]
 
 class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +38,11 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_REUSED: _ClassVar[Verdict]
     VERDICT_UNVERIFIED: _ClassVar[Verdict]
     VERDICT_VERIFIED: _ClassVar[Verdict]
+VERSION_ROLE_UNSPECIFIED: VersionRole
+VERSION_ROLE_CURRENT: VersionRole
+VERSION_ROLE_CANARY: VersionRole
+VERSION_ROLE_SHADOW: VersionRole
+VERSION_ROLE_HELD: VersionRole
 CHOICE_SOURCE_UNSPECIFIED: ChoiceSource
 CHOICE_SOURCE_BUNDLE: ChoiceSource
 CHOICE_SOURCE_HOST: ChoiceSource
@@ -36,6 +50,7 @@ MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
 MODEL_STATE_DRAINING: ModelState
+MODEL_STATE_FAILED: ModelState
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_PASS: Verdict
 VERDICT_FAIL: Verdict
@@ -69,7 +84,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "task", "state", "labels", "variant", "runtime", "certificate", "manifest_sha256", "max_length_tokens", "chosen_variant", "choice_source")
+    __slots__ = ("name", "version", "task", "state", "labels", "variant", "runtime", "certificate", "manifest_sha256", "max_length_tokens", "chosen_variant", "choice_source", "role", "problem")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +97,8 @@ class Model(_message.Message):
     MAX_LENGTH_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_VARIANT_FIELD_NUMBER: _ClassVar[int]
     CHOICE_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     task: str
@@ -94,7 +111,9 @@ class Model(_message.Message):
     max_length_tokens: int
     chosen_variant: str
     choice_source: ChoiceSource
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., labels: _Optional[_Iterable[str]] = ..., variant: _Optional[str] = ..., runtime: _Optional[str] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., manifest_sha256: _Optional[str] = ..., max_length_tokens: _Optional[int] = ..., chosen_variant: _Optional[str] = ..., choice_source: _Optional[_Union[ChoiceSource, str]] = ...) -> None: ...
+    role: VersionRole
+    problem: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., labels: _Optional[_Iterable[str]] = ..., variant: _Optional[str] = ..., runtime: _Optional[str] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., manifest_sha256: _Optional[str] = ..., max_length_tokens: _Optional[int] = ..., chosen_variant: _Optional[str] = ..., choice_source: _Optional[_Union[ChoiceSource, str]] = ..., role: _Optional[_Union[VersionRole, str]] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class Certificate(_message.Message):
     __slots__ = ("verdict", "loss_upper_bound", "budget", "error_rate", "rows")

@@ -1,0 +1,280 @@
+"""The server made to answer what its repository says, now and whenever that changes.
+
+A version is loaded, proven and warmed up beside those that answer, and takes its place at once when
+it is ready. The one before finishes its calls and is let go. What cannot be loaded takes nobody's
+place: the version that answers goes on, and the problem is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
+from weakref import WeakKeyDictionary
+
+from edgewright.errors import EdgewrightError, ModelNotFoundError
+from edgewright.manifest import SEAL_FILE
+from edgewright.pointer import Canary
+from edgewright.repository import Repository
+from edgewright.serve.loader import Loaded, Loader
+from edgewright.serve.models import ServedModel
+from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL, Problems
+from edgewright.serve.registry import Lineup, Registry
+from edgewright.serve.swap import Plan, Swap
+from edgewright.serve.version_policy import VersionPolicy
+
+_DRAIN_POLL_S: Final = 0.05
+
+log = logging.getLogger(__name__)
+
+
+class Surroundings(Protocol):
+    """What else there is to a server than its registry."""
+
+    def came(self, model: ServedModel) -> None:
+        """``model`` is about to answer."""
+        ...
+
+    def changed(self, name: str, lineup: Lineup | None) -> None:
+        """So ``name`` is answered from now on; by nobody, where there is no line-up."""
+        ...
+
+    def is_busy(self, model: ServedModel) -> bool:
+        """Whether a call of ``model`` is in flight."""
+        ...
+
+    def left(self, model: ServedModel) -> None:
+        """``model`` answers no more, and its calls have ended."""
+        ...
+
+
+class Follower:
+    """Keeps the registry as the repository says. Lives on the event loop."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        registry: Registry,
+        loader: Loader,
+        policy: VersionPolicy,
+        around: Surroundings,
+    ) -> None:
+        self.plans: dict[str, Plan] = {}
+        self.problems = Problems()
+        self._repository = repository
+        self._registry = registry
+        self._loader = loader
+        self._policy = policy
+        self._around = around
+        self._seals: WeakKeyDictionary[ServedModel, str] = WeakKeyDictionary()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Load what there is.
+
+        Raises:
+            ModelNotFoundError: the repository is missing or empty.
+            EdgewrightError: of a model no version answers; why the current one does not.
+        """
+        names = await asyncio.to_thread(self._repository.models)
+        if not names:
+            raise ModelNotFoundError(
+                f"{self._repository.path} holds no model; add one with "
+                f"`edgewright publish BUNDLE {self._repository.path} --name NAME`"
+            )
+        plans = {name: await asyncio.to_thread(self._plan, name) for name in names}
+        for name, plan in plans.items():
+            if not plan.pointer.unloaded:
+                self._change(name, Lineup(name, plan.current))
+        for name, plan in plans.items():
+            error = await self._follow(name, plan, {})
+            if error is not None and self._registry.lineup(name) is None:
+                raise error
+
+    async def watch(self, seconds: float) -> None:
+        """Follow what changes, looking every so many seconds; ends when it is cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.look()
+            except Exception:  # an edge: nobody else would hear of it, and the next look may do
+                log.exception("the repository could not be followed")
+
+    async def look(self) -> None:
+        """Follow what has changed, and tell what cannot be followed."""
+        try:
+            names = set(await asyncio.to_thread(self._repository.models))
+        except (OSError, EdgewrightError) as error:
+            goes_on = f"{error}; what is loaded goes on answering"
+            self.problems.put(REPOSITORY, {WHOLE_MODEL: goes_on})
+            return
+        self.problems.put(REPOSITORY, {})
+        names.update(self._registry.names())
+        for name in sorted(names):
+            async with self._locks[name]:
+                await self._look_at(name)
+        self.problems.keep(names)
+
+    async def make_current(self, name: str, version: int) -> None:
+        """Prove ``version``, and have it answer here and in every replica.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version.
+            EdgewrightError: it does not answer; nothing has changed.
+            OSError: the repository cannot be written.
+        """
+        await asyncio.to_thread(self._repository.folder, name, version)
+        async with self._locks[name]:
+            proven = await self._proven(name, [version])
+            await asyncio.to_thread(self._repository.make_current, name, version)
+            await self._follow_now(name, proven)
+
+    async def rollback(self, name: str) -> int:
+        """Prove the version before the current one and have it answer; which it is.
+
+        Raises:
+            As ``make_current``.
+        """
+        await asyncio.to_thread(self._repository.versions, name)
+        async with self._locks[name]:
+            version = await asyncio.to_thread(self._repository.previous, name)
+            proven = await self._proven(name, [version])
+            version = await asyncio.to_thread(self._repository.rollback, name)
+            await self._follow_now(name, proven)
+        return version
+
+    async def unload(self, name: str) -> None:
+        """Answer no more calls of ``name``, here and in every replica.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            OSError: the repository cannot be written.
+        """
+        await asyncio.to_thread(self._repository.versions, name)
+        async with self._locks[name]:
+            await asyncio.to_thread(self._repository.unload, name)
+            await self._follow_now(name, {})
+
+    async def set_traffic(self, name: str, canary: Canary | None, shadow: int | None) -> None:
+        """Prove both versions, then let them have their share of the calls.
+
+        Raises:
+            As ``make_current``; ConfigError as ``Repository.set_traffic``.
+        """
+        versions = [each for each in (canary.version if canary else None, shadow) if each]
+        for version in versions:
+            await asyncio.to_thread(self._repository.folder, name, version)
+        async with self._locks[name]:
+            proven = await self._proven(name, versions)
+            await asyncio.to_thread(self._repository.set_traffic, name, canary, shadow)
+            await self._follow_now(name, proven)
+
+    async def close(self) -> None:
+        """Wait no longer for calls of versions that have left."""
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    async def _look_at(self, name: str) -> None:
+        try:
+            plan = await asyncio.to_thread(self._plan, name)
+        except (OSError, EdgewrightError) as error:
+            lineup = self._registry.lineup(name)
+            goes_on = f"; version {lineup.current} goes on answering" if lineup else ""
+            self.problems.put(name, {WHOLE_MODEL: f"{error}{goes_on}"})
+            return
+        await self._follow(name, plan, {})
+
+    def _plan(self, name: str) -> Plan:
+        pointer = self._repository.pointer(name)
+        return Plan(pointer, tuple(self._policy.wanted(self._repository.versions(name))))
+
+    async def _proven(self, name: str, versions: Iterable[int]) -> dict[int, Loaded]:
+        """Those of ``versions`` that do not answer yet as they lie on disk, loaded."""
+        proven = {}
+        for version in versions:
+            lineup = self._registry.lineup(name)
+            model = lineup.versions.get(version) if lineup else None
+            seal = await asyncio.to_thread(self._loader.seal, name, version)
+            if model is None or self._seals.get(model) != seal:
+                proven[version] = await self._loader.load(name, version, again=True)
+        return proven
+
+    async def _follow_now(self, name: str, proven: Mapping[int, Loaded]) -> None:
+        plan = await asyncio.to_thread(self._plan, name)
+        await self._follow(name, plan, proven)
+
+    async def _follow(
+        self, name: str, plan: Plan, proven: Mapping[int, Loaded]
+    ) -> EdgewrightError | None:
+        """Answer by ``plan`` as far as its versions can be loaded; why the current one cannot."""
+        self.plans[name] = plan
+        swap = Swap(name, plan, self._registry.lineup(name), dict(proven))
+        current = None if plan.pointer.unloaded else await self._current(swap)
+        if current is None:
+            self._change(name, None)
+        else:
+            self._change(name, swap.lineup(current))
+            for version in plan.others:
+                if version != current and await self._have(swap, version):
+                    self._change(name, swap.lineup(current))
+        self.problems.put(name, swap.problems)
+        return swap.failure
+
+    async def _current(self, swap: Swap) -> int | None:
+        """The version to answer: the wanted one, else the one that does, else one before it."""
+        for version in swap.candidates():
+            if await self._have(swap, version):
+                return version
+        return None
+
+    async def _have(self, swap: Swap, version: int) -> bool:
+        """Whether ``version`` can answer, as it lies on disk or as it was loaded before."""
+        model = swap.versions.get(version)
+        seal = await asyncio.to_thread(self._loader.seal, swap.name, version)
+        if model is not None and not seal:
+            swap.problems[version] = (
+                f"the folder of {swap.name} version {version} has no {SEAL_FILE} any more; "
+                "what was loaded of it goes on answering"
+            )
+        elif model is None or self._seals.get(model) != seal:
+            try:
+                loaded = swap.proven.pop(version, None)
+                loaded = loaded or await self._loader.load(swap.name, version, again=False)
+            except EdgewrightError as error:
+                swap.failed(version, error)
+            else:
+                swap.versions[version] = loaded.model
+                self._seals[loaded.model] = loaded.seal
+        return version in swap.versions
+
+    def _change(self, name: str, lineup: Lineup | None) -> None:
+        """Swap at once, and let go of what has left."""
+        before = self._registry.lineup(name)
+        if lineup == before:
+            return
+        old = set(before.versions.values()) if before else set()
+        new = set(lineup.versions.values()) if lineup else set()
+        for model in new - old:
+            self._around.came(model)
+        if lineup is None:
+            self._registry.remove(name)
+        else:
+            self._registry.put(lineup)
+        self._around.changed(name, lineup)
+        for model in old - new:
+            task = asyncio.create_task(self._let_go([model]))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _let_go(self, held: list[ServedModel]) -> None:
+        """Free a model that nobody calls any more, once its calls in flight are answered."""
+        name, version = held[0].name, held[0].version
+        while self._around.is_busy(held[0]):
+            await asyncio.sleep(_DRAIN_POLL_S)
+        self._around.left(held[0])
+        await asyncio.to_thread(held.clear)  # which takes milliseconds
+        log.info("%s version %d has left", name, version)

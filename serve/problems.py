@@ -1,0 +1,57 @@
+"""What of the repository cannot be served as it says; told in the log once, in answers while so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+REPOSITORY = ""  # in the place of a model's name
+WHOLE_MODEL = 0  # in the place of a version
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Problem:
+    message: str
+    told: set[str] = field(default_factory=set)
+
+
+class Problems:
+    """Messages by model and version. Lives on the event loop."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], _Problem] = {}
+
+    def put(self, name: str, found: Mapping[int, str]) -> None:
+        """These, by version, are the problems of the model ``name``, and there are no others."""
+        for key in [key for key in self._known if key[0] == name and key[1] not in found]:
+            del self._known[key]
+        for version, message in found.items():
+            self._tell(name, version, message)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget the problems of models that are not among ``names``."""
+        kept = {REPOSITORY, *names}
+        self._known = {key: each for key, each in self._known.items() if key[0] in kept}
+
+    def of(self, name: str) -> dict[int, str]:
+        """The problems of a model by version."""
+        return {key[1]: each.message for key, each in self._known.items() if key[0] == name}
+
+    def names(self) -> list[str]:
+        """Models with problems, sorted."""
+        return sorted({name for name, _ in self._known} - {REPOSITORY})
+
+    def _tell(self, name: str, version: int, message: str) -> None:
+        """Log it once; of a folder that is being copied, again when it has come to rest."""
+        known = self._known.get((name, version))
+        if known is None:
+            known = self._known[name, version] = _Problem(message)
+        elif known.message != message:
+            known.message = message
+            return
+        if message not in known.told:
+            known.told.add(message)
+            log.warning("%s", message)
