@@ -68,7 +68,13 @@ class FakeServer(
 
     def __exit__(self, *_: object) -> None:
         self.hold.set()
-        self._server.stop(None).wait()
+        self.die()
+
+    def die(self) -> None:
+        """End; calls that are held are never answered."""
+        ended = self._server.stop(None)
+        self.hold.set()
+        ended.wait()
         self._pool.shutdown()
 
     def ClassifyText(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 gRPC's

@@ -35,8 +35,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         " resumed_stream connection client shown_example state_dir",
         "backends bundle checkpoint factories model_file repository",
         "proof latency latency_rounds latency_process",
-        "finetune optimize serve",
-        "artifact_commands engine_command host_commands predict_command cli",
+        "finetune optimize serve bench",
+        "artifact_commands engine_command host_commands predict_command bench_command cli",
         "__main__",
     )
 )

@@ -44,6 +44,11 @@ COMMANDS: Final = {
     ),
     "serve": ("edgewright.serve.cli", "serve", "Answer gRPC calls from a repository of bundles."),
     "predict": ("edgewright.predict_command", "predict", "Call a served model with texts."),
+    "bench": (
+        "edgewright.bench_command",
+        "bench",
+        "Put load on a server, and tell how many calls it answers, and how fast.",
+    ),
     "feedback": (
         "edgewright.serve.feedback_cli",
         "feedback",
@@ -67,6 +72,7 @@ EXTRAS: Final = {
     "build-engine": "serve-gpu",
     "serve": "serve",
     "predict": "client",
+    "bench": "bench",
     "feedback": "serve",
     "rollback": "serve",
     "inspect": "train",

@@ -31,6 +31,7 @@ _THEME: Final = {
 _MARKERS: Final = "osD^vPX*<>phd8H1234"
 _FINE_TICKS: Final = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 _COARSE_TICKS: Final = (1, 2, 5)
+_FEW_POINTS: Final = 30
 _DASHES: Final = ("-", "--", "-.", ":")
 _STYLE: Final[dict[Any, Any]] = {  # matplotlib's stubs want its own key type
     "svg.fonttype": "none",
@@ -63,6 +64,15 @@ class Point:
     y_low: float
     y_high: float
     tone: Tone = Tone.NEUTRAL
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of ``curve_figure``; ``ticks`` are (place, words), chosen by itself where none."""
+
+    label: str
+    log: bool = False
+    ticks: Sequence[tuple[float, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,33 @@ def line_figure(
         return Figure(_svg(figure, caption), caption)
 
 
+def curve_figure(
+    series: Mapping[str, Sequence[tuple[float, float]]], x: Axis, y: Axis, caption: str
+) -> Figure:
+    """One curve for each series of (x, y); points are marked where they are few."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(x.label, y.label)
+        for index, (name, points) in enumerate(series.items()):
+            few = len(points) <= _FEW_POINTS
+            axes.plot(
+                [place for place, _ in points],
+                [value for _, value in points],
+                color=_SERIES[index % len(_SERIES)],
+                linestyle=_DASHES[index // len(_SERIES) % len(_DASHES)],
+                linewidth=1.6,
+                marker=_MARKERS[index % len(_MARKERS)] if few else "",
+                markersize=5,
+                label=name,
+            )
+        _lay_out(axes.xaxis, axes.set_xscale, axes.get_xlim, x)
+        _lay_out(axes.yaxis, axes.set_yscale, axes.get_ylim, y)
+        if len(series) > 1:
+            axes.legend()
+        return Figure(_svg(figure, caption), caption)
+
+
 def interval_scatter_figure(
     points: Sequence[Point],
     *,
@@ -139,7 +176,7 @@ def interval_scatter_figure(
             axes.plot(*zip(*line, strict=True), color=_SERIES[0], linewidth=1.2, label=joined[1])
         if y_line is not None:
             axes.axhline(y_line[0], color=_INK, linestyle=":", linewidth=1, label=y_line[1])
-        _plain_log_ticks(axes)
+        _plain_log_ticks(axes.xaxis, axes.get_xlim())
         figure.set_figheight(_INCHES[1] + 0.2 * len(points) / 2)  # the legend has two columns
         figure.legend(loc="outside lower center", ncols=2, fontsize=10)
         return Figure(_svg(figure, caption), caption)
@@ -173,15 +210,31 @@ def bar_figure(bars: Sequence[Bar], *, x_label: str, caption: str) -> Figure:
         return Figure(_svg(figure, caption), caption)
 
 
-def _plain_log_ticks(axes: Any) -> None:
-    """Plain numbers on a logarithmic x axis, closer where it spans less than a decade."""
+def _lay_out(axis: Any, set_scale: Any, limits: Any, asked: Axis) -> None:
+    """Scale and ticks of an axis whose curves are drawn."""
     import matplotlib.ticker
 
-    low, high = axes.get_xlim()
-    subs = _FINE_TICKS if high < 10 * low else _COARSE_TICKS
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    if asked.log:
+        set_scale("log")
+        _plain_log_ticks(axis, limits())
+    if asked.ticks:
+        axis.set_major_locator(matplotlib.ticker.FixedLocator([place for place, _ in asked.ticks]))
+        axis.set_major_formatter(
+            matplotlib.ticker.FixedFormatter([word for _, word in asked.ticks])
+        )
+        axis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
+def _plain_log_ticks(axis: Any, limits: tuple[float, float]) -> None:
+    """Plain numbers on a logarithmic axis, closer where it spans less than a decade."""
+    import matplotlib.ticker
+
+    low, high = limits
+    decades = math.log10(high / low)
+    subs = _FINE_TICKS if decades < 1 else _COARSE_TICKS if decades < 4 else (1,)
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
 def _axes(x_label: str, y_label: str) -> tuple[Any, Any]:

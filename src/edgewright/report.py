@@ -132,7 +132,10 @@ def render_report(
     sections: Sequence[Section],
     manifest_sha256: str,
 ) -> bytes:
-    """The report as UTF-8 HTML; every text is escaped."""
+    """The report as UTF-8 HTML; every text is escaped.
+
+    ``manifest_sha256`` is of the artifact that it tells of; empty where there is none.
+    """
     import jinja2
 
     environment = jinja2.Environment(

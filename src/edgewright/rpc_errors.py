@@ -115,6 +115,12 @@ def from_rpc_error(failure: RpcFailure) -> EdgewrightError:
     return _build(kind, message, status)
 
 
+def told_reason(failure: RpcFailure) -> str:
+    """The reason in a failed call's ``ErrorInfo``, whoever's it is; empty where there is none."""
+    info = _detail(_rich_status(failure.trailing_metadata()), ErrorInfo)
+    return str(info.reason) if info is not None else ""
+
+
 def reason_of(error: BaseException) -> str:
     """The reason that ``to_status`` gives: for logs and metrics."""
     return next((row.reason for row in _TABLE if isinstance(error, row.error)), _INTERNAL.reason)
