@@ -97,6 +97,7 @@ def test_json_is_one_object_of_a_known_shape(
     # The schedule alone decides how many calls are due: in 0.5 s after 0.1 s.
     assert (first["calls"]["due"], second["calls"]["due"]) == (30, 45)
     assert first["calls"]["answered"] == 30
+    assert first["generator"]["cpu"] > 0
     assert sum(first["histogram"]["calls"]) == 30
     assert first["rows_per_s"] == pytest.approx(2 * first["calls_per_s"])
     assert record["model"]["name"] == "news"

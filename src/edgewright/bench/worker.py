@@ -101,20 +101,25 @@ def _inbox(pipe: Pipe) -> asyncio.Queue[Any]:
 
 async def _counted(worker: Worker, step: Step, send: Send, inbox: asyncio.Queue[Any]) -> Counted:
     tally = Tally()
-    load = asyncio.ensure_future(_load(worker, step, send, tally))
-    effort = asyncio.ensure_future(_effort(step.window))
+    load = asyncio.ensure_future(_measured(worker, step, send, tally))
     told = asyncio.ensure_future(inbox.get())
     await asyncio.wait((load, told), return_when=asyncio.FIRST_COMPLETED)
     stopped_at = None if load.done() else time.monotonic()
-    for each in (load, told, effort):
+    for each in (load, told):
         if not each.done():
             each.cancel()
             await asyncio.wait((each,))
     if not load.cancelled():
         load.result()
-    if not effort.cancelled():
-        tally.efforts.append(effort.result())
     return Counted(tally, stopped_at)
+
+
+async def _measured(worker: Worker, step: Step, send: Send, tally: Tally) -> None:
+    """The load and, beside it, what it costs; the last call may end before the window does."""
+    async with asyncio.TaskGroup() as group:
+        effort = group.create_task(_effort(step.window))
+        await _load(worker, step, send, tally)
+    tally.efforts.append(effort.result())
 
 
 def _load(worker: Worker, step: Step, send: Send, tally: Tally) -> Awaitable[None]:
