@@ -1,16 +1,19 @@
-"""A peer in an environment of its own, over the libraries that this one has.
+"""A peer in an environment of its own, over the libraries that this one has or apart from them.
 
-A peer may ask for another version of a library than ours. Here all work with the same torch,
-transformers and ONNX Runtime, so that none is measured on another build: the environment holds the
-peer alone, and what we have not, and sees everything else through a path file.
+A peer may ask for another version of a library than ours. Tools that make models all work with the
+same torch, transformers and ONNX Runtime, so that none is measured on another build: the
+environment holds the peer alone, and what we have not, and sees everything else through a path
+file. Servers get all that they ask for, and the one ONNX Runtime by its version.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,6 +57,48 @@ class Environment:
     def _works(self, python: Path) -> bool:
         tried = subprocess.run([str(python), "-c", self.trial], capture_output=True, check=False)
         return tried.returncode == 0
+
+
+@dataclass(frozen=True)
+class OwnEnvironment:
+    """What pip installs, with what it depends on, and nothing of ours."""
+
+    name: str
+    requirements: tuple[str, ...]
+    trial: str
+
+    def python(self, folder: Path) -> Path:
+        """The interpreter, in ``folder``, made anew where that was not made of these requirements.
+
+        Raises:
+            PeerMissingError: pip cannot install them, or the peer cannot be imported.
+        """
+        python, made_of = folder / "bin" / "python", folder / "requirements.txt"
+        wanted = "\n".join(self.requirements)
+        if made_of.exists() and made_of.read_text() == wanted:
+            return python
+        venv.create(folder, clear=True, with_pip=False)
+        pip_install(python, self.requirements)
+        _run([str(python), "-c", self.trial], f"the import of {self.name}")
+        made_of.write_text(wanted)
+        return python
+
+
+def pip_install(python: Path, requirements: Sequence[str], constraints: Path | None = None) -> None:
+    """Into another environment, by the pip of this one.
+
+    Raises:
+        PeerMissingError: it failed.
+    """
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    limits = ["--constraint", str(constraints)] if constraints else []
+    _run([*pip, *limits, *requirements], f"pip install {' '.join(requirements)}")
+
+
+def installed(python: Path) -> dict[str, str]:
+    """Versions of what an environment holds, by name."""
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "list", "--format", "json"]
+    return {each["name"]: each["version"] for each in json.loads(_run(pip, "pip list"))}
 
 
 SETFIT: Final = Environment(
