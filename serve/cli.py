@@ -69,8 +69,8 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 )
 @_option(
     "--instances",
-    "Instances of each model that compute at once; each holds the weights.  [default: as many as "
-    "the cores have room for, at most 8]",
+    "Instances of each model that compute at once.  [default: as many as the cores have room for, "
+    "at most 8]",
     type=int,
 )
 @_option("--max-batch", "Rows that are computed together at most.", type=int, default=32)

@@ -34,7 +34,7 @@ WARM_UP_TOKENS: Final = (8, 32, 128)
 # English has between 4 and 5 letters and spaces a token, some scripts a token a letter.
 _LETTERS_PER_TOKEN: Final = 4
 _SPECIAL_TOKENS: Final = 2
-# Each instance holds the weights once more, and beyond some their answers outrun the event loop.
+# Beyond some, their answers outrun the event loop.
 _MOST_INSTANCES: Final = 8
 _ON_CPU: Final = ("onnxruntime", "openvino")
 
@@ -198,14 +198,12 @@ def _open(
         return choice, Sessions([session]), runtime
     choice = choose(bundle, threads, host)
     backend = get_backend(choice.variant.backend)
-    sessions = [
-        backend.load(
-            bundle.path / choice.variant.file,
-            threads=choice.threads,
-            options=choice.variant.session_options,
-        )
-        for _ in range(instances or _instances(choice))
-    ]
+    sessions = backend.load_instances(
+        bundle.path / choice.variant.file,
+        instances or _instances(choice),
+        threads=choice.threads,
+        options=choice.variant.session_options,
+    )
     return choice, Sessions(sessions), backend.runtime()
 
 
@@ -245,7 +243,7 @@ def _warn_unverified(model: ServedModel, isa: str) -> None:
 def _warm_up(model: ServedModel, max_batch: int) -> None:
     """Run the shapes that come first, so that no caller pays for a runtime's preparations."""
     rows = _rows_of_each_shape(model)
-    for session in model.session.each:
+    for session in dict.fromkeys(model.session.each):  # one may stand for several
         alone = replace(model, session=Sessions([session]))
         for row in rows:
             alone.scores([row])

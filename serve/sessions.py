@@ -19,7 +19,10 @@ class Sessions:
     """
 
     def __init__(self, sessions: Sequence[Session]) -> None:
-        """``sessions`` are of the same file and options, one or more."""
+        """``sessions`` are of the same file and options, one or more.
+
+        One that may run several times at once stands there as often.
+        """
         self.inputs = sessions[0].inputs
         self.outputs = sessions[0].outputs
         self.each = tuple(sessions)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from edgewright.backends import (
     TensorSpec,
     get_backend,
     installed_backends,
+    openvino,
     softmax,
 )
 from edgewright.errors import BackendUnavailableError, IntegrityError
@@ -152,6 +155,47 @@ def test_threads_and_options_reach_openvino(model: Path) -> None:
     assert compiled.get_property("NUM_STREAMS") == 1
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_instances_run_at_once_and_give_what_one_session_gives(
+    model: Path, name: str, threads: int
+) -> None:
+    sessions = get_backend(name).load_instances(model, 3, threads=threads)
+    assert len(sessions) == 3
+    inputs = [batch(1 + number % 5, 1 + number % 7) for number in range(60)]
+    started = threading.Barrier(3)
+
+    def run(number: int) -> list[NDArray[Any]]:
+        started.wait(30)
+        return [sessions[number].run(each)["logits"] for each in inputs]
+
+    with ThreadPoolExecutor(3) as pool:
+        for logits in pool.map(run, range(3)):
+            for each, got in zip(inputs, logits, strict=True):
+                np.testing.assert_array_equal(got, by_hand(**each))
+
+
+def test_instances_without_threads_of_their_own_are_one_session_of_onnxruntime(model: Path) -> None:
+    backend = get_backend("onnxruntime")
+    assert len(set(backend.load_instances(model, 3, threads=1))) == 1
+    assert len(set(backend.load_instances(model, 3, threads=2))) == 3
+
+
+def test_instances_of_openvino_share_one_compiled_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+    plain = openvino._compiled
+
+    def spy(path: Path, streams: int, threads: int, options: Any) -> Any:
+        compiled.append(plain(path, streams, threads, options))
+        return compiled[-1]
+
+    monkeypatch.setattr(openvino, "_compiled", spy)
+    sessions: Any = get_backend("openvino").load_instances(model, 2, threads=1)
+    assert len(compiled) == 1
+    assert len({id(each._request) for each in sessions}) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x08" + b"\xff" * 100])

@@ -99,9 +99,10 @@ def test_threads_are_those_certified_within_this_hosts_cores(
         def runtime(self) -> str:
             return get_backend("onnxruntime").runtime()
 
-        def load(self, path: Path, *, threads: int, options: Any) -> Any:
-            given.append(threads)
-            return get_backend("onnxruntime").load(path, threads=threads, options=options)
+        def load_instances(self, path: Path, count: int, *, threads: int, options: Any) -> Any:
+            given.extend([threads] * count)
+            runtime = get_backend("onnxruntime")
+            return runtime.load_instances(path, count, threads=threads, options=options)
 
     monkeypatch.setattr(models, "get_backend", lambda _name: Spy())
     monkeypatch.setattr(Bundle, "certified_threads", certified)

@@ -7,7 +7,7 @@ Adding a runtime is one file and one line here.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -74,6 +74,15 @@ class Backend(Protocol):
         Raises:
             BackendUnavailableError: the runtime cannot load here; says what to install.
             IntegrityError: the file is no model that the runtime can read.
+        """
+        ...
+
+    def load_instances(
+        self, path: Path, count: int, *, threads: int, options: Mapping[str, str] | None = None
+    ) -> Sequence[Session]:
+        """``count`` sessions that may run at once, on ``threads`` each; raises as ``load``.
+
+        Where the runtime allows they hold the weights once, and one may stand there several times.
         """
         ...
 

@@ -124,6 +124,17 @@ class OnnxRuntimeBackend:
         """Load on ``threads`` intra-op threads; ``options`` are session configuration entries."""
         return OnnxRuntimeSession(path, threads, options or {})
 
+    def load_instances(
+        self, path: Path, count: int, *, threads: int, options: Mapping[str, str] | None = None
+    ) -> list[OnnxRuntimeSession]:
+        """Sessions that may run at once: one for all of them where it has no threads of its own.
+
+        Such a session computes on the thread that calls it, and ONNX Runtime allows several.
+        """
+        loads = 1 if threads == 1 else count
+        loaded = [self.load(path, threads=threads, options=options) for _ in range(loads)]
+        return loaded * (count // loads)
+
 
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(axis if isinstance(axis, int) else -1 for axis in node.shape)

@@ -76,6 +76,12 @@ class OnnxRuntimeCudaBackend:
         _cuda_build()
         return OnnxRuntimeCudaSession(path, threads, options or {})
 
+    def load_instances(
+        self, path: Path, count: int, *, threads: int, options: Mapping[str, str] | None = None
+    ) -> list[OnnxRuntimeCudaSession]:
+        """Sessions with memory of their own on the GPU, weights included."""
+        return [self.load(path, threads=threads, options=options) for _ in range(count)]
+
 
 def _cuda_build() -> Any:
     onnxruntime = library("edgewright[serve-gpu]")

@@ -35,28 +35,9 @@ def _library() -> Any:
 
 
 class OpenVinoSession:
-    """A model compiled for the CPU, tuned for latency."""
+    """An infer request of a model compiled for the CPU."""
 
-    def __init__(self, path: Path, threads: int, options: Mapping[str, str]) -> None:
-        library = _library()
-        properties = {
-            "INFERENCE_NUM_THREADS": str(threads),
-            "NUM_STREAMS": "1",
-            "PERFORMANCE_HINT": "LATENCY",
-            # Pinned, every session of a process that runs one thread would run it on core 0.
-            "ENABLE_CPU_PINNING": "NO",
-            **options,
-        }
-        try:
-            core = library.Core()
-            compiled = core.compile_model(core.read_model(str(path)), DEVICE, properties)
-        except RuntimeError as error:
-            raise IntegrityError(f"OpenVINO cannot load {path}: {error}") from error
-        devices = list(compiled.get_property("EXECUTION_DEVICES"))
-        if devices != [DEVICE]:
-            raise BackendUnavailableError(
-                f"{path}: OpenVINO took {', '.join(devices)} where {DEVICE} was asked for"
-            )
+    def __init__(self, compiled: Any) -> None:
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._request = compiled.create_infer_request()
@@ -91,7 +72,42 @@ class OpenVinoBackend:
         self, path: Path, *, threads: int, options: Mapping[str, str] | None = None
     ) -> OpenVinoSession:
         """Compile on ``threads`` threads; ``options`` are OpenVINO properties."""
-        return OpenVinoSession(path, threads, options or {})
+        return OpenVinoSession(_compiled(path, 1, threads, options or {}))
+
+    def load_instances(
+        self, path: Path, count: int, *, threads: int, options: Mapping[str, str] | None = None
+    ) -> list[OpenVinoSession]:
+        """Infer requests of one compiled model, each with a stream of ``threads`` threads."""
+        compiled = _compiled(path, count, threads, options or {})
+        return [OpenVinoSession(compiled) for _ in range(count)]
+
+
+def _compiled(path: Path, streams: int, threads: int, options: Mapping[str, str]) -> Any:
+    """The model, tuned for latency, with ``threads`` for each of ``streams``.
+
+    Raises:
+        IntegrityError: the file is no model that OpenVINO can read.
+        BackendUnavailableError: OpenVINO fell back to another device.
+    """
+    properties = {
+        "INFERENCE_NUM_THREADS": str(streams * threads),
+        "NUM_STREAMS": str(streams),
+        "PERFORMANCE_HINT": "LATENCY",
+        # Pinned, every session of a process that runs one thread would run it on core 0.
+        "ENABLE_CPU_PINNING": "NO",
+        **options,
+    }
+    try:
+        core = _library().Core()
+        compiled = core.compile_model(core.read_model(str(path)), DEVICE, properties)
+    except RuntimeError as error:
+        raise IntegrityError(f"OpenVINO cannot load {path}: {error}") from error
+    devices = list(compiled.get_property("EXECUTION_DEVICES"))
+    if devices != [DEVICE]:
+        raise BackendUnavailableError(
+            f"{path}: OpenVINO took {', '.join(devices)} where {DEVICE} was asked for"
+        )
+    return compiled
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -72,6 +72,12 @@ class TensorRtBackend:
             )
         return built
 
+    def load_instances(
+        self, path: Path, count: int, *, threads: int, options: Mapping[str, str] | None = None
+    ) -> list[TensorRtSession]:
+        """Engines with memory of their own on the GPU, weights included."""
+        return [self.load(path, threads=threads, options=options) for _ in range(count)]
+
     def load_built(self, path: Path, options: Mapping[str, str]) -> TensorRtSession | None:
         """The session of an engine that was built for this very host; None where there is none.
 
