@@ -24,7 +24,7 @@ from edgewright.serve.server import serve as serve_repository
 
 
 def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
-    twin = "EDGEWRIGHT_" + name.removeprefix("--").replace("-", "_").upper()
+    twin = "EDGEWRIGHT_" + name.partition("/")[0].removeprefix("--").replace("-", "_").upper()
     return click.option(name, help=help_text, envvar=twin, show_envvar=True, **settings)
 
 
@@ -38,6 +38,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
         "edgewright serve repository/ --state-dir state/ --remeasure always",
         "edgewright serve repository/ --access-log errors --log-format json",
         "edgewright serve repository/ --threads 1 --instances 2 --max-wait 0.5",
+        "edgewright serve repository/ --tls-cert cert.pem --tls-key key.pem --tokens tokens.txt",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
     ),
 )
@@ -90,6 +91,36 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("--max-texts", "Texts or images in one call at most.", type=int, default=256)
 @_option("--max-text-chars", "Characters of one text at most.", type=int, default=100_000)
 @_option("--max-message-mb", "MiB of one request at most.", type=int, default=16)
+@_option(
+    "--max-calls-per-caller",
+    "Calls that one caller (token, certificate or address) may have in flight.  "
+    "[default: no limit]",
+    type=int,
+)
+@_option(
+    "--tls-cert",
+    "PEM certificate of both ports, then those that lead to a root; read again when it changes.",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+)
+@_option("--tls-key", "PEM key of it.", metavar="FILE", type=click.Path(path_type=Path))
+@_option(
+    "--tls-client-ca",
+    "PEM certificates of authorities; callers then need a certificate of one of them.",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+)
+@_option(
+    "--tokens",
+    "File of hashed tokens (`edgewright token new`); callers then need one of them.",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+)
+@_option(
+    "--reflection/--no-reflection",
+    "Let tools such as grpcurl list services and messages.",
+    default=False,
+)
 @_option(
     "--drain-delay", "Seconds between saying not ready and refusing calls.", type=float, default=0.0
 )

@@ -9,6 +9,7 @@ from edgewright.errors import ConfigError
 from edgewright.serve.access_log import AccessLevel
 from edgewright.serve.host_choice import HostOptions, Remeasure
 from edgewright.serve.prediction_log import LogInputs
+from edgewright.serve.tls import TlsFiles
 from edgewright.serve.version_policy import VersionPolicy
 
 _PORTS = 2**16
@@ -33,6 +34,12 @@ class ServeConfig:
     max_texts: int = 256  # or images, in one call
     max_text_chars: int = 100_000  # in one text
     max_message_mb: int = 16  # MiB of one request; gRPC itself refuses what is larger
+    max_calls_per_caller: int | None = None  # in flight at once; None: as the queue allows
+    reflection: bool = False  # lets anybody who may call list the services
+    tls_cert: Path | None = None  # PEM, of both ports; None serves in the clear
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # PEM; clients then need a certificate of its
+    tokens: Path | None = None  # file of hashed tokens; None asks for none
     drain_delay_s: float = 0.0  # between saying "not ready" and refusing new calls
     grace_s: float = 30.0  # for calls in flight, once new ones are refused
     # URL of the store of feedback and predictions; None takes no feedback. It may hold a password.
@@ -61,6 +68,10 @@ class ServeConfig:
             ),
             "--max-text-chars": (self.max_text_chars >= 1, "1 or more"),
             "--max-message-mb": (1 <= self.max_message_mb < 2048, "1 to 2047"),
+            "--max-calls-per-caller": (
+                self.max_calls_per_caller is None or self.max_calls_per_caller >= 1,
+                "1 or more",
+            ),
             "--drain-delay": (0 <= self.drain_delay_s < float("inf"), "0 seconds or more"),
             "--remeasure-seconds": (0 < self.remeasure_seconds < float("inf"), "above 0 seconds"),
             "--grace": (0 <= self.grace_s < float("inf"), "0 seconds or more"),
@@ -72,6 +83,7 @@ class ServeConfig:
         ]
         if 0 < self.port == self.metrics_port:
             faults.append(f"--port and --metrics-port are both {self.port}; they must differ")
+        faults += self._tls_faults()
         if self.remeasure not in tuple(Remeasure):
             listed = ", ".join(Remeasure)
             faults.append(f"--remeasure is {self.remeasure}; it must be one of {listed}")
@@ -91,6 +103,21 @@ class ServeConfig:
             faults += error.faults
         if faults:
             raise ConfigError(faults)
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files of TLS, where it is wanted."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    def _tls_faults(self) -> list[str]:
+        faults = []
+        if (self.tls_cert is None) != (self.tls_key is None):
+            faults.append("--tls-cert and --tls-key are given together or not at all")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            faults.append("--tls-client-ca needs TLS; give --tls-cert and --tls-key too")
+        return faults
 
     @property
     def host_options(self) -> HostOptions:

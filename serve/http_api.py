@@ -18,11 +18,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from edgewright import __version__
-from edgewright.errors import InputError, NotReadyError, OverloadedError
+from edgewright.errors import (
+    EdgewrightError,
+    InputError,
+    NotReadyError,
+    OverloadedError,
+    UnauthenticatedError,
+)
 from edgewright.kinds import IMAGE
 from edgewright.rpc_errors import reason_of
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID
+from edgewright.serve.callers import Callers, Peer
 from edgewright.serve.http_server import Request, Response
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
 from edgewright.serve.json_input import from_base64, json_object, refuse_keys, taken, utf8
@@ -30,6 +37,7 @@ from edgewright.serve.model_tensors import array_types, example_type, output_typ
 from edgewright.serve.models import ServedModel
 from edgewright.serve.oip_json import answer_body, metadata, parse_call
 from edgewright.serve.predictor import Predicted, Predictor
+from edgewright.serve.tokens import Right
 
 TIMEOUT_HEADER: Final = "x-timeout-ms"
 LONGEST_S: Final = 60.0  # that a call may take, whatever it says
@@ -39,6 +47,8 @@ _JSON: Final = "application/json"
 _MODEL: Final = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 _STATUSES: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -60,39 +70,57 @@ class Watched:
 
 @dataclass(frozen=True)
 class _Route:
-    """A path, its method, and who answers; ``call`` is counted and waited for by a drain."""
+    """A path, its method, and who answers; ``call`` is counted and waited for by a drain.
+
+    ``right`` is what its caller needs, None where everybody may.
+    """
 
     method: str
     path: re.Pattern[str]
     answer: Callable[[Request, Mapping[str, str]], Awaitable[Response]]
-    call: str = ""
+    call: str
+    right: Right | None
 
 
 class HttpApi:
     """Answers requests; ``drain`` makes it refuse new calls. Lives on the event loop."""
 
-    def __init__(self, predictor: Predictor, watched: Watched, observer: CallObserver) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        watched: Watched,
+        observer: CallObserver,
+        callers: Callers | None = None,
+    ) -> None:
         self.in_flight = 0
         self._predictor = predictor
         self._inference = Inference(predictor)
         self._watched = watched
         self._observer = observer
+        self._callers = callers or Callers()
         self._draining = False
         routes = (
-            ("GET", "/metrics", self._metrics, ""),
-            ("GET", "/healthz", self._healthz, ""),
-            ("GET", "/readyz", self._readyz, ""),
-            ("GET", "/v2", self._server_metadata, ""),
-            ("GET", "/v2/health/live", self._healthz, ""),
-            ("GET", "/v2/health/ready", self._readyz, ""),
-            ("GET", _MODEL, self._model_metadata, "http/ModelMetadata"),
-            ("GET", _MODEL + "/config", self._model_config, "http/ModelConfig"),
-            ("GET", _MODEL + "/ready", self._model_ready, ""),
-            ("POST", _MODEL + "/infer", self._infer, "http/ModelInfer"),
-            ("POST", "/v1/models/(?P<model>[^/]+):classify", self._classify, "http/Classify"),
+            ("GET", "/metrics", self._metrics, "", Right.METRICS),
+            ("GET", "/healthz", self._healthz, "", None),
+            ("GET", "/readyz", self._readyz, "", None),
+            ("GET", "/v2", self._server_metadata, "", Right.CALL),
+            ("GET", "/v2/health/live", self._healthz, "", None),
+            ("GET", "/v2/health/ready", self._readyz, "", None),
+            ("GET", _MODEL, self._model_metadata, "http/ModelMetadata", Right.CALL),
+            ("GET", _MODEL + "/config", self._model_config, "http/ModelConfig", Right.CALL),
+            ("GET", _MODEL + "/ready", self._model_ready, "", Right.CALL),
+            ("POST", _MODEL + "/infer", self._infer, "http/ModelInfer", Right.CALL),
+            (
+                "POST",
+                "/v1/models/(?P<model>[^/]+):classify",
+                self._classify,
+                "http/Classify",
+                Right.CALL,
+            ),
         )
         self._routes = [
-            _Route(method, re.compile(path), answer, call) for method, path, answer, call in routes
+            _Route(method, re.compile(path), answer, call, right)
+            for method, path, answer, call, right in routes
         ]
 
     def drain(self) -> None:
@@ -116,16 +144,19 @@ class HttpApi:
     async def _answered(
         self, route: _Route, request: Request, groups: Mapping[str, str]
     ) -> Response:
-        if not route.call:
-            return await route.answer(request, groups)
         record = self._observer.arrived(request.headers.get(REQUEST_ID))
+        if not route.call:
+            try:
+                return await self._let_in(route, request, groups)
+            except EdgewrightError as error:
+                return _failed(error, self._observer.failed(record, error))
         self._observer.begin(record, route.call)
         code = grpc.StatusCode.OK
         self.in_flight += 1
         try:
             if self._draining:
                 raise NotReadyError("the server is shutting down; call another replica")
-            response = await route.answer(request, groups)
+            response = await self._let_in(route, request, groups)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -138,6 +169,16 @@ class HttpApi:
             self._observer.end(record, code, lambda: request.peer)
         named = {**response.headers, "X-Request-Id": record.request_id}
         return replace(response, headers=named)
+
+    async def _let_in(self, route: _Route, request: Request, groups: Mapping[str, str]) -> Response:
+        """The answer to who may have it; else raises as ``Callers.enter``."""
+        header = request.headers.get("authorization", "")
+        address = request.peer.rpartition(":")[0]
+        caller = self._callers.enter(route.right, Peer(address, header, request.subject))
+        try:
+            return await route.answer(request, groups)
+        finally:
+            self._callers.leave(caller)
 
     async def _metrics(self, _request: Request, _groups: Mapping[str, str]) -> Response:
         page = await asyncio.to_thread(generate_latest, self._watched.metrics)
@@ -254,6 +295,8 @@ def _failed(error: Exception, told: Status) -> Response:
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
     status = _STATUSES.get(CODES[told.code], HTTPStatus.INTERNAL_SERVER_ERROR)
     return _error(status, told.message, headers, reason_of(error))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -24,6 +25,10 @@ HEAD_S: Final = 10.0  # from the connection, or the last answer, to the end of a
 BODY_S: Final = 30.0
 ANSWER_S: Final = 30.0  # for the client to take it
 _CHUNK: Final = 64 << 10
+_SHORT: Final = {
+    "commonName": "CN", "organizationalUnitName": "OU", "organizationName": "O",
+    "localityName": "L", "stateOrProvinceName": "ST", "countryName": "C",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes = b""
     peer: str = ""  # address and port of whoever asks
+    subject: str = ""  # of the client's certificate, where it has shown one
 
 
 @dataclass(frozen=True)
@@ -70,15 +76,19 @@ class HttpServer:
         answer: Answer,
         *,
         max_body_bytes: int,
+        context: ssl.SSLContext | None = None,
         head_s: float = HEAD_S,
         body_s: float = BODY_S,
     ) -> None:
         """Bind the port; ConfigError when it cannot be had. It answers after ``start``.
 
+        With ``context`` it speaks HTTPS.
+
         ``answer`` must not raise; it is cancelled when the client leaves.
         """
         self._answer = answer
         self._max_body_bytes = max_body_bytes
+        self._context = context
         self._head_s, self._body_s = head_s, body_s
         self._held_bytes = 0
         self._connections: set[asyncio.Task[None]] = set()
@@ -99,7 +109,23 @@ class HttpServer:
 
     async def start(self) -> None:
         """Begin to answer."""
-        self._server = await asyncio.start_server(self._connected, sock=self._socket)
+        self._server = await self._listen()
+
+    async def renew(self, context: ssl.SSLContext) -> None:
+        """Meet new connections with another certificate; the old ones go on."""
+        self._context = context
+        before, self._server = self._server, await self._listen()
+        if before is not None:
+            before.close()
+
+    async def _listen(self) -> asyncio.Server:
+        # A server closes its socket with it; the port stays bound by ours.
+        return await asyncio.start_server(
+            self._connected,
+            sock=self._socket.dup(),
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else self._head_s,
+        )
 
     async def stop(self) -> None:
         """Close the port and every connection."""
@@ -149,7 +175,7 @@ class HttpServer:
                     held += len(event.data)
                     body += event.data
                     self._check_held(held)
-            request = _request(head, bytes(body), peer.address)
+            request = _request(head, bytes(body), peer)
             response = await peer.while_connected(self._answer(request))
         except TimeoutError:
             raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from None
@@ -188,6 +214,7 @@ class _Peer:
         self._writer = writer
         self._state = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         host, port = (writer.get_extra_info("peername") or ("", 0))[:2]
+        self.subject = _subject(writer.get_extra_info("peercert"))
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def next_event(self) -> Any:
@@ -262,7 +289,17 @@ class _Peer:
             return
 
 
-def _request(head: h11.Request, body: bytes, peer: str) -> Request:
+def _request(head: h11.Request, body: bytes, peer: _Peer) -> Request:
     target = head.target.decode("ascii", errors="replace")
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-    return Request(head.method.decode("ascii"), target.partition("?")[0], headers, body, peer)
+    method, path = head.method.decode("ascii"), target.partition("?")[0]
+    return Request(method, path, headers, body, peer.address, peer.subject)
+
+
+def _subject(certificate: Mapping[str, Any] | None) -> str:
+    """The most particular first, as gRPC says it: "CN=alice,OU=field"."""
+    if not certificate:
+        return ""
+    names = [pair for group in certificate.get("subject", ()) for pair in group]
+    told = ",".join(f"{_SHORT.get(name, name)}={value}" for name, value in reversed(names))
+    return told or "a certificate without a subject"

@@ -52,6 +52,16 @@ class Instruments:
         for reason in REASONS:  # so that the first one is an increase
             self.rejected.labels(reason)
         self.ready = self._gauge("edgewright_ready", "1 when calls are answered, else 0.")
+        self.reloads = self._counter(
+            "edgewright_reloads",
+            "Changes to the files of TLS and tokens: taken, or refused (the log says why).",
+            "files",
+            "outcome",
+        )
+        self.certificate_expires = self._gauge(
+            "edgewright_tls_certificate_expires_timestamp_seconds",
+            "When the server's certificate, or one that it rests on, expires; 0 without TLS.",
+        )
         self.in_flight = self._gauge("edgewright_requests_in_flight", "Calls being answered now.")
         self.event_loop_lag_seconds = self._histogram(
             "edgewright_event_loop_lag_seconds",
@@ -86,6 +96,10 @@ class Instruments:
     def model_unloaded(self, model: ServedModel) -> None:
         """``model`` answers no more."""
         self.models.unloaded(model)
+
+    def reloaded(self, files: str, taken: bool) -> None:
+        """Files have changed; whether what they say now is used."""
+        self.reloads.labels(files, "taken" if taken else "refused").inc()
 
     def encoded(self, model: BatchModel, seconds: float) -> None:
         """A batch was tokenised."""

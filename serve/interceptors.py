@@ -10,10 +10,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
-from edgewright.errors import InputError
+from edgewright.errors import EdgewrightError, InputError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
+from edgewright.serve.callers import Callers, Peer, right_for
+from edgewright.serve.tokens import Right
 
 _OUR_STREAMS = "/edgewright."
 Answer = Callable[[Any, Any], Awaitable[Any]]
@@ -23,13 +25,14 @@ StreamAnswer = Callable[[Any, Any], AsyncIterator[Any]]
 class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Wraps the unary methods, and our streams, which end when the server drains.
 
-    ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection pass
-    untouched: they last as long as their callers like.
+    ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
+    none of them: they last as long as their callers like. ``callers`` says who is let in.
     """
 
-    def __init__(self, observer: CallObserver) -> None:
+    def __init__(self, observer: CallObserver, callers: Callers | None = None) -> None:
         self.in_flight = 0
         self._observer = observer
+        self._callers = None if callers is None or callers.open else callers
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
@@ -51,7 +54,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 response_serializer=handler.response_serializer,
             )
         elif handler.request_streaming or handler.response_streaming:
-            return handler
+            return self._guarded(details.method, handler)
         else:
             wrapped = grpc.unary_unary_rpc_method_handler(
                 self._edge(details.method, handler.unary_unary, handler.request_deserializer),
@@ -61,11 +64,12 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         return wrapped
 
     def _edge(self, path: str, answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
-        method = path.removeprefix("/")
+        method, right = path.removeprefix("/"), right_for(path)
 
         async def edge(message: bytes, context: Any) -> Any:
-            record, code = self._begin(method, context), grpc.StatusCode.OK
+            record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
             try:
+                caller = self._enter(right, context)
                 return await answer(_parsed(message, parse), context)
             except asyncio.CancelledError:
                 code = _left_by_caller(context)
@@ -76,6 +80,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 await _abort(context, status, record)
             finally:
                 self.in_flight -= 1
+                self._exit(caller)
                 self._observer.end(record, code, context.peer)
 
         return edge
@@ -83,11 +88,12 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
     def _stream_edge(
         self, path: str, answer: StreamAnswer, parse: Callable[[bytes], Any]
     ) -> StreamAnswer:
-        method = path.removeprefix("/")
+        method, right = path.removeprefix("/"), right_for(path)
 
         async def edge(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-            record, code = self._begin(method, context), grpc.StatusCode.OK
+            record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
             try:
+                caller = self._enter(right, context)
                 async for response in answer(_each_parsed(messages, parse), context):
                     yield response
             except asyncio.CancelledError:
@@ -99,6 +105,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 await _abort(context, status, record)
             finally:
                 self.in_flight -= 1
+                self._exit(caller)
                 self._observer.end(record, code, context.peer, stream=True)
 
         return edge
@@ -110,6 +117,38 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         self._observer.begin(record, method)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
         return record
+
+    def _guarded(self, path: str, handler: Any) -> Any:
+        """A stream that is not ours, for those who may."""
+        right = right_for(path)
+        if self._callers is None or right is None:
+            return handler
+
+        async def edge(messages: Any, context: Any) -> AsyncIterator[Any]:
+            caller = ""
+            try:
+                caller = self._enter(right, context)
+                async for response in handler.stream_stream(messages, context):
+                    yield response
+            except EdgewrightError as error:
+                record = current_call.get()
+                assert record is not None  # as above
+                await _abort(context, self._observer.failed(record, error), record)
+            finally:
+                self._exit(caller)
+
+        return grpc.stream_stream_rpc_method_handler(
+            edge, handler.request_deserializer, handler.response_serializer
+        )
+
+    def _enter(self, right: Right | None, context: Any) -> str:
+        if self._callers is None or right is None:
+            return ""
+        return self._callers.enter(right, Peer.of(context))
+
+    def _exit(self, caller: str) -> None:
+        if self._callers is not None and caller:
+            self._callers.leave(caller)
 
 
 def _request_id(metadata: Iterable[tuple[str, Any]]) -> str | None:

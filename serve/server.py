@@ -48,6 +48,7 @@ from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
 from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.registry import Registry, State
+from edgewright.serve.security import Security
 from edgewright.serve.surroundings import ServerSurroundings
 from edgewright.serve.version_policy import VersionPolicy
 from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
@@ -87,22 +88,25 @@ class Server:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        """Open the store of feedback, and bind both ports.
+        """Open the store of feedback, read certificates and tokens, and bind both ports.
 
         Raises:
-            ConfigError: a port cannot be had, or the store is no place to write to.
+            ConfigError: a port cannot be had, a file is not what it must be, or the store is no
+                place to write to.
             BackendUnavailableError, FeedbackStoreError: as ``FeedbackStore.open``.
         """
         self.config = config
+        self.instruments = Instruments()
+        self._security = Security(config, self.instruments)
         store = open_store(config.feedback)
         self.registry = Registry()
-        self.instruments = Instruments()
         self.health = HealthService()
         self._lag: asyncio.Task[None] | None = None
         level = AccessLevel(config.access_log)
         access_log = None if level is AccessLevel.OFF else AccessLog(level)
         observer = CallObserver(self.instruments, access_log)
-        self._edge = CallEdge(observer)
+        callers = self._security.callers
+        self._edge = CallEdge(observer, callers)
         self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
         self.port = self._bind()
         self._http = HttpServer(
@@ -110,6 +114,7 @@ class Server:
             config.metrics_port,
             lambda request: self._api.answer(request),
             max_body_bytes=config.max_message_mb * MIB,
+            context=self._security.context,
         )
         self.metrics_port = self._http.port
         self.batcher = Batcher(
@@ -130,7 +135,7 @@ class Server:
         predictor = self._predictor()
         self._add_services(predictor)
         watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
-        self._api = HttpApi(predictor, watched, observer)
+        self._api = HttpApi(predictor, watched, observer, callers)
 
     @property
     def in_flight(self) -> int:
@@ -148,6 +153,7 @@ class Server:
     async def start(self) -> None:
         """Answer probes: alive, not ready."""
         await self._http.start()
+        self._security.watch(self._http.renew)
         self.health.set(SERVICES, serving=False)
         observe = self.instruments.event_loop_lag_seconds.observe
         self._lag = asyncio.create_task(watch_loop(observe))
@@ -195,6 +201,7 @@ class Server:
         _traceback: TracebackType | None,
     ) -> None:
         await self._stop_following()
+        await self._security.close()
         await self._rpc.stop(None)
         await self._close_queues()
         await self._http.stop()
@@ -228,7 +235,8 @@ class Server:
         add_ModelServiceServicer_to_server(models, self._rpc)  # type: ignore[no-untyped-call]
         add_FeedbackServiceServicer_to_server(self.feedback, self._rpc)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self.health, self._rpc)
-        enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
+        if self.config.reflection:
+            enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
 
     def _bind(self) -> int:
         host, port = self.config.host, self.config.port
@@ -236,7 +244,7 @@ class Server:
             # gRPC does not say why it could not bind, so that the system is asked first.
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             socket.create_server((host, port), family=family).close()
-            return int(self._rpc.add_insecure_port(_address(host, port)))
+            return self._security.add_port(self._rpc, _address(host, port))
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "gRPC could not bind it"
             raise ConfigError(

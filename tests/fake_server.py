@@ -39,6 +39,7 @@ class FakeServer(
     def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.failures: list[BaseException | grpc.StatusCode] = []
         self.requests: list[Any] = []
+        self.metadata: list[dict[str, Any]] = []  # that came with each
         self.time_remaining_s: list[float | None] = []
         self.models = [
             model_pb2.Model(
@@ -108,6 +109,7 @@ class FakeServer(
 
     def _arrived(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         self.time_remaining_s.append(context.time_remaining())
         self.hold.wait(10)
         failure = self.failures.pop(0) if self.failures else self.refuse(request)

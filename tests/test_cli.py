@@ -35,9 +35,13 @@ EXIT_CODES = {
     errors.ServiceError("cannot answer"): 6,
     errors.NotReadyError("starting"): 6,
     errors.OverloadedError("full", retry_after_s=1.0): 6,
+    errors.CallerLimitError("too many of yours", retry_after_s=1.0): 6,
     errors.FeedbackStoreError("disk full"): 6,
     errors.DeadlineError("late"): 6,
     errors.GateInconclusiveError("too few rows"): 7,
+    errors.AccessError("not let in"): 8,
+    errors.UnauthenticatedError("who calls?"): 8,
+    errors.PermissionDeniedError("lacks the right"): 8,
 }
 
 

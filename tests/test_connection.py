@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.server
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 from both_clients import KINDS, Clock, ask, free_port
 from fake_server import FakeServer
 
@@ -21,7 +21,9 @@ from edgewright.client import AsyncClient, Client, Tls
 from edgewright.errors import (
     ConfigError,
     NotReadyError,
+    PermissionDeniedError,
     ServiceError,
+    UnauthenticatedError,
 )
 
 
@@ -139,14 +141,11 @@ def test_every_fault_of_the_options_is_told_at_once(tmp_path: Path) -> None:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-            "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-            "-keyout", key, "-out", certificate,
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(key))
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    authority.cert_pem.write_to_path(str(certificate), append=True)
     return certificate, key
 
 
@@ -161,3 +160,76 @@ def test_tls_trusts_the_roots_it_is_given_and_no_others(
         assert answer.label == "sport"
         with pytest.raises(NotReadyError, match="TLS handshake"):
             ask(kind, server.target, "classify", "x", tls=Tls(), retries=0)
+
+
+def test_a_server_that_wants_tls_is_told_of(kind: str, certificate: tuple[Path, Path]) -> None:
+    public, private = (path.read_bytes() for path in certificate)
+    credentials = grpc.ssl_server_credentials([(private, public)])
+    wanted = pytest.raises(NotReadyError, match=r"does it want TLS \(--tls-ca\)")
+    with FakeServer(credentials=credentials) as server, wanted:
+        ask(kind, server.target, "classify", "x", retries=0)
+
+
+def test_the_token_goes_with_every_call_and_is_never_shown(kind: str, server: FakeServer) -> None:
+    ask(kind, server.target, "classify", "x", token="secret")
+    ask(kind, server.target, "list_models", token="secret")
+    assert [each["authorization"] for each in server.metadata] == ["Bearer secret"] * 2
+    ask(kind, server.target, "classify", "x")
+    assert "authorization" not in server.metadata[-1]
+    assert "secret" not in repr(Client(server.target, token="secret")._connection)
+
+
+def test_a_token_goes_with_streams(kind: str) -> None:
+    for method in ("StreamClassify", "StreamFeedback"):
+        with Client("localhost:1", token="secret") as client:
+            assert client._methods[method].keywords == {
+                "metadata": (("authorization", "Bearer secret"),)
+            }
+
+
+@pytest.mark.parametrize(
+    ("target", "goes"),
+    [
+        ("localhost:8001", True),
+        ("127.0.0.1:8001", True),
+        ("127.1.2.3:8001", True),
+        ("[::1]:8001", True),
+        ("unix:/run/edgewright", True),
+        ("dns:///localhost:8001", True),
+        ("ipv4:127.0.0.1:8001,127.0.0.2:8001", True),
+        ("ipv4:127.0.0.1:8001,10.0.0.1:8001", False),
+        ("field:8001", False),
+        ("127.0.0.1.example.org:8001", False),
+        ("localhost.example.org:8001", False),
+        ("dns://localhost/field:8001", False),
+        ("xds:///localhost.field", False),
+    ],
+)
+def test_a_token_goes_to_another_machine_under_tls_alone(
+    target: str, goes: bool, certificate: tuple[Path, Path]
+) -> None:
+    Client(target, token="secret", tls=Tls(roots=certificate[0])).close()
+    Client(target, token="secret", token_in_clear=True).close()
+    if goes:
+        Client(target, token="secret").close()
+        return
+    with pytest.raises(ConfigError, match="without TLS everybody between here") as caught:
+        Client(target, token="secret")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\n", "naïve"])
+def test_what_is_no_token_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(ConfigError, match="printable characters") as caught:
+        Client("localhost:1", token=token)
+    assert not token or token not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [UnauthenticatedError, PermissionDeniedError])
+def test_who_is_not_let_in_is_told_why_once(
+    kind: str, server: FakeServer, error: type[Exception]
+) -> None:
+    server.failures.append(error("no"))
+    with pytest.raises(error, match="no"):
+        ask(kind, server.target, "classify", "x")
+    assert len(server.requests) == 1

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "kinds manifest output options rpc_errors v1 oip",
         "tables pretrained pointer",
         "examples texts preprocess metrics report figures answers feedback calls streamed"
-        " resumed_stream connection client shown_example state_dir",
+        " resumed_stream connection client connection_options shown_example state_dir",
         "backends bundle checkpoint factories model_file repository",
         "proof latency latency_rounds latency_process",
         "finetune optimize serve bench",

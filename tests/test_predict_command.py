@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+import trustme
 from fake_server import FakeServer
 
 from edgewright.cli import run
@@ -189,3 +191,58 @@ def test_a_terminal_without_a_text_is_asked_for_one(
     monkeypatch.setattr(sys, "stdin", terminal)
     assert predict(server) == 2
     assert "nothing to classify" in capsys.readouterr().err
+
+
+def test_a_token_comes_from_a_file_or_the_environment_and_is_never_shown(
+    server: FakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_TOKEN", "from-environment")
+    assert predict(server, "x") == 0
+    file = tmp_path / "mine.token"
+    file.write_text("from-file\n")
+    assert predict(server, "x", "--token-file", file) == 0
+    monkeypatch.setenv("EDGEWRIGHT_TOKEN_FILE", str(file))
+    assert predict(server, "x") == 0
+    sent = [each["authorization"] for each in server.metadata]
+    assert sent == ["Bearer from-environment", "Bearer from-file", "Bearer from-file"]
+    told = "".join(capsys.readouterr())
+    assert "from-" not in told
+    for content in ("", "name 00ff call\n"):
+        file.write_text(content)
+        assert predict(server, "x") == 2
+        assert "is to hold a token and nothing else" in capsys.readouterr().err
+    assert predict(server, "x", "--token-file", tmp_path / "none") == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_token_is_not_sent_to_another_machine_in_the_clear(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_TOKEN", "secret")
+    assert run(["predict", "--target", "nowhere.invalid:1", "x"]) == 2
+    told = capsys.readouterr().err
+    assert "--token-in-clear" in told
+    assert "secret" not in told
+
+
+def test_it_speaks_tls_and_has_its_faults_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority = trustme.CA()
+    issued, mine = authority.issue_cert("127.0.0.1"), authority.issue_cert("me")
+    root, certificate, key = (tmp_path / name for name in ("ca.pem", "me.pem", "me.key"))
+    authority.cert_pem.write_to_path(str(root))
+    mine.cert_chain_pems[0].write_to_path(str(certificate))
+    mine.private_key_pem.write_to_path(str(key))
+    pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+    credentials = grpc.ssl_server_credentials([pair], root.read_bytes(), require_client_auth=True)
+    with FakeServer(credentials=credentials) as server:
+        pem = ("--tls-ca", root, "--tls-cert", certificate, "--tls-key", key)
+        assert predict(server, *pem, "x") == 0
+        assert predict(server, "--tls-ca", root, "--tls-cert", tmp_path / "none", "x") == 2
+    told = capsys.readouterr().err
+    assert f"no file {tmp_path / 'none'}" in told
+    assert "given together or not at all" in told

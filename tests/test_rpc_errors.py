@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgewright import errors
 from edgewright.errors import (
     BackendUnavailableError,
+    CallerLimitError,
     ConfigError,
     DeadlineError,
     EdgewrightError,
@@ -22,7 +23,9 @@ from edgewright.errors import (
     ModelNotFoundError,
     NotReadyError,
     OverloadedError,
+    PermissionDeniedError,
     ServiceError,
+    UnauthenticatedError,
 )
 from edgewright.rpc_errors import STATUS_METADATA_KEY, from_rpc_error, reason_of, to_status
 
@@ -34,6 +37,9 @@ CASES = [
     (BackendUnavailableError("bad"), Code.FAILED_PRECONDITION, "BACKEND_MISSING"),
     (NotReadyError("bad"), Code.UNAVAILABLE, "MODEL_NOT_READY"),
     (OverloadedError("bad", retry_after_s=0.25), Code.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+    (CallerLimitError("bad", retry_after_s=0.25), Code.RESOURCE_EXHAUSTED, "CALLER_LIMIT"),
+    (UnauthenticatedError("bad"), Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDeniedError("bad"), Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (FeedbackStoreError("bad"), Code.UNAVAILABLE, "FEEDBACK_NOT_DURABLE"),
     (DeadlineError("bad"), Code.DEADLINE_EXCEEDED, "DEADLINE"),
 ]
@@ -181,7 +187,7 @@ def test_every_service_error_has_a_reason_of_its_own() -> None:
         if isinstance(kind, type) and issubclass(kind, ServiceError) and kind is not ServiceError
     ]
     reasons = {
-        reason_of(kind("", retry_after_s=1) if kind is OverloadedError else kind(""))
+        reason_of(kind("", retry_after_s=1) if issubclass(kind, OverloadedError) else kind(""))
         for kind in kinds
     }
     assert len(reasons) == len(kinds)

@@ -317,6 +317,11 @@ def _unreachable(target: str, details: str) -> str:
             f"the TLS handshake with {target} failed ({details}); does the server speak TLS, "
             "and are the root certificates those that signed its own?"
         )
+    if "socket closed" in said:
+        return (
+            f"{target} closes the connection ({details}); does it want TLS (--tls-ca), or a "
+            "certificate of this client (--tls-cert and --tls-key)?"
+        )
     if "resol" in said or "dns" in said or "lookup" in said:
         return f"no host goes by the name in {target} ({details}); check the spelling"
     port = target.rpartition(":")[2]

@@ -43,6 +43,7 @@ COMMANDS: Final = {
         "Build a bundle's TensorRT engines on this GPU host, and prove them.",
     ),
     "serve": ("edgewright.serve.cli", "serve", "Answer gRPC calls from a repository of bundles."),
+    "token": ("edgewright.serve.token_cli", "token", "Make tokens for those who call a server."),
     "predict": ("edgewright.predict_command", "predict", "Call a served model with texts."),
     "bench": (
         "edgewright.bench_command",
@@ -71,6 +72,7 @@ EXTRAS: Final = {
     "publish": "serve",
     "build-engine": "serve-gpu",
     "serve": "serve",
+    "token": "serve",
     "predict": "client",
     "bench": "bench",
     "feedback": "serve",

@@ -28,6 +28,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -81,11 +82,14 @@ class Client:
         timeout_s: a call's deadline in seconds, its retries included, where the call names none.
         retries: attempts after the first.
         tls: how to encrypt; without it the connection is in the clear.
+        token: what the server knows the caller by; never shown or logged.
+        token_in_clear: let the token go to another machine without ``tls``.
         max_message_bytes: largest response taken.
         clock, sleep, rng: where seconds, waiting and chance come from.
 
     Every method raises an ``EdgewrightError``: ModelNotFoundError, InputError, NotReadyError (also
-    when no server answers), OverloadedError, DeadlineError, or what else ``rpc_errors`` maps.
+    when no server answers), OverloadedError, DeadlineError,
+    UnauthenticatedError, PermissionDeniedError, or what else ``rpc_errors`` maps.
     """
 
     def __init__(
@@ -95,16 +99,20 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         tls: Tls | None = None,
+        token: str | None = None,
+        token_in_clear: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout_s, retries, tls, max_message_bytes, clock)
+        self._connection = Connection(
+            target, timeout_s, retries, tls, max_message_bytes, clock, token, token_in_clear
+        )
         self._calls = Calls(target, retries, rng or random.Random())
         self._sleep = sleep
         self._channel = self._connection.channel()
-        self._methods = _methods(self._channel)
+        self._methods = _methods(self._channel, self._connection.metadata)
 
     def classify(
         self,
@@ -264,12 +272,16 @@ class AsyncClient:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         tls: Tls | None = None,
+        token: str | None = None,
+        token_in_clear: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout_s, retries, tls, max_message_bytes, clock)
+        self._connection = Connection(
+            target, timeout_s, retries, tls, max_message_bytes, clock, token, token_in_clear
+        )
         self._calls = Calls(target, retries, rng or random.Random())
         self._sleep = sleep
         self._channel: grpc.aio.Channel | None = None
@@ -396,7 +408,7 @@ class AsyncClient:
     def _method(self, name: str) -> Any:
         if self._channel is None:
             self._channel = self._connection.async_channel()
-            self._methods = _methods(self._channel)
+            self._methods = _methods(self._channel, self._connection.metadata)
         return self._methods[name]
 
 
@@ -425,15 +437,15 @@ def _feedback_list(entries: Feedback | Iterable[Feedback]) -> list[Feedback]:
     return [entries] if isinstance(entries, Feedback) else list(entries)
 
 
-def _methods(channel: Any) -> dict[str, Any]:
-    """RPC name -> callable, on a channel of either kind."""
+def _methods(channel: Any, metadata: Any) -> dict[str, Any]:
+    """RPC name -> callable, on a channel of either kind; ``metadata`` goes with every call."""
     services: Any = prediction_pb2_grpc  # the generated stubs have no type information
     prediction = services.PredictionServiceStub(channel)
     services = model_pb2_grpc
     model = services.ModelServiceStub(channel)
     services = feedback_pb2_grpc
     feedback = services.FeedbackServiceStub(channel)
-    return {
+    methods = {
         "ClassifyText": prediction.ClassifyText,
         "ClassifyImage": prediction.ClassifyImage,
         "StreamClassify": prediction.StreamClassify,
@@ -442,3 +454,4 @@ def _methods(channel: Any) -> dict[str, Any]:
         "SendFeedback": feedback.SendFeedback,
         "StreamFeedback": feedback.StreamFeedback,
     }
+    return {name: partial(each, metadata=metadata) for name, each in methods.items()}

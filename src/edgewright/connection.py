@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from edgewright.calls import Deadline
 from edgewright.errors import ConfigError
 
 _SCHEME: Final = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|xds):")
+_TOKEN: Final = re.compile(r"[!-~]+")
+_HERE: Final = re.compile(r"localhost|127(\.\d{1,3}){3}|\[?::1\]?")
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
 
 
@@ -63,6 +65,8 @@ class Connection:
     tls: Tls | None
     max_message_bytes: int
     clock: Callable[[], float]
+    token: str | None = field(default=None, repr=False)
+    token_in_clear: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -75,6 +79,13 @@ class Connection:
             faults.append(f"retries={self.retries}: 0 or more is expected")
         if self.max_message_bytes < 1:
             faults.append(f"max_message_bytes={self.max_message_bytes}: 1 or more is expected")
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            faults.append("token: printable characters without a space are expected")
+        if self.token and not (self.tls or self.token_in_clear or _is_here(self.target)):
+            faults.append(
+                f"token: without TLS everybody between here and {self.target} could read it; give "
+                "tls (--tls, --tls-ca) or, all the same, token_in_clear (--token-in-clear)"
+            )
         if faults:
             raise ConfigError(faults)
 
@@ -85,6 +96,11 @@ class Connection:
             ConfigError: ``timeout_s`` is not a positive, finite number of seconds.
         """
         return Deadline.after(self.timeout_s if timeout_s is None else timeout_s, self.clock)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else None
 
     def channel(self) -> grpc.Channel:
         """A channel for threads; it connects with the first call."""
@@ -100,6 +116,8 @@ class Connection:
 
     def _options(self) -> list[tuple[str, Any]]:
         return [
+            # A token that is meant to stay on this machine takes no way around.
+            ("grpc.enable_http_proxy", int(self.tls is not None or self.token is None)),
             ("grpc.max_send_message_length", -1),  # the server's own limit is the one that counts
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.lb_policy_name", "round_robin"),
@@ -108,3 +126,11 @@ class Connection:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
         ]
+
+
+def _is_here(target: str) -> bool:
+    """Whether all of the target is this machine."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    addresses = _SCHEME.sub("", target).rpartition("/")[2].split(",")
+    return all(_HERE.fullmatch(address.rpartition(":")[0] or address) for address in addresses)

@@ -11,9 +11,13 @@
     |  `- IntegrityError                        a byte differs from what was sealed
     |- ModelNotFoundError              exit 4   the server or the repository has no such model
     |- BackendUnavailableError         exit 5   a runtime, device or library is missing
+    |- AccessError                     exit 8   the server does not let this caller in
+    |  |- UnauthenticatedError                  it does not know who calls
+    |  `- PermissionDeniedError                 it knows, and he may not
     `- ServiceError                    exit 6   the service cannot answer now
        |- NotReadyError
        |- OverloadedError                       carries retry_after_s
+       |  `- CallerLimitError                   it is this caller who has too much in flight
        |- FeedbackStoreError
        `- DeadlineError
 
@@ -97,6 +101,20 @@ class BackendUnavailableError(EdgewrightError):
     exit_code = 5
 
 
+class AccessError(EdgewrightError):
+    """The server does not let this caller do this."""
+
+    exit_code = 8
+
+
+class UnauthenticatedError(AccessError):
+    """Who calls is not known: no token or certificate, or one that does not hold."""
+
+
+class PermissionDeniedError(AccessError):
+    """Who calls is known, and lacks the right."""
+
+
 class ServiceError(EdgewrightError):
     """The service cannot answer this call now."""
 
@@ -113,6 +131,10 @@ class OverloadedError(ServiceError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class CallerLimitError(OverloadedError):
+    """One caller has as many calls in flight as he may; others are answered."""
 
 
 class FeedbackStoreError(ServiceError):

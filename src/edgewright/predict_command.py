@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from edgewright.connection_options import ConnectionOptions, connection_options
 from edgewright.errors import ConfigError, InputError
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
@@ -30,6 +31,7 @@ _EXCERPT: Final = 60  # characters of a text shown beside its class
         "edgewright predict --target localhost:8001 --model news --file field.csv --json",
         "head -n 20 lines.txt | edgewright predict --target localhost:8001 --model news -",
         "edgewright predict --target localhost:8001 --model pets --image cat.jpg --image dog.png",
+        "edgewright predict --target field:8001 --tls-ca ca.pem --token-file mine.token Shares",
     ),
 )
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
@@ -67,6 +69,7 @@ _EXCERPT: Final = 60  # characters of a text shown beside its class
     default=30.0,
     help="Seconds that each request of up to 64 texts or images may take.",
 )
+@connection_options
 @config_option
 @output_options
 def predict(
@@ -78,14 +81,13 @@ def predict(
     text_column: str | None,
     top_k: int,
     timeout: float,
+    connection: ConnectionOptions,
     output: Output,
 ) -> None:
     """Classify TEXTs, the lines of standard input (-), the rows of a file, or images."""
-    from edgewright.client import Client
-
     inputs: list[Text] | list[ImageFile]
     inputs = _images(images, texts, file) if images else _inputs(texts, file, text_column)
-    with Client(target, timeout_s=timeout) as client:
+    with connection.client(target, timeout) as client:
         answers = list(_classify(client, inputs, model, top_k, output))
     cut = sum(answer.truncated for answer in answers)
     if cut:

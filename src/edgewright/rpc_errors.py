@@ -19,6 +19,7 @@ from google.rpc.status_pb2 import Status
 from edgewright.errors import (
     ArtifactError,
     BackendUnavailableError,
+    CallerLimitError,
     DeadlineError,
     EdgewrightError,
     FeedbackStoreError,
@@ -27,7 +28,9 @@ from edgewright.errors import (
     ModelNotFoundError,
     NotReadyError,
     OverloadedError,
+    PermissionDeniedError,
     ServiceError,
+    UnauthenticatedError,
 )
 
 DOMAIN: Final = "edgewright"
@@ -52,9 +55,12 @@ _TABLE: Final = (
     _Row(ModelNotFoundError, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
     _Row(BackendUnavailableError, grpc.StatusCode.FAILED_PRECONDITION, "BACKEND_MISSING"),
     _Row(NotReadyError, grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY"),
+    _Row(CallerLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED, "CALLER_LIMIT"),
     _Row(OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
     _Row(FeedbackStoreError, grpc.StatusCode.UNAVAILABLE, "FEEDBACK_NOT_DURABLE"),
     _Row(DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
+    _Row(UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    _Row(PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
 )
 _INTERNAL: Final = _Row(EdgewrightError, grpc.StatusCode.INTERNAL, "INTERNAL")
 REASONS: Final = tuple(row.reason for row in (*_TABLE, _INTERNAL))
@@ -64,6 +70,8 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[EdgewrightError]]] = {
     grpc.StatusCode.NOT_FOUND: ModelNotFoundError,
     grpc.StatusCode.UNAVAILABLE: NotReadyError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.INTERNAL: EdgewrightError,
     grpc.StatusCode.UNKNOWN: EdgewrightError,
 }
@@ -128,11 +136,10 @@ def reason_of(error: BaseException) -> str:
 
 def _build(kind: type[EdgewrightError], message: str, status: Status) -> EdgewrightError:
     retry = _detail(status, RetryInfo)
-    if kind is OverloadedError and retry is not None:
-        delay_s = retry.retry_delay.ToNanoseconds() / 1e9
-        return OverloadedError(message, retry_after_s=delay_s)
-    if kind is OverloadedError:
-        return ServiceError(message)
+    if issubclass(kind, OverloadedError):
+        if retry is None:
+            return ServiceError(message)
+        return kind(message, retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9)
     if kind is InputError:
         request = _detail(status, BadRequest)
         violations = request.field_violations if request is not None else ()

@@ -48,7 +48,7 @@ def refused(running: Running) -> bool:
 
 
 def test_a_drain_does_not_wait_for_open_streams(launch: Launch, loop: LoopThread) -> None:
-    running = launch(grace_s=1000.0)
+    running = launch(grace_s=1000.0, reflection=True)
     stub = ServerReflectionStub(running.channel)
     finished = threading.Event()
 

@@ -308,7 +308,7 @@ def test_while_it_loads_it_answers_probes_and_refuses_calls(launch: Launch) -> N
 
 
 def test_reflection_lists_the_services(launch: Launch) -> None:
-    stub = ServerReflectionStub(launch().channel)
+    stub = ServerReflectionStub(launch(reflection=True).channel)
     (answer,) = stub.ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]))
     assert {service.name for service in answer.list_services_response.service} == {
         "edgewright.v1.PredictionService",
@@ -321,6 +321,13 @@ def test_reflection_lists_the_services(launch: Launch) -> None:
     request = ServerReflectionRequest(file_containing_symbol="edgewright.v1.PredictionService")
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     assert answer.file_descriptor_response.file_descriptor_proto
+
+
+def test_nothing_is_listed_unless_asked_for(launch: Launch) -> None:
+    stub = ServerReflectionStub(launch().channel)
+    with pytest.raises(grpc.RpcError) as failure:
+        list(stub.ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")])))
+    assert failure.value.code() is Code.UNIMPLEMENTED
 
 
 def test_an_empty_repository_is_refused(launch: Launch, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""``edgewright token``: secrets for callers, hashes for the server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from edgewright.errors import ConfigError
+from edgewright.options import Command, Group, output_options
+from edgewright.output import Output
+from edgewright.serve.tokens import Right, new_token, read_tokens
+
+_EXAMPLES = (
+    "edgewright token new --name news-site --add-to tokens.txt > news-site.token",
+    "edgewright token new --name prometheus --rights metrics --add-to tokens.txt --json",
+)
+
+
+@click.group(cls=Group, examples=_EXAMPLES)
+def token() -> None:
+    """Make the tokens that `edgewright serve --tokens FILE` asks callers for."""
+
+
+@token.command("new", cls=Command, examples=_EXAMPLES)
+@click.option("--name", required=True, help="Whose it is: for messages, limits and the file.")
+@click.option(
+    "--rights",
+    default=f"{Right.CALL},{Right.FEEDBACK}",
+    help=f"What it is good for, with commas between: {', '.join(Right)}.",
+)
+@click.option(
+    "--add-to",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Server's file of tokens that the line is added to; made where there is none.",
+)
+@output_options
+def new(name: str, rights: str, add_to: Path | None, output: Output) -> None:
+    """Print a new random token, which is nowhere kept: once it is lost, make another.
+
+    The server's file has a line for each, with its SHA-256. Without --add-to that line is printed
+    too. To withdraw a token, delete its line; the server looks every few seconds.
+    """
+    known = {str(each) for each in Right}
+    unknown = [each for each in rights.split(",") if each not in known]
+    if unknown:
+        raise ConfigError(
+            f"--rights: {', '.join(map(repr, unknown))} is none; there are {', '.join(Right)}"
+        )
+    secret, made = new_token(name, [Right(each) for each in rights.split(",")])
+    if add_to is not None:
+        _add(add_to, made.line())
+        output.note(f"{name} stands in {add_to}; this is the only time that its token is shown")
+    lines = [secret] if add_to is not None else [secret, made.line()]
+    output.result({"name": name, "token": secret, "line": made.line()}, lines)
+
+
+def _add(path: Path, line: str) -> None:
+    """One write at the end, so that a server that reads meanwhile sees all of the line or none."""
+    before = path.read_bytes() if path.exists() else b""
+    if before.strip():
+        _check_new(path, before, line)
+    gap = b"" if before.endswith(b"\n") or not before else b"\n"
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, gap + line.encode() + b"\n")
+    finally:
+        os.close(file)
+
+
+def _check_new(path: Path, before: bytes, line: str) -> None:
+    """ConfigError where ``path`` is no file of tokens, or has the name already."""
+    names = read_tokens(path, before).names
+    name = line.partition(" ")[0]
+    if name in names:
+        raise ConfigError(
+            f"--add-to {path} has a token of {name}; give another name, or delete its line first"
+        )
