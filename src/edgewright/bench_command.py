@@ -232,15 +232,15 @@ def _inputs(options: dict[str, Any]) -> Callable[[str], Inputs]:
         raise ConfigError("--text-column says where in --data the text is; give --data too")
     if data is not None:
         rows = [each.content for each in read_texts(data, options["text_column"])]
-        return lambda _kind: Inputs(rows, f"{len(rows)} texts of {data}")
+        return lambda _kind: Inputs(rows, f"{_counted(rows, 'text')} of {data}")
     if texts:
-        return lambda _kind: Inputs(texts, f"{len(texts)} texts given")
+        return lambda _kind: Inputs(texts, f"{_counted(texts, 'text')} given")
     if images:
         missing = [f"--image {path}: no such file" for path in images if not path.is_file()]
         if missing:
             raise ConfigError(missing)
         files = [ImageFile(path, str(path)).read() for path in images]
-        return lambda _kind: Inputs(files, f"{len(files)} images given")
+        return lambda _kind: Inputs(files, f"{_counted(files, 'image')} given")
 
     def made_up(kind: str) -> Inputs:
         if kind == "image":
@@ -248,3 +248,7 @@ def _inputs(options: dict[str, Any]) -> Callable[[str], Inputs]:
         return synthetic_texts(options["words"], options["seed"])
 
     return made_up
+
+
+def _counted(given: Sequence[object], name: str) -> str:
+    return f"{len(given)} {name}" + ("" if len(given) == 1 else "s")

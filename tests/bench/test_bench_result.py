@@ -186,3 +186,10 @@ def test_every_fault_of_a_configuration_is_told() -> None:
         assert told.count(option) == 1
     assert told.count("--rate has") == 2
     assert "--concurrency has 1; with --processes 2 it is 2 to 10000" in told
+
+
+@pytest.mark.parametrize("callers", [4, 5, 7, 32])
+def test_the_callers_of_several_processes_are_those_asked_for(callers: int) -> None:
+    shares = [Closed(callers).share(index, 4).callers for index in range(4)]
+    assert sum(shares) == callers
+    assert max(shares) - min(shares) <= 1

@@ -30,6 +30,7 @@ class Server:
         now = asyncio.get_running_loop().time()
         self.arrived.append(now)
         if failure := self.fails(now):
+            await asyncio.sleep(0.001)
             return failure
         begin = max(now, self.free_at)
         if self.stall is not None and self.stall <= begin < self.stall + 1:
@@ -96,7 +97,7 @@ def test_what_is_due_in_the_warm_up_is_sent_and_not_counted() -> None:
     server = Server(stall=0.5)
     tally = opened(server, 100.0, window(warm_up=2.0, seconds=3.0))
     assert len(server.arrived) == 500
-    assert tally.due == tally.answered == 300
+    assert tally.due == tally.answered == tally.lag.count == 300
     assert tally.response.most_ns == pytest.approx(1e6, rel=0.01)
     assert tally.answered_within == [150, 150]
 
@@ -168,7 +169,7 @@ def test_failures_are_counted_by_kind_with_the_time_of_the_first_and_last() -> N
     assert tally.failed_within == 200
     gone = tally.failures["UNAVAILABLE", ""]
     assert (gone.count, gone.message) == (100, "no server")
-    assert (gone.first_s, gone.last_s) == pytest.approx((1.0, 1.99), abs=0.011)
+    assert (gone.first_s, gone.last_s) == pytest.approx((1.0, 1.99), abs=0.012)
     assert tally.response.count == 700  # a refusal is no fast answer
 
 

@@ -31,6 +31,10 @@ class Closed:
     def __str__(self) -> str:
         return f"{self.callers} {'caller' if self.callers == 1 else 'callers'}"
 
+    def share(self, index: int, of: int) -> Closed:
+        """The callers that one of several processes has."""
+        return Closed(self.callers // of + (index < self.callers % of))
+
     def to_json(self) -> dict[str, Any]:
         """As results name it."""
         return {"loop": "closed", "callers": self.callers}
@@ -45,6 +49,10 @@ class Open:
 
     def __str__(self) -> str:
         return f"{self.rate:g}/s"
+
+    def share(self, index: int, of: int) -> Open:
+        """All of it: each process takes its own calls from the whole schedule."""
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """As results name it."""

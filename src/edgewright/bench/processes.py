@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final
 
-from edgewright.bench.config import BenchConfig, Closed, Load
+from edgewright.bench.config import BenchConfig, Load
 from edgewright.bench.requests import Requests
 from edgewright.bench.tally import Tally, Window
 from edgewright.bench.worker import STOP, Step, Worker, work
@@ -53,7 +53,7 @@ class Processes:
         measured_from = start + self._config.warm_up_s
         window = Window(start, measured_from, measured_from + self._config.duration_s)
         for index, (process, pipe) in enumerate(self._pairs):
-            _send(pipe, process, Step(_share(load, index, len(self._pairs)), window))
+            _send(pipe, process, Step(load.share(index, len(self._pairs)), window))
         tally, stopped_at = Tally(), window.end
         stopping = False
         pending: dict[Any, SpawnProcess] = {pipe: process for process, pipe in self._pairs}
@@ -104,13 +104,6 @@ def processes(
             if process.is_alive():
                 process.kill()
                 process.join()
-
-
-def _share(load: Load, index: int, of: int) -> Load:
-    """One process's callers; of a schedule it takes its own calls by itself."""
-    if isinstance(load, Closed):
-        return Closed(load.callers // of + (index < load.callers % of))
-    return load
 
 
 def _send(pipe: Pipe, process: SpawnProcess, message: Any) -> None:

@@ -35,7 +35,7 @@ class Record:
         return sum(each.tally.answered for each in self.results)
 
     def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints; README names the fields."""
+        """What ``--json`` prints."""
         config = self.config
         return {
             "edgewright": __version__,
