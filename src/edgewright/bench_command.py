@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from edgewright.connection_options import ConnectionOptions, connection_options
 from edgewright.errors import ConfigError
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # gRPC is imported when there is something to send
     from edgewright.bench.arrivals import Arrivals
     from edgewright.bench.config import BenchConfig, Load
     from edgewright.bench.inputs import Inputs
-    from edgewright.connection import Connection
 
 INTERRUPTED: Final = 130
 NOT_ANSWERED: Final = 6
@@ -56,6 +55,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         "edgewright bench localhost:8001 --model news --find-rate --p99-ms 50",
         "edgewright bench localhost:8001 --model news --data field.csv --concurrency 32 --json",
         "edgewright bench localhost:8001 --model news --protocol oip --concurrency 8 --duration 5",
+        "edgewright bench field:8001 --model news --tls-ca ca.pem --token-file mine.token",
     ),
 )
 @click.argument("target", metavar="HOST:PORT")
@@ -143,10 +143,18 @@ class Numbers(click.ParamType[tuple[float, ...]]):
     help="Report to write, .html (needs the extra [bench]) or .json; may be repeated.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the FILE that is there.")
+@connection_options
 @config_option
 @output_options
 @click.pass_context
-def bench(ctx: click.Context, /, target: str, output: Output, **options: Any) -> None:
+def bench(
+    ctx: click.Context,
+    /,
+    target: str,
+    connection: ConnectionOptions,
+    output: Output,
+    **options: Any,
+) -> None:
     """Put load on the server at HOST:PORT, and tell how many calls it answers, and how fast.
 
     A closed loop (--concurrency) sends when an answer is there. An open loop (--rate) sends by a
@@ -162,8 +170,8 @@ def bench(ctx: click.Context, /, target: str, output: Output, **options: Any) ->
     config = _config(options)
     check_files(options["files"], overwrite=options["overwrite"])
     asked = Asked(options["model"], config.rows_per_call, _inputs(options))
-    connection = _connection(target, config.deadline_s)
-    record = run(config, connection, Protocol(options["protocol"]), asked, output)
+    reached = connection.connection(target, config.deadline_s)
+    record = run(config, reached, Protocol(options["protocol"]), asked, output)
     output.result(record.to_json(), lines(record))
     for result in record.results:
         for warning in result.warnings():
@@ -211,13 +219,6 @@ def _loads(options: dict[str, Any], arrivals: Arrivals) -> Sequence[Load]:
     if options["rate"]:
         return [Open(rate, arrivals) for rate in options["rate"]]
     return [Closed(callers) for callers in options["concurrency"] or _CONCURRENCY]
-
-
-def _connection(target: str, timeout_s: float) -> Connection:
-    from edgewright.client import MAX_MESSAGE_BYTES
-    from edgewright.connection import Connection
-
-    return Connection(target, timeout_s, 0, None, MAX_MESSAGE_BYTES, time.monotonic)
 
 
 def _inputs(options: dict[str, Any]) -> Callable[[str], Inputs]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgewright.errors import ConfigError
 
 if TYPE_CHECKING:  # gRPC is imported when there is something to send
     from edgewright.client import Client
+    from edgewright.connection import Connection, Tls
 
 F = TypeVar("F", bound=Callable[..., Any])
 TOKEN_VARIABLE: Final = "EDGEWRIGHT_TOKEN"
@@ -37,16 +39,41 @@ class ConnectionOptions:
         Raises:
             ConfigError: everything that cannot work.
         """
-        from edgewright.client import Client, Tls
+        from edgewright.client import Client
 
-        wanted = self.tls or self.tls_ca or self.tls_cert or self.tls_key
         return Client(
             target,
             timeout_s=timeout_s,
-            tls=Tls(self.tls_ca, self.tls_cert, self.tls_key) if wanted else None,
+            tls=self._tls(),
             token=self._token(),
             token_in_clear=self.token_in_clear,
         )
+
+    def connection(self, target: str, timeout_s: float) -> Connection:
+        """What calls to ``target`` that are never tried again go over.
+
+        Raises:
+            ConfigError: everything that cannot work.
+        """
+        from edgewright.client import MAX_MESSAGE_BYTES
+        from edgewright.connection import Connection
+
+        return Connection(
+            target,
+            timeout_s,
+            retries=0,
+            tls=self._tls(),
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            clock=time.monotonic,
+            token=self._token(),
+            token_in_clear=self.token_in_clear,
+        )
+
+    def _tls(self) -> Tls | None:
+        from edgewright.connection import Tls
+
+        wanted = self.tls or self.tls_ca or self.tls_cert or self.tls_key
+        return Tls(self.tls_ca, self.tls_cert, self.tls_key) if wanted else None
 
     def _token(self) -> str | None:
         if self.token_file is None:

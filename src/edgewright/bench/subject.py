@@ -142,7 +142,7 @@ def _answered(connection: Connection, protocol: Protocol, method: Any, request: 
     """The answer to one call, or the exception that its failure stands for."""
     target = connection.target
     try:
-        return method(request, timeout=connection.timeout_s)
+        return method(request, timeout=connection.timeout_s, metadata=connection.metadata)
     except grpc.RpcError as error:
         failure: Any = error
         told = explained(failure, target, connection.timeout_s)

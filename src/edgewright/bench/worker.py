@@ -74,7 +74,7 @@ async def _work(worker: Worker, pipe: Pipe) -> None:
         with contextlib.suppress(TimeoutError):  # then the calls tell what is wrong
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
         first = worker.index * len(worker.requests.messages) // worker.of
-        caller = Caller(channel, worker.requests, first, worker.connection.timeout_s)
+        caller = Caller(channel, worker.connection, worker.requests, first)
         gc.collect()
         gc.freeze()  # what is here stays: the collector need not look through it
         with contextlib.suppress(BrokenPipeError):  # the parent has gone, and nobody asks
