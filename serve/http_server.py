@@ -169,7 +169,7 @@ class HttpServer:
         try:
             body = bytearray()
             async with asyncio.timeout(self._body_s):
-                self._check_length(head)
+                self._check_head(head)
                 while isinstance(event := await peer.next_event(), h11.Data):
                     self._held_bytes += len(event.data)
                     held += len(event.data)
@@ -183,8 +183,22 @@ class HttpServer:
             self._held_bytes -= held
         return await peer.respond(response, head.method == b"HEAD")
 
-    def _check_length(self, head: h11.Request) -> None:
+    def _check_head(self, head: h11.Request) -> None:
+        if sum(len(name) + len(value) for name, value in head.headers) > MAX_HEAD_BYTES:
+            # h11 counts only what is not complete yet, and much may come at once.
+            raise _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large")
+        names = {name for name, _ in head.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # A proxy that goes by the other one would take the body's end for a request.
+            raise _Refusal(HTTPStatus.BAD_REQUEST, "the body has two lengths; give one")
         for name, value in head.headers:
+            # What unpacks may grow a thousandfold.
+            if name == b"content-encoding" and value.strip().lower() != b"identity":
+                raise _Refusal(
+                    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                    "a body is taken as it is; leave Content-Encoding out",
+                    {"Accept-Encoding": "identity"},
+                )
             if name == b"content-length" and int(value) > self._max_body_bytes:
                 raise self._too_large()
 

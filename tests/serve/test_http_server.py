@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -117,6 +118,12 @@ def test_chunks_and_expectations_are_understood(server: HttpServer) -> None:
         (b"\x16\x03\x01\x02\x00" * 9 + b"\r\n\r\n", 400),
         (b"GET /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab", 408),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+         b"0\r\n\r\nGET /x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"GET /x HTTP/1.1\r\nHost: x\r\n" + b"A: %s\r\n" % (b"b" * 100) * 200 + b"\r\n", 431),
+        (post(b"x", "Content-Encoding: gzip\r\n"), 415),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_is_refused_and_the_connection_closed(
@@ -130,6 +137,25 @@ def test_a_client_that_says_nothing_is_let_go(server: HttpServer) -> None:
     with connect(server) as silent, connect(server) as half:
         half.sendall(b"POST /x HT")
         assert read_all(silent) == read_all(half) == b""
+
+
+def test_a_client_that_drips_is_let_go_all_the_same(server: HttpServer) -> None:
+    with connect(server) as connection:
+        connection.settimeout(0.05)
+        told = b""
+        for _ in range(600):  # each byte comes in time; the head does not
+            with contextlib.suppress(OSError):
+                connection.sendall(b"G")
+            try:
+                told = connection.recv(100)
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("it was never let go")
+    assert told == b""
 
 
 def test_a_client_that_leaves_ends_its_call(server: HttpServer, answers: Answers) -> None:

@@ -1,0 +1,132 @@
+"""Who calls goes by which name, and how many calls he may have in flight."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from edgewright.errors import CallerLimitError, UnauthenticatedError
+from edgewright.serve.callers import Callers, Peer
+from edgewright.serve.tokens import Right, new_token
+from edgewright.v1.prediction_pb2 import ClassifyTextRequest
+
+from .conftest import Gate, Launch, until
+from .test_server import details
+
+Code = grpc.StatusCode
+
+
+class Context:
+    """What gRPC tells of a call."""
+
+    def __init__(
+        self, peer: str, metadata: tuple[tuple[str, Any], ...], **auth: list[bytes]
+    ) -> None:
+        self._peer, self._metadata, self._auth = peer, metadata, auth
+
+    def peer(self) -> str:
+        return self._peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, Any], ...]:
+        return self._metadata
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return self._auth
+
+
+def test_a_peer_is_known_by_address_header_and_subject() -> None:
+    assert Peer.of(Context("ipv4:10.0.0.1:555", ())) == Peer("ipv4:10.0.0.1")
+    assert Peer.of(Context("ipv6:%5B::1%5D:555", ())).address == "ipv6:%5B::1%5D"
+    assert Peer.of(Context("unix:", ())).address == "unix"
+    sent = (("x-other", "a"), ("authorization", "Bearer b"))
+    assert Peer.of(Context("ipv4:1.1.1.1:1", sent)).authorization == "Bearer b"
+    named = Context("ipv4:1.1.1.1:1", (), x509_subject=[b"CN=alice"], x509_pem_cert=[b"..."])
+    assert Peer.of(named).subject == "CN=alice"
+    assert Peer.of(Context("ipv4:1.1.1.1:1", (), x509_pem_cert=[b"..."])).subject
+
+
+def test_one_caller_has_no_more_in_flight_than_he_may_and_others_have_room() -> None:
+    callers = Callers(most_calls=2)
+    one, other = Peer("10.0.0.1"), Peer("10.0.0.2")
+    names = [callers.enter(Right.CALL, one) for _ in range(2)]
+    with pytest.raises(CallerLimitError, match=r"10\.0\.0\.1 has 2 calls in flight") as caught:
+        callers.enter(Right.CALL, one)
+    assert caught.value.retry_after_s > 0
+    assert callers.enter(Right.CALL, other)
+    callers.leave(names[0])
+    assert callers.enter(Right.CALL, one) == names[0]
+
+
+def test_a_certificate_goes_before_an_address() -> None:
+    callers = Callers(wants_certificate=True)
+    assert callers.enter(Right.CALL, Peer("10.0.0.1", subject="CN=alice")) == "CN=alice"
+    with pytest.raises(UnauthenticatedError):
+        callers.enter(Right.CALL, Peer("10.0.0.1"))
+    assert callers.enter(None, Peer("10.0.0.1")) == ""
+
+
+def test_nobody_is_remembered_once_he_has_left() -> None:
+    callers, rng, inside = Callers(most_calls=3), random.Random(1), []
+    expected: Counter[str] = Counter()
+    for _ in range(20_000):
+        if inside and rng.random() < 0.5:
+            name = inside.pop(rng.randrange(len(inside)))
+            callers.leave(name)
+            expected[name] -= 1
+            continue
+        try:
+            inside.append(callers.enter(Right.CALL, Peer(f"10.0.0.{rng.randrange(200)}")))
+            expected[inside[-1]] += 1
+        except CallerLimitError:
+            continue
+    assert callers._in_flight == +expected
+    for name in inside:
+        callers.leave(name)
+    assert not callers._in_flight
+
+
+def test_a_greedy_token_is_refused_and_another_is_answered(
+    launch: Launch, gate: Callable[[], Gate], tmp_path: Path
+) -> None:
+    made = [new_token(name, [Right.CALL]) for name in ("greedy", "modest")]
+    (tmp_path / "tokens").write_text("\n".join(token.line() for _, token in made))
+    running = launch(tokens=tmp_path / "tokens", max_calls_per_caller=2)
+    request = ClassifyTextRequest(texts=["bank"])
+    greedy, modest = ((("authorization", f"Bearer {secret}"),) for secret, _ in made)
+    held = gate()
+    with ThreadPoolExecutor(3) as pool:
+        call = running.predictions.ClassifyText
+        waiting = [pool.submit(call, request, metadata=greedy, timeout=60) for _ in range(2)]
+        until(lambda: running.server.batcher.queue.rows == 2)
+        with pytest.raises(grpc.RpcError) as failure:
+            call(request, metadata=greedy, timeout=60)
+        waiting.append(pool.submit(call, request, metadata=modest, timeout=60))
+        until(lambda: running.server.batcher.queue.rows == 3)
+        held.open.set()
+        assert all(each.result().classifications for each in waiting)
+    reason, _, retry_s = details(failure.value)
+    assert (failure.value.code(), reason) == (Code.RESOURCE_EXHAUSTED, "CALLER_LIMIT")
+    assert retry_s
+    assert running.metric("edgewright_rejected_total", reason="CALLER_LIMIT") == 1
+    until(lambda: running.server.in_flight == 0)
+    assert call(request, metadata=greedy, timeout=60).classifications
+
+
+def test_a_caller_who_fails_or_vanishes_gives_his_place_back(launch: Launch) -> None:
+    running = launch(max_calls_per_caller=1)
+    for _ in range(5):
+        with pytest.raises(grpc.RpcError) as failure:
+            running.classify("x", model="none")
+        assert failure.value.code() is Code.NOT_FOUND
+        until(lambda: running.server.in_flight == 0)
+    stream = running.predictions.StreamClassify(iter([]), timeout=60)
+    assert list(stream) == []
+    until(lambda: running.server.in_flight == 0)
+    assert running.classify("bank").classifications
