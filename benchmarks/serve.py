@@ -80,7 +80,9 @@ def _names(_context: Any, _option: Any, names: tuple[str, ...]) -> tuple[Scenari
     is_flag=True,
     help="Make environments and bundle, find every peer's best setting, and stop.",
 )
-@click.option("--fresh", is_flag=True, help="Take nothing of a run that was broken off.")
+@click.option(
+    "--fresh", is_flag=True, help="Find settings again; take nothing of a run that was broken off."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file to write.")
 @click.option("--quick", is_flag=True, help="A smoke test: its figures mean nothing.")
 def main(
@@ -92,13 +94,13 @@ def main(
     told = Console(stderr=True, highlight=False, soft_wrap=True)
     trial = _QUICK if quick else Trial(seconds, warmup)
     plan = Plan(chosen or NAMES, scenarios, trial, 1 if quick else rounds)
+    started = load_average()  # before its own work shows in it
+    if started > _BUSY:
+        told.print(f"[yellow]warning: load average {started}: other work spoils this[/yellow]")
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     try:
-        ready = make_ready(plan, work, bundle, told, quick=quick)
-        started = load_average()
-        if started > _BUSY and not only_prepare:
-            told.print(f"[yellow]warning: load average {started}: other work spoils this[/yellow]")
+        ready = make_ready(plan, work, bundle, told, quick=quick, fresh=fresh)
         if only_prepare:
             return
         record = compare(plan, ready, work, told, fresh=fresh)
@@ -110,7 +112,9 @@ def main(
     forget(plan, ready, work)
 
 
-def make_ready(plan: Plan, work: Path, bundle: Path | None, told: Console, *, quick: bool) -> Ready:
+def make_ready(
+    plan: Plan, work: Path, bundle: Path | None, told: Console, *, quick: bool, fresh: bool
+) -> Ready:
     """Environments, the bundle, the load generator, and every peer's best setting.
 
     Raises:
@@ -131,7 +135,8 @@ def make_ready(plan: Plan, work: Path, bundle: Path | None, told: Console, *, qu
             told.print(f"[yellow]without {name}: {error}[/yellow]")
     words = sorted({each.words for each in plan.scenarios})
     visitor = Visitor(subject, Questions.of(subject, words), pythons, program, work)
-    found = tuned(visitor, [each for each in pythons if each in plan.chosen], told, quick=quick)
+    there = [each for each in pythons if each in plan.chosen]
+    found = tuned(visitor, there, told, quick=quick, fresh=fresh)
     left_out |= found.left_out
     return Ready(visitor, found.settings, found.tried, left_out)
 

@@ -12,12 +12,11 @@ from rich.console import Console
 from benchmarks.process import RunFailedError
 from benchmarks.serve_contender import OURS, Contender, Setting, contenders
 from benchmarks.serve_visit import Scenario, Trial, Visitor, WrongAnswerError
-from edgewright.manifest import canonical_json, sha256_bytes, sha256_file
+from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof.host import this_host
 
 _SCENARIO: Final = Scenario(32, 12)
-_TRIAL: Final = Trial(seconds=4.0, warmup=1.5)
-_TURNS: Final = 2
+_TRIAL: Final = Trial(seconds=4.0, warmup=1.0)
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,19 @@ class Tuned:
     left_out: dict[str, str]
 
 
-def tuned(visitor: Visitor, names: Sequence[str], told: Console, *, quick: bool = False) -> Tuned:
+def tuned(
+    visitor: Visitor,
+    names: Sequence[str],
+    told: Console,
+    *,
+    quick: bool = False,
+    fresh: bool = False,
+) -> Tuned:
     """Settings of ours, which are the defaults, and of the peers; found once on a host.
 
     Args:
         quick: take the first of each.
+        fresh: try all again, though it was done before.
     """
     found = Tuned({}, {}, {})
     for name in names:
@@ -41,7 +48,7 @@ def tuned(visitor: Visitor, names: Sequence[str], told: Console, *, quick: bool 
         if name == OURS or quick:
             found.settings[name] = contender.settings[0]
             continue
-        rates = _rates(visitor, contender, told)
+        rates = _rates(visitor, contender, told, fresh=fresh)
         if not any(rates.values()):
             found.left_out[name] = f"none of its settings works: {json.dumps(rates)}"
             continue
@@ -50,15 +57,16 @@ def tuned(visitor: Visitor, names: Sequence[str], told: Console, *, quick: bool 
     return found
 
 
-def _rates(visitor: Visitor, contender: Contender, told: Console) -> dict[str, float]:
-    """Texts a second at 32 callers by setting, 0 where it fails; the better of two turns."""
+def _rates(
+    visitor: Visitor, contender: Contender, told: Console, *, fresh: bool
+) -> dict[str, float]:
+    """Texts a second at 32 callers by setting, 0 where it fails."""
     file = visitor.folder / "tuning" / f"{contender.name}-{_key(visitor, contender)}.json"
-    rates: dict[str, float] = json.loads(file.read_bytes()) if file.exists() else {}
+    known = file.exists() and not fresh
+    rates: dict[str, float] = json.loads(file.read_bytes()) if known else {}
     for setting in contender.settings:
         if setting.name not in rates:
-            rates[setting.name] = max(
-                _rate(visitor, contender, setting, told) for _ in range(_TURNS)
-            )
+            rates[setting.name] = _rate(visitor, contender, setting, told)
             told.print(f"{contender.name}: {setting.name}: {rates[setting.name]:.0f}/s")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(rates, indent=1))
@@ -76,7 +84,7 @@ def _rate(visitor: Visitor, contender: Contender, setting: Setting, told: Consol
 
 def _key(visitor: Visitor, contender: Contender) -> str:
     told: dict[str, Any] = {
-        "file": sha256_file(visitor.subject.file),
+        "variant": visitor.subject.variant.name,
         "requirements": contender.environment.requirements,
         "host": this_host().to_json(),
     }

