@@ -9,6 +9,8 @@ that was broken off goes on where it was. benchmarks/README.md says what is meas
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +44,11 @@ def _names(_context: Any, _option: Any, names: tuple[str, ...]) -> tuple[Scenari
         return tuple(Scenario(callers, words) for callers, words in pairs) or SCENARIOS
     except ValueError as error:
         raise click.BadParameter("CALLERSxWORDS, as 32x12") from error
+
+
+def _leave(number: int, _frame: Any) -> None:
+    """So that the server under way is ended as well."""
+    sys.exit(128 + number)
 
 
 @click.command(context_settings={"show_default": True})
@@ -91,6 +98,7 @@ def main(
     out: Path | None, quick: bool,
 ) -> None:  # fmt: skip
     """Compare edgewright with its peers at serving texts."""
+    signal.signal(signal.SIGTERM, _leave)
     told = Console(stderr=True, highlight=False, soft_wrap=True)
     trial = _QUICK if quick else Trial(seconds, warmup)
     plan = Plan(chosen or NAMES, scenarios, trial, 1 if quick else rounds)

@@ -51,7 +51,9 @@ static int on_close(nghttp2_session *session, int32_t stream, uint32_t code, voi
     (void)connection;
     struct caller *caller = caller_of(session, stream);
     if (!caller || !caller->busy) return 0;
-    if (code != NGHTTP2_NO_ERROR)
+    if (code == NGHTTP2_REFUSED_STREAM && caller->connection->leaving)
+        postpone(caller);
+    else if (code != NGHTTP2_NO_ERROR)
         finish(caller, "reset: %s", nghttp2_http2_strerror(code));
     else if (caller->status != 200)
         finish(caller, "http %d", caller->status);

@@ -45,7 +45,7 @@ struct connection;
 
 struct caller {
     struct connection *connection;
-    bool busy, counted;
+    bool busy, counted, again; /* again: to be sent once more, on a new connection */
     uint64_t due_ns;
     const struct bytes *body;
     size_t body_sent;
@@ -78,7 +78,7 @@ struct connection {
     uint64_t retry_ns;
     bool leaving; /* takes no further request, and closes when the last is answered */
     struct caller *callers;
-    size_t count, busy;
+    size_t count, busy, again;
     struct bytes out, in;
     size_t out_sent;
     void *session;
@@ -112,6 +112,8 @@ void results_print(struct results *, const struct options *);
 
 /* The request of a busy caller is over; error is NULL or what went wrong, as printf has it. */
 void finish(struct caller *, const char *error, ...) __attribute__((format(printf, 2, 3)));
+/* The server has not looked at the request of a busy caller, so that it may be sent once more. */
+void postpone(struct caller *);
 /* Gives free callers of an open connection what is due, so many at most; answers how many. */
 size_t dispatch(struct connection *, size_t most);
 

@@ -60,13 +60,27 @@ size_t dispatch(struct connection *connection, size_t most) {
     size_t started = 0;
     for (size_t i = 0; i < connection->count && started < most; i++) {
         if (connection->state != OPEN || connection->leaving) break;
-        if (!connection->callers[i].busy) {
-            if (!take_due(connection->run, now, &due)) break;
-            start(&connection->callers[i], due);
-            started++;
+        struct caller *caller = &connection->callers[i];
+        if (caller->busy) continue;
+        if (caller->again) {
+            caller->again = false;
+            connection->again--;
+            due = caller->due_ns;
+        } else if (!take_due(connection->run, now, &due)) {
+            continue;
         }
+        start(caller, due);
+        started++;
     }
     return started;
+}
+
+void postpone(struct caller *caller) {
+    caller->busy = false;
+    caller->again = true;
+    caller->connection->busy--;
+    caller->connection->again++;
+    caller->connection->run->results.sent--;
 }
 
 void finish(struct caller *caller, const char *error, ...) {
@@ -132,7 +146,7 @@ static void by_the_clock(struct run *run, uint64_t now) {
     for (size_t i = 0; i < run->options->connections; i++) {
         struct connection *connection = &run->connections[i];
         if (connection->state == WAITING && connection->retry_ns <= now &&
-            (now < run->end_ns || clock_runs(run)))
+            (now < run->end_ns || clock_runs(run) || connection->again))
             connection_open(connection);
     }
     if (clock_runs(run)) spread(run, now);
@@ -157,7 +171,7 @@ static void loop(struct run *run, uint64_t until) {
 
 static size_t in_flight(const struct run *run) {
     size_t count = 0;
-    for (size_t i = 0; i < run->options->connections; i++) count += run->connections[i].busy;
+    for (size_t i = 0; i < run->options->connections; i++) count += run->connections[i].busy + run->connections[i].again;
     return count;
 }
 
@@ -182,7 +196,7 @@ void run_all(struct run *run) {
     run->results.cpu_seconds = cpu_seconds() - before;
     drain(run);
     for (size_t i = 0; i < options->callers; i++)
-        if (run->callers[i].busy && run->callers[i].counted)
+        if ((run->callers[i].busy || run->callers[i].again) && run->callers[i].counted)
             results_error(&run->results, "unanswered");
     for (uint64_t due; take_due(run, run->end_ns, &due);)
         if (due >= run->measure_ns) results_error(&run->results, "unsent");

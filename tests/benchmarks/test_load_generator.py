@@ -237,10 +237,10 @@ def test_what_is_never_answered_or_sent_is_an_error(program: Path, echo: Echo, l
 
 
 def test_a_server_that_renews_its_connections_loses_nothing(program: Path, echo: Echo, load: Load):
-    told = replace(load, target=echo.grpc(max_connection_age_ms=100), rate=50.0, seconds=1.0)
+    told = replace(load, target=echo.grpc(max_connection_age_ms=100), seconds=1.0)
     found = run_load(told, program)
     assert found.errors == {}
-    assert found.answered == echo.count == 50
+    assert found.answered == found.sent == echo.count > 0
 
 
 def _slowly(answer: bytes) -> bytes:
