@@ -15,7 +15,7 @@ install: $(READY) ## .venv with everything a developer needs, pinned by constrai
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt torch 'setuptools>=77' wheel
-	$(PIP) --constraint constraints.txt --no-build-isolation --editable '.[train,optimize,serve,client,postgresql,openvino,demo,dev]'
+	$(PIP) --constraint constraints.txt --no-build-isolation --editable '.[train,optimize,serve,client,postgresql,otel,openvino,demo,dev]'
 	touch $@
 
 demo: $(READY)    ## The whole loop on real data: fine-tune, optimise, certify, serve, call

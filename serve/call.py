@@ -68,6 +68,7 @@ class Run(NamedTuple):
     batch: Encoded  # that they are of
     started: float
     ended: float
+    rows: int
     tokens: int  # or whatever ``len`` of a row counts
     padded_tokens: int
 
@@ -86,6 +87,7 @@ class Call:
         "costs",
         "deadline",
         "decode_s",
+        "decode_started",
         "future",
         "inputs",
         "large",
@@ -114,6 +116,7 @@ class Call:
         self.deadline = deadline  # in seconds, on the batcher's clock, as all times here
         self.admitted = admitted
         self.decode_s = 0.0  # that a thread spent on decoding its images
+        self.decode_started = 0.0
         self.future = future
         self.answers: list[Any] = [None] * len(inputs)  # an Answer for each, once computed
         self.unanswered = len(inputs)

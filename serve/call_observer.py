@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from google.rpc.status_pb2 import Status
 
 from edgewright.rpc_errors import reason_of, to_status
 from edgewright.serve.access_log import AccessLog
-from edgewright.serve.call_record import CallRecord, RequestIds, cited, current_call
+from edgewright.serve.call_record import REQUEST_ID, CallRecord, RequestIds, cited, current_call
 from edgewright.serve.instruments import Instruments
 
+if TYPE_CHECKING:
+    from edgewright.serve.tracing import Tracing
+
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+_TRACE_CONTEXT: Final = ("traceparent", "tracestate")  # W3C
+_NOBODY: Final[Mapping[str, str]] = {}
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +29,26 @@ log = logging.getLogger(__name__)
 class CallObserver:
     """Told by the edges of gRPC and HTTP when a call begins, fails and ends."""
 
-    def __init__(self, instruments: Instruments, access_log: AccessLog | None = None) -> None:
+    def __init__(
+        self,
+        instruments: Instruments,
+        access_log: AccessLog | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._instruments = instruments
         self._access_log = access_log
+        self._tracing = tracing
         self._ids = RequestIds()
 
-    def arrived(self, request_id: str | None) -> CallRecord:
-        """The record of a call, in the context of the task that will answer it."""
-        record = CallRecord(self._ids.name(request_id))
+    def arrived(self, headers: Iterable[tuple[str, Any]]) -> CallRecord:
+        """The record of a call with these, in the context of the task that will answer it."""
+        given, parent = None, _NOBODY
+        for key, value in headers:
+            if key == REQUEST_ID:
+                given = str(value)
+            elif key in _TRACE_CONTEXT and self._tracing is not None:
+                parent = {**parent, key: str(value)}
+        record = CallRecord(self._ids.name(given), parent)
         current_call.set(record)
         return record
 
@@ -37,6 +56,8 @@ class CallObserver:
         """It is being answered."""
         record.method = method
         record.started = time.monotonic()
+        if self._tracing is not None:
+            self._tracing.begin(record, record.parent)
 
     def failed(self, record: CallRecord, error: Exception) -> Status:
         """What its caller is told; what he has no business to know is in the log, by the id."""
@@ -61,6 +82,10 @@ class CallObserver:
         """It has been answered or given up; ``caller`` tells the peer's address."""
         ended = time.monotonic()
         seconds = None if stream else ended - record.started
-        self._instruments.models.call_ended(record.method, code.name, record.model, seconds)
+        self._instruments.models.call_ended(
+            record.method, code.name, record.model, seconds, record.trace_id
+        )
+        if self._tracing is not None:
+            self._tracing.end(record, code.name, ended, stream=stream)
         if self._access_log is not None:
             self._access_log.write(record, code.name, ended, caller)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from edgewright.serve.call import Call
 from edgewright.serve.models import ServedModel
@@ -20,10 +21,18 @@ _GOOD_ID: Final = re.compile("[!-~]{1,128}")
 class CallRecord:
     """One call of a method, from its arrival to its end. It belongs to the event loop."""
 
-    __slots__ = ("method", "model", "request_id", "rows", "started", "work")
+    __slots__ = (
+        "epoch_ns", "method", "model", "parent", "request_id", "rows", "span", "started",
+        "trace_id", "work",
+    )  # fmt: skip
 
-    def __init__(self, request_id: str) -> None:
+    epoch_ns: int  # set with the span: of ``started`` and all moments by its clock
+
+    def __init__(self, request_id: str, parent: Mapping[str, str] = {}) -> None:
         self.request_id = request_id
+        self.parent = parent  # the W3C headers of the caller's trace
+        self.span: Any = None  # OpenTelemetry's, on a server that traces
+        self.trace_id = ""  # in hexadecimal, where the trace is kept
         self.method = ""
         self.started = 0.0  # by time.monotonic, as the batcher's clock
         self.model: ServedModel | None = None  # once it is known

@@ -37,6 +37,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
         "edgewright serve repository/ --feedback sqlite:///feedback.db --log-inputs all",
         "edgewright serve repository/ --state-dir state/ --remeasure always",
         "edgewright serve repository/ --access-log errors --log-format json",
+        "edgewright serve repository/ --otlp-endpoint http://localhost:4317 --trace-sample 0.01",
         "edgewright serve repository/ --threads 1 --instances 2 --max-wait 0.5",
         "edgewright serve repository/ --tls-cert cert.pem --tls-key key.pem --tokens tokens.txt",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
@@ -152,6 +153,18 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     default=30.0,
 )
 @_option("--log-format", "Form of the log on stderr.", type=click.Choice(FORMATS), default="text")
+@_option(
+    "--otlp-endpoint",
+    "OpenTelemetry collector to send traces to, by OTLP over gRPC: http://HOST:4317 or https://. "
+    "Needs edgewright[otel]; without it nothing is traced.",
+    metavar="URL",
+)
+@_option(
+    "--trace-sample",
+    "Share of the traces begun here that are kept; a caller's own traceparent decides for itself.",
+    type=float,
+    default=1.0,
+)
 @_option(
     "--access-log",
     "Log a line about each call that ended, or that failed: method, code, model, version, rows, "

@@ -124,7 +124,7 @@ class Compute:
             self._observer.not_finite(model)
             outcomes[index] = _not_finite(model, rows[index], encoded[index])
         lengths = [len(each) for each in encoded]
-        run = Run(batch, run_started, ended, sum(lengths), padded_tokens(lengths))
+        run = Run(batch, run_started, ended, len(rows), sum(lengths), padded_tokens(lengths))
         self._tell(Computed(model, rows, outcomes, ended - started, run))
 
     def _apart(self, model: BatchModel, rows: Sequence[Row], error: BaseException) -> None:

@@ -10,6 +10,7 @@ from edgewright.serve.access_log import AccessLevel
 from edgewright.serve.host_choice import HostOptions, Remeasure
 from edgewright.serve.prediction_log import LogInputs
 from edgewright.serve.tls import TlsFiles
+from edgewright.serve.trace_endpoint import is_endpoint
 from edgewright.serve.version_policy import VersionPolicy
 
 _PORTS = 2**16
@@ -45,6 +46,9 @@ class ServeConfig:
     # URL of the store of feedback and predictions; None takes no feedback. It may hold a password.
     feedback: str | None = field(default=None, repr=False)
     log_inputs: str = LogInputs.OFF
+    # Of an OpenTelemetry collector that takes OTLP over gRPC; None traces nothing.
+    otlp_endpoint: str | None = None
+    trace_sample: float = 1.0  # share of the traces begun here that are kept
     access_log: str = AccessLevel.OFF  # lines about calls, in the log
     state_dir: Path | None = None  # of what this host measures; None: the user's
     remeasure: str = Remeasure.AUTO  # the variants of a bundle, before the first answer
@@ -74,6 +78,7 @@ class ServeConfig:
             ),
             "--drain-delay": (0 <= self.drain_delay_s < float("inf"), "0 seconds or more"),
             "--remeasure-seconds": (0 < self.remeasure_seconds < float("inf"), "above 0 seconds"),
+            "--trace-sample": (0 <= self.trace_sample <= 1, "0 to 1"),
             "--grace": (0 <= self.grace_s < float("inf"), "0 seconds or more"),
         }
         faults = [
@@ -87,6 +92,11 @@ class ServeConfig:
         if self.remeasure not in tuple(Remeasure):
             listed = ", ".join(Remeasure)
             faults.append(f"--remeasure is {self.remeasure}; it must be one of {listed}")
+        if self.otlp_endpoint is not None and not is_endpoint(self.otlp_endpoint):
+            faults.append(
+                f"--otlp-endpoint is {self.otlp_endpoint}; it must be http://HOST:PORT of a "
+                "collector that takes OTLP over gRPC, or https:// (usual is port 4317)"
+            )
         if self.access_log not in tuple(AccessLevel):
             listed = ", ".join(AccessLevel)
             faults.append(f"--access-log is {self.access_log}; it must be one of {listed}")

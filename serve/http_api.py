@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import grpc
 from google.rpc.status_pb2 import Status
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from edgewright import __version__
 from edgewright.errors import (
@@ -28,7 +28,6 @@ from edgewright.errors import (
 from edgewright.kinds import IMAGE
 from edgewright.rpc_errors import reason_of
 from edgewright.serve.call_observer import CODES, CallObserver
-from edgewright.serve.call_record import REQUEST_ID
 from edgewright.serve.callers import Callers, Peer
 from edgewright.serve.http_server import Request, Response
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
@@ -144,7 +143,7 @@ class HttpApi:
     async def _answered(
         self, route: _Route, request: Request, groups: Mapping[str, str]
     ) -> Response:
-        record = self._observer.arrived(request.headers.get(REQUEST_ID))
+        record = self._observer.arrived(request.headers.items())
         if not route.call:
             try:
                 return await self._let_in(route, request, groups)
@@ -180,9 +179,10 @@ class HttpApi:
         finally:
             self._callers.leave(caller)
 
-    async def _metrics(self, _request: Request, _groups: Mapping[str, str]) -> Response:
-        page = await asyncio.to_thread(generate_latest, self._watched.metrics)
-        return Response(HTTPStatus.OK, CONTENT_TYPE_LATEST, page)
+    async def _metrics(self, request: Request, _groups: Mapping[str, str]) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        page = await asyncio.to_thread(encode, self._watched.metrics)
+        return Response(HTTPStatus.OK, content_type, page)
 
     async def _healthz(self, _request: Request, _groups: Mapping[str, str]) -> Response:
         return _yes_or_no(self._watched.alive())

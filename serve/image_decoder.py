@@ -45,20 +45,20 @@ class ImageDecoder:
             DeadlineError: its turn came too late, or before the last image nobody waited any more.
         """
         loop = asyncio.get_running_loop()
-        rows, seconds = await loop.run_in_executor(self._pool, self._decode, model, call)
+        rows, started, seconds = await loop.run_in_executor(self._pool, self._decode, model, call)
         self._queue.learn(model, Stage.DECODE, len(rows), seconds, self._threads)
         self._observed(model, seconds)
-        call.decode_s = seconds
+        call.decode_started, call.decode_s = started, seconds
         return rows
 
     def close(self) -> None:
         """Let go of the threads; what they are doing is finished, what waits for them is not."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _decode(self, model: ServedModel, call: Call) -> tuple[list[Row], float]:
+    def _decode(self, model: ServedModel, call: Call) -> tuple[list[Row], float, float]:
         started = self._clock()
         rows = model.decode(_WhileWanted(call, self._clock))
-        return rows, self._clock() - started
+        return rows, started, self._clock() - started
 
 
 class _WhileWanted(Sequence[bytes]):

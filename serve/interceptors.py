@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -39,7 +39,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
         """The method's handler, wrapped once and kept."""
-        self._observer.arrived(_request_id(details.invocation_metadata))
+        self._observer.arrived(details.invocation_metadata)
         wrapped = self._wrapped.get(details.method)
         if wrapped is not None:
             return wrapped
@@ -149,14 +149,6 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
     def _exit(self, caller: str) -> None:
         if self._callers is not None and caller:
             self._callers.leave(caller)
-
-
-def _request_id(metadata: Iterable[tuple[str, Any]]) -> str | None:
-    """As the caller names his call."""
-    for key, value in metadata:
-        if key == REQUEST_ID:
-            return str(value)
-    return None
 
 
 async def _abort(context: Any, status: Status, record: CallRecord) -> None:

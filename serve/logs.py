@@ -81,6 +81,8 @@ class LogThread(logging.Handler):
         call = current_call.get()
         if call is not None:
             record.ids = {"request_id": call.request_id}
+            if call.trace_id:
+                record.ids["trace_id"] = call.trace_id
         self._waiting.append(record)
         self._some.set()
 

@@ -63,11 +63,16 @@ class ModelInstruments:
         return self._of.get(model)
 
     def call_ended(
-        self, method: str, code: str, model: BatchModel | None, seconds: float | None = None
+        self,
+        method: str,
+        code: str,
+        model: BatchModel | None,
+        seconds: float | None = None,
+        trace_id: str = "",
     ) -> None:
         """A call of ``method`` ended; ``seconds`` are told of what has an answer, not a stream's.
 
-        ``model`` is None where no model was found for it.
+        ``model`` is None where no model was found for it. Its trace, if any, is an exemplar.
         """
         try:
             count, duration = self._ends[method, code, model]
@@ -75,7 +80,7 @@ class ModelInstruments:
             count, duration = self._ends_of(method, code, model)
         count.inc()
         if seconds is not None:
-            duration.observe(seconds)
+            duration.observe(seconds, {"trace_id": trace_id} if trace_id else None)
 
     def _ends_of(
         self, method: str, code: str, model: BatchModel | None

@@ -50,6 +50,7 @@ from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.registry import Registry, State
 from edgewright.serve.security import Security
 from edgewright.serve.surroundings import ServerSurroundings
+from edgewright.serve.trace_endpoint import open_tracing
 from edgewright.serve.version_policy import VersionPolicy
 from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
@@ -98,13 +99,14 @@ class Server:
         self.config = config
         self.instruments = Instruments()
         self._security = Security(config, self.instruments)
+        self._tracing = open_tracing(config.otlp_endpoint, config.trace_sample)
         store = open_store(config.feedback)
         self.registry = Registry()
         self.health = HealthService()
         self._lag: asyncio.Task[None] | None = None
         level = AccessLevel(config.access_log)
         access_log = None if level is AccessLevel.OFF else AccessLog(level)
-        observer = CallObserver(self.instruments, access_log)
+        observer = CallObserver(self.instruments, access_log, self._tracing)
         callers = self._security.callers
         self._edge = CallEdge(observer, callers)
         self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
@@ -208,6 +210,8 @@ class Server:
         if self._lag is not None:
             self._lag.cancel()
             await asyncio.gather(self._lag, return_exceptions=True)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _close_queues(self) -> None:
         self._decoder.close()
