@@ -58,6 +58,9 @@ class Instruments:
             "files",
             "outcome",
         )
+        for files in ("tls", "tokens"):
+            for outcome in ("taken", "refused"):
+                self.reloads.labels(files, outcome)
         self.certificate_expires = self._gauge(
             "edgewright_tls_certificate_expires_timestamp_seconds",
             "When the server's certificate, or one that it rests on, expires; 0 without TLS.",

@@ -80,9 +80,8 @@ class LogThread(logging.Handler):
             return
         call = current_call.get()
         if call is not None:
-            record.ids = {"request_id": call.request_id}
-            if call.trace_id:
-                record.ids["trace_id"] = call.trace_id
+            ids = {"request_id": call.request_id}
+            record.ids = ids | ({"trace_id": call.trace_id} if call.trace_id else {})
         self._waiting.append(record)
         self._some.set()
 

@@ -264,6 +264,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
             f'edgewright_event_loop_lag_seconds_bucket{{{JOB},le="+Inf"}}': "0+120x30",
         },
     ),
+    "EdgewrightCertificateExpires": (  # promtool begins at 0, in Unix time
+        {f"edgewright_tls_certificate_expires_timestamp_seconds{{{JOB}}}": "1000000x30"},
+        {f"edgewright_tls_certificate_expires_timestamp_seconds{{{JOB}}}": "0x15 2000000x15"},
+    ),
+    "EdgewrightReloadRefused": (
+        {f'edgewright_reloads_total{{{JOB},files="tls",outcome="refused"}}': "0x25 1x5"},
+        {f'edgewright_reloads_total{{{JOB},files="tls",outcome="taken"}}': "0x25 1x5"},
+    ),
     "EdgewrightRestarts": (
         {f"process_start_time_seconds{{{JOB}}}": "1x20 2x3 3x3 4x4"},
         {f"process_start_time_seconds{{{JOB}}}": "1x20 2x10"},
