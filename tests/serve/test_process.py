@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
+import logging
 import os
 import re
 import signal
@@ -27,7 +30,11 @@ from edgewright.errors import IntegrityError
 from edgewright.proof.host import instruction_set
 from edgewright.repository import Repository
 from edgewright.serve.cli import serve
+from edgewright.serve.config import ServeConfig
+from edgewright.serve.logs import log_to_stderr
 from edgewright.serve.models import instances_here
+from edgewright.serve.server import Ready
+from edgewright.serve.server import serve as serve_repository
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
@@ -152,6 +159,23 @@ def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path
     assert page(told["metrics_port"], "/readyz")[0] == 200
     process.popen.send_signal(signal.SIGINT)
     assert process.wait() == (0, "", "")
+
+
+def test_what_was_imported_is_no_longer_searched_for_garbage(repository: Path) -> None:
+    class LetGoError(Exception):
+        pass
+
+    frozen = []
+
+    def announce(_ready: Ready) -> None:
+        frozen.append(gc.get_freeze_count())
+        raise LetGoError
+
+    config = ServeConfig(repository, host="127.0.0.1", port=0, metrics_port=0)
+    with log_to_stderr("text", level=logging.WARNING) as log_thread, pytest.raises(LetGoError):
+        asyncio.run(serve_repository(config, announce, log_thread))
+    gc.unfreeze()
+    assert frozen[0] > 10_000
 
 
 def test_options_come_from_the_environment_too(start: Start, repository: Path) -> None:
