@@ -151,7 +151,14 @@ def load_model(
     preprocessor = (preprocessors or Preprocessors()).of(bundle)
     certificate = variant.certificate
     holds = certificate is not None and certificate.holds(runtime, isa)
-    goldens = check_goldens(bundle, variant, session, preprocessor, same_host=holds)
+    goldens = check_goldens(
+        bundle,
+        variant,
+        session,
+        preprocessor,
+        same_host=holds,
+        runs_at_once=len(session.each),
+    )
     verdict, proof = _proven(choice, goldens.verdict)
     model = ServedModel(
         name=name,

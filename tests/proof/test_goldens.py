@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,20 @@ def test_an_invariant_variant_runs_in_batches_as_wide_as_their_longest_row() -> 
     session = CountingSession()
     golden_scores(session, _preprocessor(), _preprocessor()(TEXTS).arrays, BATCH_ROWS)
     assert session.shapes == [(8, 3), (5, 4)]
+
+
+def test_runs_at_once_overlap_and_give_the_same_scores_in_order() -> None:
+    class Meeting(CountingSession):
+        met = threading.Barrier(2)
+
+        def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            self.met.wait(30)
+            return super().run(arrays)
+
+    arrays = _preprocessor()(TEXTS).arrays  # two batches
+    alone = golden_scores(CountingSession(), _preprocessor(), arrays, BATCH_ROWS)
+    together = golden_scores(Meeting(), _preprocessor(), arrays, BATCH_ROWS, runs_at_once=2)
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_a_variant_that_depends_on_its_neighbours_runs_row_by_row(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import base64
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -148,20 +149,28 @@ def make_goldens(
 
 
 def golden_scores(
-    session: Session, preprocessor: Preprocessor, inputs: Arrays, batch_rows: int
+    session: Session,
+    preprocessor: Preprocessor,
+    inputs: Arrays,
+    batch_rows: int,
+    runs_at_once: int = 1,
 ) -> NDArray[np.float32]:
-    """Scores of shape (rows, classes): rows in order, ``batch_rows`` at a time, padding cut off."""
+    """Scores of shape (rows, classes): rows in order, ``batch_rows`` at a time, padding cut off.
+
+    ``runs_at_once`` may be above 1 where ``session`` can be run from several threads.
+    """
     output, count = session.outputs[0].name, len(next(iter(inputs.values())))
-    batches = []
-    for start in range(0, count, batch_rows):
-        rows = slice(start, start + batch_rows)
-        arrays = _batch(preprocessor, inputs, rows)
+
+    def scores(start: int) -> NDArray[np.float32]:
+        arrays = _batch(preprocessor, inputs, slice(start, start + batch_rows))
         feed = {
             spec.name: np.ascontiguousarray(arrays[spec.name], dtype=spec.dtype)
             for spec in session.inputs
         }
-        batches.append(softmax(session.run(feed)[output]))
-    return np.concatenate(batches)
+        return softmax(session.run(feed)[output])
+
+    with ThreadPoolExecutor(runs_at_once) as pool:
+        return np.concatenate(list(pool.map(scores, range(0, count, batch_rows))))
 
 
 def _stored(preprocessor: Preprocessor, rows: Sequence[Any]) -> dict[str, NDArray[Any]]:
@@ -203,6 +212,7 @@ def check_goldens(
     preprocessor: Preprocessor,
     *,
     same_host: bool,
+    runs_at_once: int = 1,
 ) -> GoldenResult:
     """Run the bundle's goldens through ``session`` as ``variant`` is served.
 
@@ -212,6 +222,7 @@ def check_goldens(
         session: loaded on this host.
         preprocessor: the bundle's.
         same_host: whether the runtime and the class of instruction set are the certified ones.
+        runs_at_once: as ``golden_scores``.
 
     Raises:
         IntegrityError: names the first golden whose token ids, pixels, score or label differs.
@@ -221,9 +232,8 @@ def check_goldens(
         raise IntegrityError(f"{bundle.path / GOLDENS_FILE} has no scores of {variant.name}")
     _check_inputs(goldens, preprocessor, bundle.path)
     recorded = goldens.scores[variant.name]
-    found = golden_scores(
-        session, preprocessor, goldens.inputs, goldens.batch_rows if variant.batch_invariant else 1
-    )
+    batch_rows = goldens.batch_rows if variant.batch_invariant else 1
+    found = golden_scores(session, preprocessor, goldens.inputs, batch_rows, runs_at_once)
     where = f"{bundle.path}: {variant.name}"
     if found.shape != recorded.shape:
         raise IntegrityError(f"{where} gives scores of shape {found.shape}, not {recorded.shape}")
