@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -151,6 +152,23 @@ def test_what_arrives_during_a_run_is_computed_together_in_the_next() -> None:
 
     with_batcher(scenario)
     assert model.runs == [[0], [7] * 5]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="threads are scheduled so on Linux")
+def test_compute_threads_never_cut_in_on_the_event_loop() -> None:
+    policies: list[int] = []
+
+    class Noting(FakeModel):
+        def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+            policies.append(os.sched_getscheduler(0))
+            return super().scores(rows)
+
+    async def scenario(batcher: Batcher) -> None:
+        await batcher.classify(Noting(), ["7"], None)
+
+    with_batcher(scenario)
+    assert policies == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) != os.SCHED_BATCH
 
 
 def test_a_large_call_lets_small_ones_pass() -> None:
