@@ -353,7 +353,6 @@ def _options(config: ServeConfig) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),  # two servers on one port would share calls in silence
         ("grpc.max_receive_message_length", config.max_message_mb * MIB),
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", 1000),  # calls in flight over one connection; others wait
         # Clients may ping to keep an idle connection through a proxy; the default calls it abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import trustme
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("Dockerfile.train", "Dockerfile.serve")
@@ -280,7 +282,17 @@ def test_the_health_check_fails_where_nothing_answers(serve: Dockerfile) -> None
     assert health(serve, 1) != 0
 
 
-def health(serve: Dockerfile, port: int) -> int:
+def test_the_health_check_follows_the_server_to_tls(serve: Dockerfile, readyz: HTTPServer) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("edgewright.example.org").configure_cert(context)
+    readyz.socket = context.wrap_socket(readyz.socket, server_side=True)
+    readyz.status = 200
+    assert health(serve, readyz.server_address[1], EDGEWRIGHT_TLS_CERT="/tls/server.pem") == 0
+    readyz.status = 503
+    assert health(serve, readyz.server_address[1], EDGEWRIGHT_TLS_CERT="/tls/server.pem") != 0
+
+
+def health(serve: Dockerfile, port: int, **variables: str) -> int:
     """The exit code of the HEALTHCHECK, through no shell."""
     _, _, command = serve.final.last("HEALTHCHECK").partition("CMD ")
     python, *rest = json.loads(command)
@@ -289,6 +301,7 @@ def health(serve: Dockerfile, port: int) -> int:
         **os.environ,
         "EDGEWRIGHT_METRICS_PORT": str(port),
         "http_proxy": "http://x.invalid",
+        **variables,
     }
     return subprocess.run(
         [sys.executable, *rest], env=environment, check=False, capture_output=True
