@@ -2,8 +2,9 @@
 
 Wherever the file came from, it has one contract: inputs are the preprocessor's, int64, with dynamic
 axes (rows, length), or for images float32 (rows, 3, height, width) of which the rows alone vary;
-the one output is ``logits``, float32 of shape (rows, classes); and the same model gives the same
-bytes.
+the outputs are ``logits``, float32 of shape (rows, classes), and where the classifier's head reads
+one vector for each row ``features``, float32 of shape (rows, width); and the same model gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 from edgewright.backends import Session, get_backend
 from edgewright.errors import ConfigError
 from edgewright.kinds import IMAGE
-from edgewright.model_file import data_file
-from edgewright.optimize.onnx_contract import AXES, LOGITS
+from edgewright.model_file import FEATURES, LOGITS, data_file
+from edgewright.optimize.onnx_contract import AXES
 from edgewright.optimize.origin import Origin
 from edgewright.preprocess import Preprocessor, Row, TextPreprocessor
 from edgewright.proof.logits import BATCH_ROWS, batches_by_length, predict_batches
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 FP32_FILE: Final = "fp32.onnx"
-TOLERANCE: Final = 1e-3  # of a logit; faithful exports stay near 1e-5
+TOLERANCE: Final = 1e-3  # of a logit or feature; faithful exports stay near 1e-5
 _LARGEST_BYTES: Final = 2**31 - 2**24  # protobuf ends at 2 GiB; the graph needs some of it
 _LONGEST: Final = 4096  # tokens that are tried in one row
 
@@ -89,9 +90,11 @@ class Reference:
         self.session = origin.model.session(origin.preprocessor, len(origin.labels), threads)
         self.inputs, self.outputs = self.session.inputs, self.session.outputs
 
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(
+        self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
         """One forward pass on the preprocessor's arrays; ``logits`` is float32 (rows, classes)."""
-        return self.session.run(arrays)
+        return self.session.run(arrays, outputs)
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits of shape (rows, classes), in the order of ``rows``.
@@ -119,6 +122,7 @@ def _normalise(source: Path, target: Path, preprocessor: Preprocessor) -> int:
     for output in model.graph.outputs:
         if output.shape is not None and len(output.shape):
             output.shape = ir.Shape((AXES[0], *output.shape[1:]))
+    model.graph.outputs[:] = sorted(model.graph.outputs, key=lambda value: value.name != LOGITS)
     save(model, target)
     return int(model.opset_imports[""])
 
@@ -160,10 +164,11 @@ def _check_contract(session: Session, preprocessor: Preprocessor, path: Path, cl
     names, dtype = preprocessor.input_names, preprocessor.input_dtype
     found = {spec.name: spec.dtype for spec in session.inputs}
     outputs = [(spec.name, spec.dtype) for spec in session.outputs]
-    if found != dict.fromkeys(names, dtype) or outputs != [(LOGITS, "float32")]:
+    wanted = [(LOGITS, "float32"), (FEATURES, "float32")]
+    if found != dict.fromkeys(names, dtype) or outputs not in (wanted[:1], wanted):
         raise ConfigError(
             f"{path} takes {found} and gives {outputs}; the preprocessing needs {dtype} "
-            f"{', '.join(names)} and one float32 {LOGITS}; fine-tune another architecture"
+            f"{', '.join(names)} and float32 {LOGITS}; fine-tune another architecture"
         )
     given = session.outputs[0].shape[-1:]
     if given not in ((-1,), (classes,)):
@@ -178,26 +183,38 @@ def _compare(
 ) -> float:
     """The largest difference of a logit over several shapes; ConfigError beyond ``TOLERANCE``."""
     largest = 0.0
+    names = [spec.name for spec in session.outputs]
     for rows in sample_batches(preprocessor, sample):
         arrays = preprocessor.pad(rows).arrays
-        expected = reference.run(arrays)[LOGITS]
-        if not np.isfinite(expected).all():
+        expected, found = reference.run(arrays, names), session.run(arrays, names)
+        if not np.isfinite(expected[LOGITS]).all():
             raise ConfigError(
                 f"{reference.name} itself answers with what are no numbers; its weights are "
                 "damaged, or its training diverged: train it again"
             )
-        difference = np.abs(session.run(arrays)[LOGITS] - expected)
-        if not difference.max() <= TOLERANCE:  # NaN is beyond it too
-            row, column = np.argwhere(~(difference <= TOLERANCE))[0]
-            shape = "x".join(str(size) for size in next(iter(arrays.values())).shape)
-            raise ConfigError(
-                f"the ONNX export of {reference.name} answers differently from the "
-                f"model: a logit differs by {difference[row, column]:.2g} where {TOLERANCE:g} "
-                f"is allowed (inputs of {shape}, row {row}, class {column}); fine-tune another "
-                "architecture, or upgrade torch and optimum"
-            )
-        largest = max(largest, float(difference.max()))
+        shape = "x".join(str(size) for size in next(iter(arrays.values())).shape)
+        for name in names:
+            # Logits are near 1; features have a scale of their own.
+            scale = 1.0 if name == LOGITS else max(1.0, float(np.abs(expected[name]).max()))
+            difference = np.abs(found[name] - expected[name]) / scale
+            _refuse_difference(difference, name, reference.name, shape)
+            if name == LOGITS:
+                largest = max(largest, float(difference.max()))
     return largest
+
+
+def _refuse_difference(
+    difference: NDArray[np.floating[Any]], output: str, model: str, shape: str
+) -> None:
+    if difference.max() <= TOLERANCE:  # NaN is not
+        return
+    row, column = np.argwhere(~(difference <= TOLERANCE))[0]
+    what, place = ("a logit", "class") if output == LOGITS else ("a feature", "feature")
+    raise ConfigError(
+        f"the ONNX export of {model} answers differently from the model: {what} differs by "
+        f"{difference[row, column]:.2g} where {TOLERANCE:g} is allowed (inputs of {shape}, row "
+        f"{row}, {place} {column}); fine-tune another architecture, or upgrade torch and optimum"
+    )
 
 
 def sample_batches(preprocessor: Preprocessor, sample: Sequence[Row]) -> Iterator[list[Row]]:

@@ -22,7 +22,7 @@ from edgewright.backends import Session, get_backend
 from edgewright.errors import ConfigError
 from edgewright.latency import Effort, InputMaker, Timing, Workload
 from edgewright.latency_rounds import HERE, compare
-from edgewright.model_file import data_file
+from edgewright.model_file import FEATURES, data_file
 from edgewright.optimize.export import save
 from edgewright.optimize.passes import PASSES, GraphPass
 from edgewright.optimize.passes.edits import operators
@@ -30,7 +30,7 @@ from edgewright.optimize.passes.shapes import forget_shapes, without_weights
 
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
 
-EXACT: Final = 1e-5  # of a logit: the sums of a product are taken in another order
+EXACT: Final = 1e-5  # of a logit or feature: the sums of a product are taken in another order
 SOURCE: Final = "source"  # the name of the file as it was, beside those of the passes
 _BACKEND: Final = "onnxruntime"
 _REASON_LENGTH: Final = 300  # characters
@@ -200,14 +200,22 @@ def _load(path: Path, threads: int = 1) -> Session:
 
 
 def _answers(session: Session, feeds: Feeds) -> list[dict[str, NDArray[Any]]]:
-    return [session.run(arrays) for arrays in feeds]
+    names = [output.name for output in session.outputs]
+    return [session.run(arrays, names) for arrays in feeds]
 
 
 def _difference(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> float:
-    """The largest over all outputs; infinite where names, shapes, NaN or infinities differ."""
+    """The largest over all outputs; infinite where names, shapes, NaN or infinities differ.
+
+    Of features in shares of the largest where that is above 1: they have a scale of their own.
+    """
     if expected.keys() != found.keys():
         return float("inf")
-    return max((_distance(expected[name], found[name]) for name in expected), default=0.0)
+    return max(_distance(expected[n], found[n]) / _scale(n, expected[n]) for n in expected)
+
+
+def _scale(output: str, expected: NDArray[Any]) -> float:
+    return 1.0 if output != FEATURES else max(1.0, float(np.abs(expected).max(initial=0.0)))
 
 
 def _distance(expected: NDArray[Any], found: NDArray[Any]) -> float:

@@ -2,6 +2,7 @@
 
 What changes is what surrounds the graph: integer inputs are taken as int64, the answers are called
 ``logits`` and are float32, and a closing softmax is taken off, for a score is made of logits once.
+A second output that is called ``features`` stays; others go.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from edgewright.backends import Session, get_backend
 from edgewright.errors import ConfigError
 from edgewright.kinds import IMAGE, TEXT, Kind
-from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.model_file import FEATURES, LOGITS
 from edgewright.preprocess import TEXT_INPUTS, Preprocessor
 from edgewright.preprocess.images import PIXEL_VALUES
 
@@ -149,15 +150,15 @@ def _take_tokens(graph: ir.Graph, names: tuple[str, ...], path: Path) -> None:
 
 
 def _give_logits(graph: ir.Graph, path: Path) -> None:
-    import onnx_ir as ir
 
     named = [value for value in graph.outputs if value.name == LOGITS]
-    if len(graph.outputs) > 1 and not named:
+    others = [value for value in graph.outputs if value.name != FEATURES]
+    if len(others) != 1 and not named:
         raise ConfigError(
             f"{path} gives {', '.join(str(value.name) for value in graph.outputs)}; expected one "
             f"output, or one that is called {LOGITS}"
         )
-    answer = (named or list(graph.outputs))[0]
+    answer = (named or others)[0]
     if _type(answer) not in _FLOATS or (answer.shape is not None and len(answer.shape) != 2):
         raise ConfigError(
             f"{path}: its output {answer.name} is {_type(answer)} of {answer.shape}; expected "
@@ -168,17 +169,31 @@ def _give_logits(graph: ir.Graph, path: Path) -> None:
         shape, kind = answer.shape, answer.type
         answer = producer.inputs[0]
         answer.shape, answer.type = shape, kind
-    if _type(answer) != "FLOAT":
-        cast = ir.node("Cast", [answer], {"to": ir.DataType.FLOAT}, name=f"{LOGITS}_float")
-        cast.outputs[0].shape, cast.outputs[0].type = answer.shape, ir.TensorType(ir.DataType.FLOAT)
+    features = [value for value in graph.outputs if value.name == FEATURES and _is_features(value)]
+    graph.outputs[:] = []
+    for name, value in zip((LOGITS, FEATURES), [answer, *features], strict=False):
+        graph.outputs.append(_named_float(graph, value, name))
+
+
+def _is_features(value: ir.Value) -> bool:
+    return _type(value) in _FLOATS and value.shape is not None and len(value.shape) == 2
+
+
+def _named_float(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    """The value as float32, under this name."""
+    import onnx_ir as ir
+
+    if _type(value) != "FLOAT":
+        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}_float")
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(ir.DataType.FLOAT)
         graph.append(cast)
-        answer = cast.outputs[0]
-    graph.outputs[:] = [answer]
+        value = cast.outputs[0]
     for node in graph:
-        for value in node.outputs:
-            if value.name == LOGITS and value is not answer:
-                value.name = f"{LOGITS}_given"
-    answer.name = LOGITS
+        for other in node.outputs:
+            if other.name == name and other is not value:
+                other.name = f"{name}_given"
+    value.name = name
+    return value
 
 
 def _type(value: ir.Value) -> str:

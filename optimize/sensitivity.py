@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import Session
+from edgewright.model_file import LOGITS
 from edgewright.optimize.fewest import Clock
-from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.switch_graph import SWITCHES
 
 

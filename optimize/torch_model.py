@@ -11,14 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import TensorSpec
 from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.kinds import TEXT, Kind
-from edgewright.optimize.onnx_contract import AXES, LOGITS
+from edgewright.model_file import FEATURES, LOGITS
+from edgewright.optimize.head_input import HeadInput
+from edgewright.optimize.onnx_contract import AXES
 from edgewright.optimize.quiet import quiet
-from edgewright.preprocess import Preprocessor
+from edgewright.preprocess import DecodedRow, Preprocessor
 from edgewright.preprocess.images import PIXEL_VALUES
 from edgewright.pretrained import AUTO_CLASSES
 
@@ -42,7 +45,7 @@ class TorchModel:
         """Export to ``path`` with the library that fits the architecture; its name and version.
 
         Args:
-            arrays: one batch of inputs, traced by torch.onnx.
+            arrays: one batch of two rows or more, traced by torch.onnx.
             path: of the file to write.
             opset: of ONNX; None: what the exporter writes best.
 
@@ -52,10 +55,13 @@ class TorchModel:
         model = self.load()
         config = _optimum_config(model, list(arrays))
         try:
+            head = HeadInput.of(model, _tensors(arrays))
             with quiet():
                 if config is None:
-                    _export_with_torch(model, arrays, path, opset or _TORCH_OPSET)
+                    _export_with_torch(model, head, arrays, path, opset or _TORCH_OPSET)
                     return f"torch {version('torch')}"
+                if head is not None:
+                    config = _with_features(model, head, config)
                 _export_with_optimum(model, config, path, opset)
                 return f"optimum-onnx {version('optimum-onnx')}"
         except Exception as error:  # exporters let through whatever tracing raises
@@ -102,18 +108,38 @@ class TorchSession:
             TensorSpec(name, dtype, shape) for name in preprocessor.input_names
         )
         self.outputs: tuple[TensorSpec, ...] = (TensorSpec(LOGITS, "float32", (-1, classes)),)
+        self._head = HeadInput.of(model, _tensors(_two_rows(preprocessor)))
+        if self._head is not None:
+            self.outputs += (TensorSpec(FEATURES, "float32", (-1, self._head.width)),)
 
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(
+        self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
         """One forward pass on the preprocessor's arrays; ``logits`` is float32 (rows, classes)."""
         torch = self._torch
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                return {LOGITS: self.model(**tensors).logits.numpy()}
+                found = {LOGITS: self.model(**_tensors(arrays)).logits}
+                if self._head is not None:
+                    found[FEATURES] = self._head.value
+                return {name: found[name].numpy() for name in outputs or (LOGITS,)}
         finally:
             torch.set_num_threads(before)
+
+
+def _two_rows(preprocessor: Preprocessor) -> Mapping[str, NDArray[Any]]:
+    """Arrays of some rows, whatever they say."""
+    if preprocessor.kind is TEXT:
+        return preprocessor.pad(preprocessor.encode(["a", "a"])).arrays
+    height, width = preprocessor.input_shape[-2:]
+    return preprocessor.pad([DecodedRow(np.zeros((height, width, 3), np.uint8))] * 2).arrays
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    torch, _ = _libraries()
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -190,27 +216,39 @@ def _export_with_optimum(model: Any, config: Any, path: Path, opset: int | None)
     export(model, config, path, opset=opset)
 
 
+def _with_features(model: Any, head: HeadInput, config: Any) -> Any:
+    """Let the model answer with the features too; the configuration that says so."""
+    # optimum puts a forward of its own in the model's place; a hook has the last word.
+    model.register_forward_hook(lambda _model, _given, told: (told[LOGITS], head.value))
+    outputs = {name: dict(axes) for name, axes in config.outputs.items()}
+    outputs[FEATURES] = {0: outputs[LOGITS][0]}
+    more = type(type(config).__name__, (type(config),), {"outputs": property(lambda _: outputs)})
+    config.__class__ = more
+    return config
+
+
 def _export_with_torch(
-    model: Any, arrays: Mapping[str, NDArray[Any]], path: Path, opset: int
+    model: Any, head: HeadInput | None, arrays: Mapping[str, NDArray[Any]], path: Path, opset: int
 ) -> None:
     import torch
 
-    class Logits(torch.nn.Module):
+    class Answers(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, *tensors: Any) -> Any:
-            return self.model(**dict(zip(arrays, tensors, strict=True))).logits
+            logits = self.model(**dict(zip(arrays, tensors, strict=True))).logits
+            return logits if head is None else (logits, head.value)
 
     varying = AXES[:1] if PIXEL_VALUES in arrays else AXES
     axes = dict(enumerate(torch.export.Dim(name) for name in varying))
     torch.onnx.export(
-        Logits(),
-        tuple(torch.from_numpy(array) for array in arrays.values()),
+        Answers(),
+        tuple(_tensors(arrays).values()),
         path,
         input_names=list(arrays),
-        output_names=[LOGITS],
+        output_names=[LOGITS] if head is None else [LOGITS, FEATURES],
         dynamic_shapes={"tensors": tuple(axes for _ in arrays)},
         opset_version=opset,
         external_data=False,

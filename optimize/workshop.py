@@ -16,7 +16,7 @@ from edgewright.backends import Session, get_backend
 from edgewright.backends.placement import computed_in_float
 from edgewright.backends.tensorrt.backend import PROFILES
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
-from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.model_file import LOGITS
 from edgewright.optimize.prepared import PREPARED_KINDS
 from edgewright.optimize.recipes import GPU_BACKENDS, SEVEN_BITS, TENSORRT, Materials, Recipe
 from edgewright.optimize.variants import RECIPES, Candidate, Skipped

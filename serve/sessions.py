@@ -30,10 +30,12 @@ class Sessions:
         for session in sessions:
             self._idle.put(session)
 
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One forward pass; every input by name, every output by name."""
+    def run(
+        self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name. The outputs named or, without, the first."""
         session = self._idle.get()
         try:
-            return session.run(arrays)
+            return session.run(arrays, outputs)
         finally:
             self._idle.put(session)

@@ -2,6 +2,9 @@
 
 variants/fp32.onnx         the graph, and the weights where they fit
 variants/fp32.onnx.data    the weights that do not, in ONNX's external format
+
+Its first output is ``logits``, float32 of shape (rows, classes). It may have a second,
+``features``, float32 of shape (rows, width): what the classifier's head reads.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from typing import Final
 from edgewright.manifest import sha256_bytes, sha256_file
 
 DATA_SUFFIX: Final = ".data"
+LOGITS: Final = "logits"
+FEATURES: Final = "features"
 
 
 def data_file(path: Path) -> Path:

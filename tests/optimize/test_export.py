@@ -16,13 +16,13 @@ from edgewright.backends import get_backend
 from edgewright.checkpoint import MODEL_FOLDER, PREPROCESSING_FOLDER, Checkpoint
 from edgewright.errors import ConfigError
 from edgewright.manifest import Artifact
+from edgewright.model_file import FEATURES, LOGITS
 from edgewright.optimize import export as export_module
 from edgewright.optimize import torch_model
 from edgewright.optimize.export import Reference, export_onnx
-from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.preprocess import TextPreprocessor, TokenRow
-from edgewright.proof.logits import predict_logits
+from edgewright.proof.logits import predict_features, predict_logits
 
 LABELS = ["business", "sport", "tech"]
 TEXTS = ["deal", "the match was a goal in the final season for the team", "new phone users"]
@@ -77,6 +77,8 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str] = TEXTS) -> list[TokenRo
         ("bert", TWO, SIZES, "optimum-onnx "),
         ("distilbert", TWO, DISTIL_SIZES, "optimum-onnx "),
         ("roberta", TWO, SIZES, "optimum-onnx "),
+        ("albert", THREE, SIZES | {"embedding_size": 16}, "optimum-onnx "),
+        ("mpnet", TWO, SIZES, "optimum-onnx "),
         ("ernie", THREE, SIZES, "torch "),
         ("roberta-prelayernorm", TWO, SIZES, "torch "),
     ],
@@ -98,7 +100,8 @@ def test_every_architecture_gives_the_one_contract(
         (name, "int64", (-1, -1)) for name in input_names
     ]
     assert [(spec.name, spec.dtype, spec.shape) for spec in session.outputs] == [
-        (LOGITS, "float32", (-1, 3))
+        (LOGITS, "float32", (-1, 3)),
+        (FEATURES, "float32", (-1, 32)),
     ]
     # Rows and lengths that were not traced, against a model that the exporter never touched.
     rows = encode(checkpoint, ["oil", "a " * 11, "the coach said", "game " * 20, "cup"])
@@ -107,6 +110,11 @@ def test_every_architecture_gives_the_one_contract(
         logits, Reference(Origin.of_checkpoint(checkpoint)).logits(rows), atol=1e-4
     )
     assert logits.std(axis=0).min() > 1e-3  # the rows do get different answers
+    reference = Reference(Origin.of_checkpoint(checkpoint))
+    alone = [predict_features(reference, checkpoint.preprocessor(), [row])[0] for row in rows]
+    np.testing.assert_allclose(
+        predict_features(session, checkpoint.preprocessor(), rows), alone, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("model_type", ["bert", "ernie"])
@@ -204,7 +212,7 @@ def test_an_export_with_other_outputs_is_refused(
         onnx.save(graph, path)
 
     monkeypatch.setattr(torch_model, "_export_with_optimum", renamed)
-    with pytest.raises(ConfigError, match="one float32 logits"):
+    with pytest.raises(ConfigError, match="and float32 logits"):
         export_onnx(Origin.of_checkpoint(checkpoint), tmp_path, encode(checkpoint))
 
 

@@ -20,6 +20,7 @@ from tiny_vision import pictures, vision_model
 from edgewright.backends import get_backend
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.latency import Effort, Shape, Workload
+from edgewright.model_file import LOGITS
 from edgewright.optimize import torch_model
 from edgewright.optimize.graph_work import (
     EXACT,
@@ -29,7 +30,7 @@ from edgewright.optimize.graph_work import (
     measure_passes,
     work_graph,
 )
-from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.optimize.head_input import HeadInput
 from edgewright.optimize.passes import GraphPass
 from edgewright.optimize.passes.shapes import dims, infer_shapes
 from edgewright.optimize.quantize import quantize_dynamic
@@ -73,10 +74,13 @@ def export(family: str, path: Path, opset: int | None = None) -> Path:
             weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
     arrays = text_feed(3, 9) if kind in TEXT else {PIXEL_VALUES: pictures(2).numpy()}
     with quiet():
+        head = HeadInput.of(model, torch_model._tensors(arrays))
         if exporter == "torch":
-            torch_model._export_with_torch(model, arrays, path, opset or 18)
+            torch_model._export_with_torch(model, head, arrays, path, opset or 18)
         else:
             config = torch_model._optimum_config(model, list(arrays))
+            if head is not None:
+                config = torch_model._with_features(model, head, config)
             torch_model._export_with_optimum(model, config, path, opset)
     return path
 

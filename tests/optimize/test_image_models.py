@@ -15,11 +15,11 @@ from vision_checkpoint import vision_checkpoint
 from edgewright.backends import get_backend
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.factories import Factory, FactoryClassifier
+from edgewright.model_file import LOGITS
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.drift import drift_reference
 from edgewright.optimize.export import TOLERANCE, Reference, export_onnx
 from edgewright.optimize.inputs import Inputs, rows_of
-from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.onnxruntime_graph import unsigned_activations
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import is_convolutional, quantize_static

@@ -12,9 +12,9 @@ from mixed_cases import Case, depthwise_case, operators, quantized_case
 from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
 from edgewright.errors import ConfigError
+from edgewright.model_file import LOGITS
 from edgewright.optimize.export import save
 from edgewright.optimize.layer_groups import LayerGroup, find_groups, lift_constants
-from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.restore import restore
 from edgewright.optimize.switch_graph import SWITCHES, add_switches
 

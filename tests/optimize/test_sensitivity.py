@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.optimize.onnx_contract import LOGITS
+from edgewright.model_file import LOGITS
 from edgewright.optimize.sensitivity import Ranking, divergence, rank_groups
 from edgewright.optimize.switch_graph import SWITCHES
 

@@ -14,9 +14,9 @@ from vision_checkpoint import vision_checkpoint
 
 from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
+from edgewright.model_file import LOGITS
 from edgewright.optimize.export import Reference, export_onnx, save
 from edgewright.optimize.inputs import rows_of
-from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import quantize_static
 from edgewright.optimize.tensorrt_graph import for_tensorrt

@@ -17,9 +17,9 @@ from edgewright.backends import get_backend
 from edgewright.checkpoint import Checkpoint
 from edgewright.errors import BackendUnavailableError, EdgewrightError, IntegrityError
 from edgewright.manifest import sha256_file
+from edgewright.model_file import LOGITS
 from edgewright.optimize import workshop
 from edgewright.optimize.export import Export, Reference, export_onnx
-from edgewright.optimize.onnx_contract import LOGITS
 from edgewright.optimize.origin import Origin
 from edgewright.optimize.quantize import Calibration
 from edgewright.optimize.recipes import Materials, fp16, fp32

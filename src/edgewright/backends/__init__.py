@@ -41,8 +41,10 @@ class Session(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One forward pass; every input by name, every output by name."""
+    def run(
+        self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name. The outputs named or, without, the first."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,12 +59,14 @@ class OnnxRuntimeSession:
         self._session = self._open(self._session_options())
         self.inputs = tuple(_spec(each) for each in self._session.get_inputs())
         self.outputs = tuple(_spec(each) for each in self._session.get_outputs())
-        self._output_names = [each.name for each in self.outputs]
+        self._first = [self.outputs[0].name]
 
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One forward pass; every input by name, every output by name."""
-        outputs = self._session.run(self._output_names, dict(arrays))
-        return dict(zip(self._output_names, outputs, strict=True))
+    def run(
+        self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name. The outputs named or, without, the first."""
+        names = list(outputs) or self._first
+        return dict(zip(names, self._session.run(names, dict(arrays)), strict=True))
 
     def placement(self) -> Placement:
         """What runs, by loading the file once more."""

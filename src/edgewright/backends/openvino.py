@@ -42,10 +42,12 @@ class OpenVinoSession:
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._request = compiled.create_infer_request()
 
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One forward pass; every input by name, every output by name."""
+    def run(
+        self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name. The outputs named or, without, the first."""
         results = self._request.infer(dict(arrays), share_inputs=True)
-        return {port.get_any_name(): value.copy() for port, value in results.items()}
+        return {name: results[name].copy() for name in outputs or (self.outputs[0].name,)}
 
     def placement(self) -> Placement:
         """What runs, by the graph of the compiled model itself."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import Session
+from edgewright.model_file import FEATURES
 from edgewright.preprocess import Preprocessor, Row
 
 BATCH_ROWS: Final = 16
@@ -33,6 +34,18 @@ def predict_logits(
     return predict_batches(session, preprocessor, rows, groups)
 
 
+def predict_features(
+    session: Session,
+    preprocessor: Preprocessor,
+    rows: Sequence[Row],
+    *,
+    one_row_at_a_time: bool = False,
+) -> NDArray[np.float32]:
+    """What the head reads, of shape (rows, width); run as by ``predict_logits``."""
+    groups = batches_by_length(rows, size=1 if one_row_at_a_time else BATCH_ROWS)
+    return predict_batches(session, preprocessor, rows, groups, FEATURES)
+
+
 def batches_by_length(
     rows: Sequence[Row], size: int = BATCH_ROWS, *, equal_lengths: bool = False
 ) -> list[list[int]]:
@@ -53,13 +66,15 @@ def predict_batches(
     preprocessor: Preprocessor,
     rows: Sequence[Row],
     batches: Sequence[Sequence[int]],
+    output: str | None = None,
 ) -> NDArray[np.float32]:
-    """Logits as of ``predict_logits``, of batches that are given as indices of ``rows``."""
+    """An output by row, of batches that are given as indices of ``rows``; None: the logits."""
     parts = []
     for batch in batches:
         arrays = preprocessor.pad([rows[index] for index in batch]).arrays
-        parts.append(next(iter(session.run(arrays).values())))  # the first output
-    logits = np.concatenate(parts)
-    restored = np.empty_like(logits, dtype=np.float32)
-    restored[np.concatenate(batches)] = logits
+        found = session.run(arrays) if output is None else session.run(arrays, [output])
+        parts.append(next(iter(found.values())))
+    answers = np.concatenate(parts)
+    restored = np.empty_like(answers, dtype=np.float32)
+    restored[np.concatenate(batches)] = answers
     return restored

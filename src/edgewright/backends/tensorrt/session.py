@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -52,8 +52,10 @@ class TensorRtSession:
         self._contexts = [self._context(index) for index in range(len(self.profiles))]
         self._buffers = {name: Buffer() for name in names}
 
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One forward pass; every input by name, every output by name.
+    def run(
+        self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """One forward pass; every input by name. The outputs named or, without, the first.
 
         Raises:
             InputError: an input is missing or of another type, or no profile holds the shapes.
@@ -63,13 +65,14 @@ class TensorRtSession:
         context = self._contexts[self._choose({name: a.shape for name, a in inputs.items()})]
         for name, array in inputs.items():
             self._give(context, name, array)
-        outputs = {spec.name: self._prepare(context, spec) for spec in self.outputs}
+        views = {spec.name: self._prepare(context, spec) for spec in self.outputs}
+        wanted = {name: views[name] for name in outputs or (self.outputs[0].name,)}
         if not context.execute_async_v3(self._stream.handle):
             raise self._refused("execute_async_v3")
-        for name, view in outputs.items():
+        for name, view in wanted.items():
             self._stream.to_host(self._buffers[name], view.nbytes)
         self._stream.wait()
-        return {name: view.copy() for name, view in outputs.items()}
+        return {name: view.copy() for name, view in wanted.items()}
 
     @property
     def max_rows(self) -> int:
