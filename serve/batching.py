@@ -62,9 +62,11 @@ class Batcher:
         time_left_s: float | None,
         *,
         prepare: Prepare | None = None,
+        extras: Sequence[str] = (),
     ) -> list[Answer]:
         """Answers in the order of ``inputs``; ``time_left_s`` None means no deadline.
 
+        ``extras`` names outputs that are wanted beside the scores.
         ``prepare`` makes of an admitted call's inputs what the model encodes, off the event loop.
         They count as waiting meanwhile.
 
@@ -76,7 +78,7 @@ class Batcher:
         self._refuse_once_closed()
         now = self._clock()
         deadline = float("inf") if time_left_s is None else now + time_left_s
-        call = Call(model, inputs, deadline, self._loop.create_future(), now)
+        call = Call(model, inputs, deadline, self._loop.create_future(), now, extras)
         if (record := current_call.get()) is not None:
             record.work = call
         call.large = self._batch.exceeded_by(call)

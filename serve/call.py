@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,15 @@ class BatchModel(Protocol):
         """Softmax scores of shape (rows, classes), from one run."""
         ...
 
+    def scores_with(
+        self, rows: Sequence[EncodedRow], extras: Sequence[str]
+    ) -> tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]:
+        """The scores, and further outputs by name, each of shape (rows, width), from one run."""
+        ...
+
+
+_NOTHING: Final[Mapping[str, NDArray[np.float32]]] = {}
+
 
 class Answer(NamedTuple):
     """One row's: class indices and their scores, best first, and whether the text was cut."""
@@ -53,6 +62,7 @@ class Answer(NamedTuple):
     classes: list[int]
     scores: list[float]
     truncated: bool
+    extras: Mapping[str, NDArray[np.float32]] = _NOTHING  # what its call asks for, each (width,)
 
 
 class Encoded(NamedTuple):
@@ -88,6 +98,7 @@ class Call:
         "deadline",
         "decode_s",
         "decode_started",
+        "extras",
         "future",
         "inputs",
         "large",
@@ -108,6 +119,7 @@ class Call:
         deadline: float,
         future: asyncio.Future[list[Answer]],
         admitted: float = 0.0,
+        extras: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.inputs = inputs
@@ -115,6 +127,7 @@ class Call:
         self.cost = sum(self.costs)  # of the rows without an answer
         self.deadline = deadline  # in seconds, on the batcher's clock, as all times here
         self.admitted = admitted
+        self.extras = extras  # outputs of the model that are answered beside the scores
         self.decode_s = 0.0  # that a thread spent on decoding its images
         self.decode_started = 0.0
         self.future = future

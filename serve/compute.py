@@ -6,7 +6,7 @@ caller's input did wrong never becomes its neighbours' error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -110,17 +110,28 @@ class Compute:
         batch: Encoded,
     ) -> None:
         run_started = self._clock()
+        wanted = sorted({name for row in rows for name in row.call.extras})
+        extras: Mapping[str, NDArray[np.float32]] = {}
         try:
-            scores = model.scores(encoded)
+            if wanted:
+                scores, extras = model.scores_with(encoded, wanted)
+            else:
+                scores = model.scores(encoded)
         except BaseException as error:  # an edge, as above
             self._apart(model, rows, error)
             return
         ended = self._clock()
-        outcomes: list[Answer | EdgewrightError] = [
+        answers = [
             Answer(classes, best, one.truncated)
             for classes, best, one in zip(*best_first(scores), encoded, strict=True)
         ]
-        for index in np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
+        outcomes: list[Answer | EdgewrightError] = [*answers]
+        if extras:
+            outcomes = [
+                answer._replace(extras={name: extras[name][place] for name in row.call.extras})
+                for place, (answer, row) in enumerate(zip(answers, rows, strict=True))
+            ]
+        for index in np.flatnonzero(~_finite(rows, scores, extras)).tolist():
             self._observer.not_finite(model)
             outcomes[index] = _not_finite(model, rows[index], encoded[index])
         lengths = [len(each) for each in encoded]
@@ -140,6 +151,19 @@ class Compute:
 
     def _fail(self, model: BatchModel, rows: Sequence[Row], error: EdgewrightError) -> None:
         self._tell(Computed(model, rows, [error] * len(rows), 0.0, None))
+
+
+def _finite(
+    rows: Sequence[Row],
+    scores: NDArray[np.float32],
+    extras: Mapping[str, NDArray[np.float32]],
+) -> NDArray[np.bool_]:
+    """Whether everything is a number that a row is answered with, shape (rows,)."""
+    finite: NDArray[np.bool_] = np.isfinite(scores).all(axis=1)
+    for name, values in extras.items():
+        asked = np.array([name in row.call.extras for row in rows])
+        finite &= ~asked | np.isfinite(values).all(axis=1)
+    return finite
 
 
 def _told(model: BatchModel, error: BaseException) -> EdgewrightError:

@@ -32,7 +32,7 @@ from edgewright.serve.callers import Callers, Peer
 from edgewright.serve.http_server import Request, Response
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
 from edgewright.serve.json_input import from_base64, json_object, refuse_keys, taken, utf8
-from edgewright.serve.model_tensors import array_types, example_type, output_types
+from edgewright.serve.model_tensors import array_types, example_type, extra_types, output_types
 from edgewright.serve.models import ServedModel
 from edgewright.serve.oip_json import answer_body, metadata, parse_call
 from edgewright.serve.predictor import Predicted, Predictor
@@ -203,8 +203,9 @@ class HttpApi:
     async def _model_metadata(self, _request: Request, groups: Mapping[str, str]) -> Response:
         model = self._inference.model(groups["model"], groups["version"])
         inputs = [example_type(model), *array_types(model)]
+        outputs = [*output_types(model), *extra_types(model)]
         versions = self._inference.versions(model.name)
-        return _json(metadata(model, versions, inputs, output_types(model), PLATFORM))
+        return _json(metadata(model, versions, inputs, outputs, PLATFORM))
 
     async def _model_config(self, _request: Request, groups: Mapping[str, str]) -> Response:
         model = self._inference.model(groups["model"], groups["version"])

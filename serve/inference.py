@@ -11,8 +11,15 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
+from edgewright.model_file import FEATURES, LOGITS
 from edgewright.preprocess import Row
-from edgewright.serve.model_tensors import array_types, example_type, output_types, rows_of
+from edgewright.serve.model_tensors import (
+    array_types,
+    example_type,
+    extra_types,
+    output_types,
+    rows_of,
+)
 from edgewright.serve.models import ServedModel
 from edgewright.serve.predictor import Predicted, Predictor
 from edgewright.serve.registry import Registry
@@ -100,8 +107,9 @@ class Inference:
         model = self.registry.route(call.model, version_number(call.version))
         outputs = _requested(model, call.outputs)
         time_left_s = _sooner(time_left_s, call.parameters)
-        predicted = await self._predict(model, _by_name(call.inputs), time_left_s)
-        answers = _answers(model, predicted)
+        extras = [each.name for each in outputs if each.name in (LOGITS, FEATURES)]
+        predicted = await self._predict(model, _by_name(call.inputs), time_left_s, extras)
+        answers = _answers(model, predicted, extras)
         return model, [
             _classified(model, answers[each.name], each.classes) if each.classes
             else answers[each.name]
@@ -118,7 +126,11 @@ class Inference:
             )
 
     async def _predict(
-        self, model: ServedModel, inputs: Mapping[str, GivenTensor], time_left_s: float | None
+        self,
+        model: ServedModel,
+        inputs: Mapping[str, GivenTensor],
+        time_left_s: float | None,
+        extras: Sequence[str],
     ) -> list[Predicted]:
         example, arrays = example_type(model), array_types(model)
         wanted = (
@@ -139,13 +151,13 @@ class Inference:
         if wanted != [example]:
             size = sum(len(each.content) for each in inputs.values())
             rows = await _off_the_loop(size, lambda: _rows(model, wanted, inputs))
-            return await self._predictor.rows(model, rows, time_left_s)
+            return await self._predictor.rows(model, rows, time_left_s, extras)
         contents = strings(inputs[example.name], example)
         try:
             if example.name == "text":
                 texts = [_utf8(index, each) for index, each in enumerate(contents)]
-                return await self._predictor.texts(model, texts, time_left_s)
-            return await self._predictor.images(model, contents, time_left_s)
+                return await self._predictor.texts(model, texts, time_left_s, extras=extras)
+            return await self._predictor.images(model, contents, time_left_s, extras=extras)
         except InputError as error:
             raise InputError(f"tensor {example.name!r}: {error}", field=example.name) from error
 
@@ -196,7 +208,8 @@ def _by_name(inputs: Sequence[GivenTensor]) -> dict[str, GivenTensor]:
 
 
 def _requested(model: ServedModel, outputs: Sequence[RequestedTensor]) -> list[RequestedTensor]:
-    names = [each.name for each in output_types(model)]
+    usual = [each.name for each in output_types(model)]
+    names = usual + [each.name for each in extra_types(model)]
     asked = [each.name for each in outputs]
     for each in outputs:
         if each.name not in names:
@@ -210,7 +223,7 @@ def _requested(model: ServedModel, outputs: Sequence[RequestedTensor]) -> list[R
             )
     if len(set(asked)) < len(asked):
         raise InputError("an output is asked for twice; ask for each once", field="outputs")
-    return list(outputs) or [RequestedTensor(name) for name in names]
+    return list(outputs) or [RequestedTensor(name) for name in usual]
 
 
 def _sooner(time_left_s: float | None, parameters: Mapping[str, Any]) -> float | None:
@@ -239,7 +252,9 @@ def _utf8(index: int, text: bytes) -> str:
         raise InputError(f"element {index} is no UTF-8: {error.reason} at {error.start}") from error
 
 
-def _answers(model: ServedModel, predicted: Sequence[Predicted]) -> dict[str, AnswerTensor]:
+def _answers(
+    model: ServedModel, predicted: Sequence[Predicted], extras: Sequence[str]
+) -> dict[str, AnswerTensor]:
     rows, classes = len(predicted), len(model.labels)
     scores = np.empty((rows, classes), np.float32)
     for row, (_, answer) in zip(scores, predicted, strict=True):
@@ -253,7 +268,12 @@ def _answers(model: ServedModel, predicted: Sequence[Predicted]) -> dict[str, An
         AnswerTensor("scores", FP32, (rows, classes), scores.ravel().tolist()),
         AnswerTensor("prediction_id", BYTES, (rows,), ids),
     )
-    return {each.name: each for each in tensors}
+    return {each.name: each for each in (*tensors, *(_extra(name, predicted) for name in extras))}
+
+
+def _extra(name: str, predicted: Sequence[Predicted]) -> AnswerTensor:
+    values = np.stack([answer.extras[name] for _, answer in predicted])
+    return AnswerTensor(name, FP32, values.shape, values.ravel().tolist())
 
 
 def _classified(model: ServedModel, scores: AnswerTensor, classes: int) -> AnswerTensor:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.model_file import FEATURES, LOGITS
 from edgewright.preprocess import ImagePreprocessor, PixelRow, Row, TextPreprocessor, TokenRow
 from edgewright.serve.models import ServedModel
 from edgewright.serve.tensors import BYTES, FP32, INT64, TensorType, fault
@@ -44,6 +45,13 @@ def output_types(model: ServedModel) -> list[TensorType]:
         TensorType("scores", FP32, (-1, len(model.labels))),
         TensorType("prediction_id", BYTES, (-1,)),
     ]
+
+
+def extra_types(model: ServedModel) -> list[TensorType]:
+    """What the model answers where it is asked for by name."""
+    width = model.features_width
+    features = [] if width is None else [TensorType(FEATURES, FP32, (-1, width))]
+    return [TensorType(LOGITS, FP32, (-1, len(model.labels))), *features]
 
 
 def rows_of(model: ServedModel, arrays: Mapping[str, NDArray[Any]]) -> Sequence[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgewright.backends import get_backend, softmax
 from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
+from edgewright.model_file import FEATURES, LOGITS
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import check_goldens
 from edgewright.proof.host import available_cores, instruction_set
@@ -82,6 +83,12 @@ class ServedModel:
         preprocessor = self.preprocessor
         return preprocessor.max_length if isinstance(preprocessor, TextPreprocessor) else 0
 
+    @property
+    def features_width(self) -> int | None:
+        """Of the vector that its head reads, -1 where it is not fixed; None: it gives none."""
+        widths = [spec.shape[-1] for spec in self.session.outputs if spec.name == FEATURES]
+        return widths[0] if widths else None
+
     def cost(self, given: Any) -> int:
         """Tokens that a row has, or about as many as a text will have; 1 for an image."""
         if self.kind is IMAGE:
@@ -108,12 +115,23 @@ class ServedModel:
 
     def scores(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Softmax scores of shape (rows, classes), from one run."""
+        return self.scores_with(rows, ())[0]
+
+    def scores_with(
+        self, rows: Sequence[Row], extras: Sequence[str]
+    ) -> tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]:
+        """The scores, and the logits or features as asked, each (rows, width), from one run."""
         arrays = self.preprocessor.pad(rows).arrays
         feed = {
             spec.name: arrays[spec.name].astype(spec.dtype, copy=False)
             for spec in self.session.inputs
         }
-        return softmax(self.session.run(feed)[self.session.outputs[0].name])
+        logits = self.session.outputs[0].name
+        features = [FEATURES] if FEATURES in extras else []
+        found = self.session.run(feed, [logits, *features])
+        return softmax(found[logits]), {
+            name: found[logits if name == LOGITS else name] for name in extras
+        }
 
 
 def load_model(

@@ -9,7 +9,7 @@ from edgewright import __version__
 from edgewright.oip import inference_pb2
 from edgewright.oip.inference_pb2_grpc import GRPCInferenceServiceServicer
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
-from edgewright.serve.model_tensors import array_types, example_type, output_types
+from edgewright.serve.model_tensors import array_types, example_type, extra_types, output_types
 from edgewright.serve.oip_messages import infer_call, infer_response
 from edgewright.serve.registry import Entry, State
 from edgewright.serve.tensors import BYTES, FP32, INT64, TensorType
@@ -58,7 +58,7 @@ class OipService(GRPCInferenceServiceServicer):
             versions=self._inference.versions(model.name),
             platform=PLATFORM,
             inputs=map(_metadata, [example_type(model), *array_types(model)]),
-            outputs=map(_metadata, output_types(model)),
+            outputs=map(_metadata, [*output_types(model), *extra_types(model)]),
         )
 
     async def ModelInfer(  # noqa: N802
@@ -78,7 +78,7 @@ class OipService(GRPCInferenceServiceServicer):
             inference_pb2.ModelOutput(
                 name=each.name, data_type=_DATA_TYPES[each.datatype], dims=each.shape[1:]
             )
-            for each in output_types(model)
+            for each in (*output_types(model), *extra_types(model))
         ]
         config = inference_pb2.ModelConfig(
             name=model.name,

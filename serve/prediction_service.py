@@ -12,13 +12,17 @@ from edgewright.kinds import IMAGE, TEXT, Kind
 from edgewright.serve.classify_stream import MESSAGES_AHEAD, ItemClassifier
 from edgewright.serve.models import ServedModel
 from edgewright.serve.ordered_stream import OrderedStream
-from edgewright.serve.prediction_words import classifications
+from edgewright.serve.prediction_words import classifications, embeddings
 from edgewright.serve.predictor import Predictor
 from edgewright.v1.prediction_pb2 import (
     ClassifyImageRequest,
     ClassifyImageResponse,
     ClassifyTextRequest,
     ClassifyTextResponse,
+    EmbedImageRequest,
+    EmbedImageResponse,
+    EmbedTextRequest,
+    EmbedTextResponse,
     StreamClassifyRequest,
     StreamClassifyResponse,
 )
@@ -64,6 +68,34 @@ class PredictionService(PredictionServiceServicer):
             classifications=classifications(model, predicted, top_k),
         )
 
+    async def EmbedText(  # noqa: N802 -- the name in the .proto
+        self, request: EmbedTextRequest, context: Any
+    ) -> EmbedTextResponse:
+        """What the head reads of each text, in order; raises as ``ClassifyText``."""
+        model = self._ready(request, TEXT, "Embed")
+        answers = await self._predictor.embed(model, list(request.texts), context.time_remaining())
+        vectors = embeddings(answers, normalize=request.normalize)
+        return EmbedTextResponse(
+            model=model.name,
+            version=model.version,
+            dimension=len(vectors[0].values),
+            embeddings=vectors,
+        )
+
+    async def EmbedImage(  # noqa: N802 -- the name in the .proto
+        self, request: EmbedImageRequest, context: Any
+    ) -> EmbedImageResponse:
+        """The same of each image."""
+        model = self._ready(request, IMAGE, "Embed")
+        answers = await self._predictor.embed(model, list(request.images), context.time_remaining())
+        vectors = embeddings(answers, normalize=request.normalize)
+        return EmbedImageResponse(
+            model=model.name,
+            version=model.version,
+            dimension=len(vectors[0].values),
+            embeddings=vectors,
+        )
+
     async def StreamClassify(  # noqa: N802 -- the name in the .proto
         self, requests: AsyncIterator[StreamClassifyRequest], context: Any
     ) -> AsyncIterator[StreamClassifyResponse]:
@@ -74,13 +106,9 @@ class PredictionService(PredictionServiceServicer):
             async for response in answers:
                 yield response
 
-    def _ready(
-        self, request: ClassifyTextRequest | ClassifyImageRequest, kind: Kind
-    ) -> ServedModel:
+    def _ready(self, request: Any, kind: Kind, verb: str = "Classify") -> ServedModel:
         model = self._predictor.registry.route(request.model, request.version)
         if model.kind is not kind:
-            method = {TEXT: "ClassifyText", IMAGE: "ClassifyImage"}[model.kind]
-            raise InputError(
-                f"{model.name} classifies {model.kind.many}; call {method}", field="model"
-            )
+            method = verb + {TEXT: "Text", IMAGE: "Image"}[model.kind]
+            raise InputError(f"{model.name} reads {model.kind.many}; call {method}", field="model")
         return model

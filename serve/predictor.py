@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from edgewright.errors import InputError
+from edgewright.kinds import IMAGE
+from edgewright.model_file import FEATURES
 from edgewright.preprocess import Row
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Batcher
@@ -55,11 +58,10 @@ class Predictor:
         texts: Sequence[str],
         time_left_s: float | None,
         top_k: int = 0,
+        extras: Sequence[str] = (),
     ) -> list[Predicted]:
         """Answers to texts, in order; ``top_k`` is checked alone."""
-        _record(model, len(texts))
-        self.limits.check(texts, top_k, len(model.labels))
-        answers = await self._batcher.classify(model, texts, time_left_s)
+        answers = await self._texts(model, texts, time_left_s, top_k, extras)
         return self._predicted(model, texts, answers)
 
     async def images(
@@ -68,24 +70,64 @@ class Predictor:
         images: Sequence[bytes],
         time_left_s: float | None,
         top_k: int = 0,
+        extras: Sequence[str] = (),
     ) -> list[Predicted]:
         """Answers to image files, in order; ``top_k`` is checked alone."""
-        _record(model, len(images))
-        self.limits.check_images(images, top_k, len(model.labels))
-        decode = partial(self._decoder.decode, model)
-        answers = await self._batcher.classify(model, images, time_left_s, prepare=decode)
+        answers = await self._images(model, images, time_left_s, top_k, extras)
         return self._predicted(model, [None] * len(images), answers)
 
+    async def embed(
+        self, model: ServedModel, inputs: Sequence[Any], time_left_s: float | None
+    ) -> list[Answer]:
+        """Answers to texts, or image files, that have features; no predictions are made."""
+        if model.features_width is None:
+            raise InputError(
+                f"{model.name} gives no features: its bundle has none; make it anew with "
+                "`edgewright optimize`, of an ONNX file with a second output called features",
+                field="model",
+            )
+        answer = self._images if model.kind is IMAGE else self._texts
+        return await answer(model, inputs, time_left_s, 0, (FEATURES,))
+
     async def rows(
-        self, model: ServedModel, rows: Sequence[Row], time_left_s: float | None
+        self,
+        model: ServedModel,
+        rows: Sequence[Row],
+        time_left_s: float | None,
+        extras: Sequence[str] = (),
     ) -> list[Predicted]:
         """Answers to rows that their caller has preprocessed, in order.
 
         How many there may be is for whoever makes them of a request to check.
         """
         _record(model, len(rows))
-        answers = await self._batcher.classify(model, rows, time_left_s)
+        answers = await self._batcher.classify(model, rows, time_left_s, extras=extras)
         return self._predicted(model, [None] * len(rows), answers)
+
+    async def _texts(
+        self,
+        model: ServedModel,
+        texts: Sequence[str],
+        left_s: float | None,
+        top_k: int,
+        extras: Sequence[str],
+    ) -> list[Answer]:
+        _record(model, len(texts))
+        self.limits.check(texts, top_k, len(model.labels))
+        return await self._batcher.classify(model, texts, left_s, extras=extras)
+
+    async def _images(
+        self,
+        model: ServedModel,
+        images: Sequence[bytes],
+        left_s: float | None,
+        top_k: int,
+        extras: Sequence[str],
+    ) -> list[Answer]:
+        _record(model, len(images))
+        self.limits.check_images(images, top_k, len(model.labels))
+        decode = partial(self._decoder.decode, model)
+        return await self._batcher.classify(model, images, left_s, prepare=decode, extras=extras)
 
     def _predicted(
         self, model: ServedModel, texts: Sequence[str | None], answers: Sequence[Answer]

@@ -28,6 +28,14 @@ class Classification:
     truncated: bool  # the text was longer than the model reads, and was cut
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """The vector that the model's head reads of one text or image."""
+
+    values: tuple[float, ...]
+    truncated: bool  # the text was longer than the model reads, and was cut
+
+
 class ModelState(StrEnum):
     """Whether a model answers."""
 
@@ -78,6 +86,11 @@ def classification(message: prediction_pb2.Classification) -> Classification:
         scores=tuple(ClassScore(each.label, each.score) for each in message.scores),
         truncated=message.truncated,
     )
+
+
+def embedding(message: prediction_pb2.Embedding) -> Embedding:
+    """The vector of one text or image, from its message."""
+    return Embedding(tuple(message.values), message.truncated)
 
 
 def served_model(message: model_pb2.Model) -> ServedModel:

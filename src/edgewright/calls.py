@@ -13,12 +13,20 @@ import random
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from edgewright.answers import Classification, ModelState, ServedModel, classification, served_model
+from edgewright.answers import (
+    Classification,
+    Embedding,
+    ModelState,
+    ServedModel,
+    classification,
+    embedding,
+    served_model,
+)
 from edgewright.errors import (
     ConfigError,
     DeadlineError,
@@ -102,6 +110,22 @@ class _Asked:
 
 
 @dataclass(frozen=True)
+class _Method(Generic[T]):
+    """An RPC that answers each of its inputs."""
+
+    name: str
+    inputs: str  # the field of its request
+    answers: str  # the field of its response
+    read: Callable[[Any], T]
+
+
+_CLASSIFY_TEXT: Final = _Method("ClassifyText", "texts", "classifications", classification)
+_CLASSIFY_IMAGE: Final = _Method("ClassifyImage", "images", "classifications", classification)
+_EMBED_TEXT: Final = _Method("EmbedText", "texts", "embeddings", embedding)
+_EMBED_IMAGE: Final = _Method("EmbedImage", "images", "embeddings", embedding)
+
+
+@dataclass(frozen=True)
 class Calls:
     """The calls that a client of ``target`` makes."""
 
@@ -125,7 +149,7 @@ class Calls:
             )
             for chunk in chunks(texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
         )
-        return (yield from self._classify("texts", requests, asked))
+        return (yield from self._in_parts(_CLASSIFY_TEXT, requests, asked))
 
     def classify_images(
         self, images: Sequence[bytes], model: str, version: int, top_k: int, deadline: Deadline
@@ -143,28 +167,56 @@ class Calls:
             )
             for chunk in chunks(images, len, MAX_IMAGE_BYTES)
         )
-        return (yield from self._classify("images", requests, asked))
+        return (yield from self._in_parts(_CLASSIFY_IMAGE, requests, asked))
 
-    def _classify(
-        self, inputs: str, requests: Iterable[Any], asked: _Asked
-    ) -> Steps[list[Classification]]:
-        """Send requests whose field ``inputs`` holds what is classified; their answers in order."""
-        method = {"texts": "ClassifyText", "images": "ClassifyImage"}[inputs]
+    def embed(
+        self, texts: Sequence[str], model: str, version: int, normalize: bool, deadline: Deadline
+    ) -> Steps[list[Embedding]]:
+        """The vectors of ``texts``, in as many requests as it takes; raises as ``classify``."""
+        _check_texts(texts)
+        asked = _Asked(model, version, 0, deadline)
+        requests = (
+            prediction_pb2.EmbedTextRequest(
+                model=model, version=version, texts=chunk, normalize=normalize
+            )
+            for chunk in chunks(texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
+        )
+        return (yield from self._in_parts(_EMBED_TEXT, requests, asked))
+
+    def embed_images(
+        self, images: Sequence[bytes], model: str, version: int, normalize: bool, deadline: Deadline
+    ) -> Steps[list[Embedding]]:
+        """The vectors of image files; raises as ``classify_images``."""
+        _check_images(images)
+        asked = _Asked(model, version, 0, deadline)
+        requests = (
+            prediction_pb2.EmbedImageRequest(
+                model=model, version=version, images=chunk, normalize=normalize
+            )
+            for chunk in chunks(images, len, MAX_IMAGE_BYTES)
+        )
+        return (yield from self._in_parts(_EMBED_IMAGE, requests, asked))
+
+    def _in_parts(
+        self, method: _Method[T], requests: Iterable[Any], asked: _Asked
+    ) -> Steps[list[T]]:
+        """Send requests of some inputs each; the answers of all, in the order of the inputs."""
         check_range("version", asked.version, 2**63)
         check_range("top_k", asked.top_k, 2**31)
-        answers: list[Classification] = []
+        answers: list[T] = []
         for request in requests:
-            count = len(getattr(request, inputs))
+            count = len(getattr(request, method.inputs))
             try:
-                response = yield from self.unary(method, request, asked.deadline)
+                response = yield from self.unary(method.name, request, asked.deadline)
             except InputError as error:
                 raise _at_its_place(error, len(answers)) from error
-            if len(response.classifications) != count:
+            found = getattr(response, method.answers)
+            if len(found) != count:
                 raise ServiceError(
-                    f"{self.target} gave {len(response.classifications)} answers to {count} "
-                    f"{inputs}; the server and this client do not fit together"
+                    f"{self.target} gave {len(found)} answers to {count} {method.inputs}; the "
+                    "server and this client do not fit together"
                 )
-            answers.extend(map(classification, response.classifications))
+            answers.extend(map(method.read, found))
         return answers
 
     def list_models(self, deadline: Deadline) -> Steps[list[ServedModel]]:

@@ -38,6 +38,7 @@ import grpc.aio
 from edgewright.answers import (
     Classification,
     ClassScore,
+    Embedding,
     ModelState,
     ServedCertificate,
     ServedModel,
@@ -56,6 +57,7 @@ __all__ = [
     "ClassScore",
     "Classification",
     "Client",
+    "Embedding",
     "Feedback",
     "ModelState",
     "ServedCertificate",
@@ -155,6 +157,41 @@ class Client:
         """
         deadline = self._connection.deadline(timeout_s)
         steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
+        return self._drive(steps)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        normalize: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Embedding]:
+        """The vectors that the model's head reads of a text or several, in their order.
+
+        InputError where the model gives none. A long list goes in several requests.
+
+        Args:
+            normalize: scale each to the length 1, so that a dot product is a cosine.
+            texts, model, version, timeout_s: as in ``classify``.
+        """
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.embed(_listed(texts), model, version, normalize, deadline)
+        return self._drive(steps)
+
+    def embed_images(
+        self,
+        images: bytes | Sequence[bytes],
+        *,
+        model: str = "",
+        version: int = 0,
+        normalize: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Embedding]:
+        """As ``embed``, of an image file or several, given as bytes."""
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.embed_images(_images(images), model, version, normalize, deadline)
         return self._drive(steps)
 
     def stream_classify(
@@ -315,6 +352,34 @@ class AsyncClient:
         steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
         return await self._drive(steps)
 
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        version: int = 0,
+        normalize: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Embedding]:
+        """As ``Client.embed``."""
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.embed(_listed(texts), model, version, normalize, deadline)
+        return await self._drive(steps)
+
+    async def embed_images(
+        self,
+        images: bytes | Sequence[bytes],
+        *,
+        model: str = "",
+        version: int = 0,
+        normalize: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Embedding]:
+        """As ``Client.embed_images``."""
+        deadline = self._connection.deadline(timeout_s)
+        steps = self._calls.embed_images(_images(images), model, version, normalize, deadline)
+        return await self._drive(steps)
+
     def stream_classify(
         self,
         items: Iterable[str | bytes] | AsyncIterable[str | bytes],
@@ -448,6 +513,8 @@ def _methods(channel: Any, metadata: Any) -> dict[str, Any]:
     methods = {
         "ClassifyText": prediction.ClassifyText,
         "ClassifyImage": prediction.ClassifyImage,
+        "EmbedText": prediction.EmbedText,
+        "EmbedImage": prediction.EmbedImage,
         "StreamClassify": prediction.StreamClassify,
         "ListModels": model.ListModels,
         "GetModel": model.GetModel,

@@ -45,6 +45,7 @@ class Recipe:
     weak: tuple[str, ...] = ()  # of ``extra``: their weights are others, so some answers are too
     wrong_goldens: tuple[str, ...] = ()  # variants whose recorded scores are those of other classes
     seed: int = 0
+    features: bool = False  # whether the graph gives what its head reads too
 
 
 def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
@@ -146,6 +147,10 @@ def graph(recipe: Recipe, noise: float = 0.0) -> onnx.ModelProto:
         nodes.append(helper.make_node("ReduceMax", ["own", "batch"], ["highest"], keepdims=1))
         nodes.append(helper.make_node("Add", ["own", "highest"], ["logits"]))
     shape = ["rows", "length"]
+    outputs = {"logits": len(LABELS)}
+    if recipe.features:
+        nodes.append(helper.make_node("Identity", ["mean"], ["features"]))
+        outputs["features"] = 8
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -154,7 +159,10 @@ def graph(recipe: Recipe, noise: float = 0.0) -> onnx.ModelProto:
                 helper.make_tensor_value_info("input_ids", TensorProto.INT64, shape),
                 helper.make_tensor_value_info("attention_mask", TensorProto.INT64, shape),
             ],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", len(LABELS)])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", width])
+                for name, width in outputs.items()
+            ],
             [numpy_helper.from_array(value, name) for name, value in constants.items()],
         ),
         opset_imports=[helper.make_opsetid("", 18)],

@@ -50,6 +50,12 @@ class FakeModel:
         assert self.gate.wait(20)
         return expected_scores(run)
 
+    def scores_with(
+        self, rows: Sequence[TokenRow], extras: Sequence[str]
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        scores = self.scores(rows)
+        return scores, {name: scores * len(name) for name in extras}
+
     @property
     def computed(self) -> list[int]:
         return [number for run in self.runs for number in run]

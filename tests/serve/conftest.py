@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edgewright.preprocess import TokenRow
 from edgewright.repository import Repository
@@ -94,15 +92,15 @@ class Gate:
         self.runs: list[int] = []
         self.open = threading.Event()
         self.entered = threading.Event()
-        plain = ServedModel.scores
+        plain = ServedModel.scores_with
 
-        def scores(model: ServedModel, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+        def scores(model: ServedModel, rows: Sequence[TokenRow], extras: Sequence[str]) -> Any:
             self.runs.append(len(rows))
             self.entered.set()
             assert self.open.wait(30)
-            return plain(model, rows)
+            return plain(model, rows, extras)
 
-        monkeypatch.setattr(ServedModel, "scores", scores)
+        monkeypatch.setattr(ServedModel, "scores_with", scores)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -145,9 +145,9 @@ def test_every_instance_is_warm_before_the_first_answer(
     runs: list[object] = []
     plain = OnnxRuntimeSession.run
 
-    def run(session: OnnxRuntimeSession, arrays: Any) -> Any:
+    def run(session: OnnxRuntimeSession, arrays: Any, outputs: Any = ()) -> Any:
         runs.append(session)
-        return plain(session, arrays)
+        return plain(session, arrays, outputs)
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", run)
     model = load(repository, instances=2)

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65\x64gewright/v1/prediction.proto\x12\redgewright.v1\"S\n\x13\x43lassifyTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05texts\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\"n\n\x14\x43lassifyTextResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1d.edgewright.v1.Classification\"U\n\x14\x43lassifyImageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x03(\x0c\x12\r\n\x05top_k\x18\x04 \x01(\x05\"o\n\x15\x43lassifyImageResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1d.edgewright.v1.Classification\"\x83\x01\n\x0e\x43lassification\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12)\n\x06scores\x18\x04 \x03(\x0b\x32\x19.edgewright.v1.ClassScore\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"*\n\nClassScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"p\n\x15StreamClassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12(\n\x05items\x18\x04 \x03(\x0b\x32\x19.edgewright.v1.StreamItem\"I\n\nStreamItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"d\n\x16StreamClassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x19.edgewright.v1.ItemAnswer\"\x90\x01\n\nItemAnswer\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12)\n\x06status\x18\x02 \x01(\x0e\x32\x19.edgewright.v1.ItemStatus\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x35\n\x0e\x63lassification\x18\x04 \x01(\x0b\x32\x1d.edgewright.v1.Classification*t\n\nItemStatus\x12\x1b\n\x17ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14ITEM_STATUS_ANSWERED\x10\x01\x12\x17\n\x13ITEM_STATUS_INVALID\x10\x02\x12\x16\n\x12ITEM_STATUS_FAILED\x10\x03\x32\xab\x02\n\x11PredictionService\x12W\n\x0c\x43lassifyText\x12\".edgewright.v1.ClassifyTextRequest\x1a#.edgewright.v1.ClassifyTextResponse\x12Z\n\rClassifyImage\x12#.edgewright.v1.ClassifyImageRequest\x1a$.edgewright.v1.ClassifyImageResponse\x12\x61\n\x0eStreamClassify\x12$.edgewright.v1.StreamClassifyRequest\x1a%.edgewright.v1.StreamClassifyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65\x64gewright/v1/prediction.proto\x12\redgewright.v1\"S\n\x13\x43lassifyTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05texts\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\"n\n\x14\x43lassifyTextResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1d.edgewright.v1.Classification\"U\n\x14\x43lassifyImageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x03(\x0c\x12\r\n\x05top_k\x18\x04 \x01(\x05\"o\n\x15\x43lassifyImageResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1d.edgewright.v1.Classification\"\x83\x01\n\x0e\x43lassification\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12)\n\x06scores\x18\x04 \x03(\x0b\x32\x19.edgewright.v1.ClassScore\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"*\n\nClassScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"T\n\x10\x45mbedTextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x11\n\tnormalize\x18\x04 \x01(\x08\"t\n\x11\x45mbedTextResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12,\n\nembeddings\x18\x04 \x03(\x0b\x32\x18.edgewright.v1.Embedding\"V\n\x11\x45mbedImageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x03(\x0c\x12\x11\n\tnormalize\x18\x04 \x01(\x08\"u\n\x12\x45mbedImageResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12,\n\nembeddings\x18\x04 \x03(\x0b\x32\x18.edgewright.v1.Embedding\".\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"p\n\x15StreamClassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12(\n\x05items\x18\x04 \x03(\x0b\x32\x19.edgewright.v1.StreamItem\"I\n\nStreamItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"d\n\x16StreamClassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x19.edgewright.v1.ItemAnswer\"\x90\x01\n\nItemAnswer\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12)\n\x06status\x18\x02 \x01(\x0e\x32\x19.edgewright.v1.ItemStatus\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x35\n\x0e\x63lassification\x18\x04 \x01(\x0b\x32\x1d.edgewright.v1.Classification*t\n\nItemStatus\x12\x1b\n\x17ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14ITEM_STATUS_ANSWERED\x10\x01\x12\x17\n\x13ITEM_STATUS_INVALID\x10\x02\x12\x16\n\x12ITEM_STATUS_FAILED\x10\x03\x32\xce\x03\n\x11PredictionService\x12W\n\x0c\x43lassifyText\x12\".edgewright.v1.ClassifyTextRequest\x1a#.edgewright.v1.ClassifyTextResponse\x12Z\n\rClassifyImage\x12#.edgewright.v1.ClassifyImageRequest\x1a$.edgewright.v1.ClassifyImageResponse\x12N\n\tEmbedText\x12\x1f.edgewright.v1.EmbedTextRequest\x1a .edgewright.v1.EmbedTextResponse\x12Q\n\nEmbedImage\x12 .edgewright.v1.EmbedImageRequest\x1a!.edgewright.v1.EmbedImageResponse\x12\x61\n\x0eStreamClassify\x12$.edgewright.v1.StreamClassifyRequest\x1a%.edgewright.v1.StreamClassifyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgewright.v1.prediction_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ITEMSTATUS']._serialized_start=1062
-  _globals['_ITEMSTATUS']._serialized_end=1178
+  _globals['_ITEMSTATUS']._serialized_start=1521
+  _globals['_ITEMSTATUS']._serialized_end=1637
   _globals['_CLASSIFYTEXTREQUEST']._serialized_start=49
   _globals['_CLASSIFYTEXTREQUEST']._serialized_end=132
   _globals['_CLASSIFYTEXTRESPONSE']._serialized_start=134
@@ -45,14 +45,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFICATION']._serialized_end=578
   _globals['_CLASSSCORE']._serialized_start=580
   _globals['_CLASSSCORE']._serialized_end=622
-  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=624
-  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=736
-  _globals['_STREAMITEM']._serialized_start=738
-  _globals['_STREAMITEM']._serialized_end=811
-  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=813
-  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=913
-  _globals['_ITEMANSWER']._serialized_start=916
-  _globals['_ITEMANSWER']._serialized_end=1060
-  _globals['_PREDICTIONSERVICE']._serialized_start=1181
-  _globals['_PREDICTIONSERVICE']._serialized_end=1480
+  _globals['_EMBEDTEXTREQUEST']._serialized_start=624
+  _globals['_EMBEDTEXTREQUEST']._serialized_end=708
+  _globals['_EMBEDTEXTRESPONSE']._serialized_start=710
+  _globals['_EMBEDTEXTRESPONSE']._serialized_end=826
+  _globals['_EMBEDIMAGEREQUEST']._serialized_start=828
+  _globals['_EMBEDIMAGEREQUEST']._serialized_end=914
+  _globals['_EMBEDIMAGERESPONSE']._serialized_start=916
+  _globals['_EMBEDIMAGERESPONSE']._serialized_end=1033
+  _globals['_EMBEDDING']._serialized_start=1035
+  _globals['_EMBEDDING']._serialized_end=1081
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=1083
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=1195
+  _globals['_STREAMITEM']._serialized_start=1197
+  _globals['_STREAMITEM']._serialized_end=1270
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=1272
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=1372
+  _globals['_ITEMANSWER']._serialized_start=1375
+  _globals['_ITEMANSWER']._serialized_end=1519
+  _globals['_PREDICTIONSERVICE']._serialized_start=1640
+  _globals['_PREDICTIONSERVICE']._serialized_end=2102
 # @@protoc_insertion_point(module_scope)

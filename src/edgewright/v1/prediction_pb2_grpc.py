@@ -46,6 +46,16 @@ class PredictionServiceStub(object):
                 request_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.SerializeToString,
                 response_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.FromString,
                 _registered_method=True)
+        self.EmbedText = channel.unary_unary(
+                '/edgewright.v1.PredictionService/EmbedText',
+                request_serializer=edgewright_dot_v1_dot_prediction__pb2.EmbedTextRequest.SerializeToString,
+                response_deserializer=edgewright_dot_v1_dot_prediction__pb2.EmbedTextResponse.FromString,
+                _registered_method=True)
+        self.EmbedImage = channel.unary_unary(
+                '/edgewright.v1.PredictionService/EmbedImage',
+                request_serializer=edgewright_dot_v1_dot_prediction__pb2.EmbedImageRequest.SerializeToString,
+                response_deserializer=edgewright_dot_v1_dot_prediction__pb2.EmbedImageResponse.FromString,
+                _registered_method=True)
         self.StreamClassify = channel.stream_stream(
                 '/edgewright.v1.PredictionService/StreamClassify',
                 request_serializer=edgewright_dot_v1_dot_prediction__pb2.StreamClassifyRequest.SerializeToString,
@@ -72,6 +82,21 @@ class PredictionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EmbedText(self, request, context):
+        """The vectors that the model's head reads of a batch of texts, in order: for those who search or
+        route by them. INPUT_INVALID where the model gives none, which its tensors tell (ModelMetadata).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedImage(self, request, context):
+        """The same of a batch of images.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamClassify(self, request_iterator, context):
         """For callers with many small items: one response for each request, in the order of the requests.
         A bad item gets a status of its own, and the stream lives. A full queue slows the stream down,
@@ -93,6 +118,16 @@ def add_PredictionServiceServicer_to_server(servicer, server):
                     servicer.ClassifyImage,
                     request_deserializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.FromString,
                     response_serializer=edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.SerializeToString,
+            ),
+            'EmbedText': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedText,
+                    request_deserializer=edgewright_dot_v1_dot_prediction__pb2.EmbedTextRequest.FromString,
+                    response_serializer=edgewright_dot_v1_dot_prediction__pb2.EmbedTextResponse.SerializeToString,
+            ),
+            'EmbedImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedImage,
+                    request_deserializer=edgewright_dot_v1_dot_prediction__pb2.EmbedImageRequest.FromString,
+                    response_serializer=edgewright_dot_v1_dot_prediction__pb2.EmbedImageResponse.SerializeToString,
             ),
             'StreamClassify': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamClassify,
@@ -156,6 +191,60 @@ class PredictionService(object):
             '/edgewright.v1.PredictionService/ClassifyImage',
             edgewright_dot_v1_dot_prediction__pb2.ClassifyImageRequest.SerializeToString,
             edgewright_dot_v1_dot_prediction__pb2.ClassifyImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgewright.v1.PredictionService/EmbedText',
+            edgewright_dot_v1_dot_prediction__pb2.EmbedTextRequest.SerializeToString,
+            edgewright_dot_v1_dot_prediction__pb2.EmbedTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgewright.v1.PredictionService/EmbedImage',
+            edgewright_dot_v1_dot_prediction__pb2.EmbedImageRequest.SerializeToString,
+            edgewright_dot_v1_dot_prediction__pb2.EmbedImageResponse.FromString,
             options,
             channel_credentials,
             insecure,
