@@ -159,11 +159,11 @@ def _finite(
     extras: Mapping[str, NDArray[np.float32]],
 ) -> NDArray[np.bool_]:
     """Whether everything is a number that a row is answered with, shape (rows,)."""
-    finite: NDArray[np.bool_] = np.isfinite(scores).all(axis=1)
+    finite = np.isfinite(scores).all(axis=1)
     for name, values in extras.items():
         asked = np.array([name in row.call.extras for row in rows])
-        finite &= ~asked | np.isfinite(values).all(axis=1)
-    return finite
+        finite = finite & (~asked | np.isfinite(values).all(axis=1))
+    return np.asarray(finite)
 
 
 def _told(model: BatchModel, error: BaseException) -> EdgewrightError:

@@ -92,11 +92,22 @@ def test_embeddings_and_classifications_share_a_run_and_neither_changes(
         until(lambda: running.server.batcher.queue.rows >= 13)
         held.open.set()
         first.result(30)
-        scores = [each.scores for each in classified.result(30).classifications]
+        scores = [each.score for each in classified.result(30).classifications]
         found = values(embedded.result(30))
     assert sum(held.runs[busy:]) == 12
-    assert scores == [each.scores for each in plain.classifications]
+    np.testing.assert_allclose(scores, [each.score for each in plain.classifications], atol=1e-6)
     np.testing.assert_allclose(found, expected(running, texts), atol=1e-6)
+
+
+def test_the_scores_are_to_the_bit_those_of_a_run_without_features(running: Running) -> None:
+    model = running.server.registry.ready("news")
+    rows = model.encode(random_texts(9))
+    scores, extras = model.scores_with(rows, ("features", "logits"))
+    assert scores.tobytes() == model.scores(rows).tobytes()
+    assert {name: array.shape for name, array in extras.items()} == {
+        "features": (9, 8),
+        "logits": (9, 3),
+    }
 
 
 def test_normalised_vectors_have_the_length_one(running: Running) -> None:

@@ -196,7 +196,9 @@ def test_metadata_configuration_and_index_tell_the_tensors(served: Running) -> N
         ("input_ids", "INT64", [-1, -1]),
         ("attention_mask", "INT64", [-1, -1]),
     ]
-    assert [each.name for each in meta.outputs] == ["label", "score", "scores", "prediction_id"]
+    assert [each.name for each in meta.outputs] == [
+        *("label", "score", "scores", "prediction_id"), "logits",
+    ]  # fmt: skip
     config = stub(served).ModelConfig(pb.ModelConfigRequest(name="colours")).config
     assert (config.max_batch_size, config.backend) == (8, "onnxruntime")
     assert [(each.name, list(each.dims), each.optional) for each in config.input] == [
@@ -295,7 +297,7 @@ BAD = {
         with_parameter(text_request(b"a"), "sequence_id", int64_param=3), "'sequence_id' is not",
     ),
     "timeout": (with_parameter(text_request(b"a"), "timeout", string_param="1"), "'timeout' is '1'"),
-    "output": (output("logits"), "is no output of news; there are: label, score"),
+    "output": (output("embedding"), "is no output of news; there are: label, score"),
     "classification": (output("label", 2), "cannot be asked for with classification"),
     "classes": (output("scores", 4), "1 to 3 is expected"),
     "no classes": (output("scores", 0), "has classification 0"),

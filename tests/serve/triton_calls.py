@@ -59,7 +59,7 @@ async def main(kind: str, target: str, picture: bytes) -> dict[str, Any]:
         metadata = {"inputs": [{"name": each.name} for each in metadata.inputs]}
         config = {"max_batch_size": config.config.max_batch_size}
         assert answer.get_response().id == "7"
-    wrong = [module.InferRequestedOutput("logits")]
+    wrong = [module.InferRequestedOutput("embedding")]
     told = {
         "labels": [each.decode() for each in answer.as_numpy("label")],
         "score": answer.as_numpy("score").tolist(),
