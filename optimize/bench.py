@@ -21,14 +21,16 @@ from edgewright.bundle import Against
 from edgewright.latency import inputs_from_rows
 from edgewright.latency_process import Entrant, Measured, measure
 from edgewright.metrics import Labels
+from edgewright.model_file import FEATURES
 from edgewright.optimize.export import Reference
 from edgewright.optimize.inputs import Inputs, rows_of
+from edgewright.optimize.nearness import Nearness
 from edgewright.optimize.variants import Candidate
 from edgewright.preprocess import Row
 from edgewright.proof.certificate import PairedCounts, Subject
 from edgewright.proof.goldens import Goldens, choose_rows, make_goldens
 from edgewright.proof.host import available_cores, instruction_set
-from edgewright.proof.logits import predict_logits
+from edgewright.proof.logits import predict_features, predict_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +132,22 @@ class Bench:
             for name in names
         }
         return make_goldens(raw, self.inputs.preprocessor, sessions, keep_raw=keep_raw)
+
+    def nearness(self, names: Iterable[str]) -> dict[str, Nearness]:
+        """Of the features of candidates on the search rows; empty where the model gives none."""
+        if FEATURES not in [spec.name for spec in self.reference.outputs]:
+            return {}
+        rows, preprocessor = self.inputs.search_rows, self.inputs.preprocessor
+        expected = self.reference.features(rows)
+        found: dict[str, Nearness] = {}
+        for name in names:
+            candidate = self.candidates[name]
+            alone = not candidate.batch_invariant
+            features = predict_features(
+                self._load(candidate), preprocessor, rows, one_row_at_a_time=alone
+            )
+            found[name] = Nearness.of(expected, features)
+        return found
 
     def _workers(self) -> ThreadPoolExecutor:
         """As many candidates at once as there are cores for; each still runs as it is served."""

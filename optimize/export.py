@@ -104,6 +104,11 @@ class Reference:
         batches = batches_by_length(rows, equal_lengths=True)
         return predict_batches(self, self._preprocessor, rows, batches)
 
+    def features(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """What its head reads, of shape (rows, width), where ``outputs`` has it; as ``logits``."""
+        batches = batches_by_length(rows, equal_lengths=True)
+        return predict_batches(self, self._preprocessor, rows, batches, FEATURES)
+
 
 def _normalise(source: Path, target: Path, preprocessor: Preprocessor) -> int:
     """Give the axes our names and drop what says where it was traced; returns the opset."""

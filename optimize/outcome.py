@@ -18,6 +18,7 @@ from edgewright.optimize.choice import SERVABLE_BACKEND, Aim, Contender
 from edgewright.optimize.config import SPEED, OptimizeConfig
 from edgewright.optimize.graph_work import GraphWork
 from edgewright.optimize.mixed_precision import Mixed
+from edgewright.optimize.nearness import Nearness
 from edgewright.optimize.words import between, rows_wanted
 from edgewright.proof.host import Host
 
@@ -77,6 +78,7 @@ class Outcome:
     graph_work: GraphWork | None = None
     gains: Mapping[str, Timing] = field(default_factory=dict)  # by pass, all up to it
     placements: Mapping[str, Placement] = field(default_factory=dict)  # by candidate
+    nearness: Mapping[str, Nearness] = field(default_factory=dict)  # by variant of the bundle
 
     @property
     def baseline(self) -> Standing:

@@ -60,6 +60,7 @@ def findings_json(outcome: Outcome) -> dict[str, Any]:
         "graph_work": _graph_work(outcome),
         "gain": [each.to_json() for each in gain_steps(outcome, shown)],
         "mixed": [each.to_json() for each in outcome.mixed],
+        "features": {name: each.to_json() for name, each in outcome.nearness.items()},
         "losses": {
             "candidate": shown.name,
             "by_class": [each.to_json() for each in loss_by_class(outcome, shown)],

@@ -109,6 +109,7 @@ def optimize(
         outcome = replace(outcome, mixed=tuple(mixed), graph_work=start.work, gains=gains)
         with stages("write"):
             if outcome.shipped:
+                outcome = replace(outcome, nearness=bench.nearness(bundled(outcome)))
                 unbuilt = [each for each in skipped if isinstance(each, Unbuilt)]
                 write_bundle(outcome, _contents(bench, outcome, unbuilt, output))
             else:

@@ -191,6 +191,12 @@ class Server:
         end = time.monotonic() + self.config.grace_s
         while time.monotonic() < end and await self._busy():
             pass
+        if self.in_flight:
+            log.warning(
+                "%d calls were not finished within --grace (%g s); they are ended",
+                self.in_flight,
+                self.config.grace_s,
+            )
         await self._rpc.stop(None)
         await stopped
         await self._close_queues()

@@ -7,6 +7,7 @@ from edgewright.optimize.report.candidates import candidates_section
 from edgewright.optimize.report.certainty import certainty_section
 from edgewright.optimize.report.changed import changed_section
 from edgewright.optimize.report.circumstances import circumstances_section, threads_words
+from edgewright.optimize.report.features import features_sections
 from edgewright.optimize.report.losses import losses_section
 from edgewright.optimize.report.mixed import mixed_section
 from edgewright.optimize.report.placement import coverage_sections, placement_sections
@@ -32,6 +33,7 @@ def optimize_report(outcome: Outcome, manifest_sha256: str) -> bytes:
             *(mixed_section(each, outcome.search_against) for each in outcome.mixed),
             losses_section(outcome, shown),
             changed_section(outcome, shown),
+            *features_sections(outcome),
             *coverage_sections(outcome, shown),
             certainty_section(outcome),
             circumstances_section(outcome),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -153,12 +154,24 @@ def _describe_bundle(bundle: Bundle) -> list[str]:
         f"  task       {bundle.task}: {', '.join(bundle.labels)}",
         "  variants   (* is optimize's choice)",
         *(line(variant) for variant in bundle.variants),
+        *_describe_features(bundle),
         *(
             f"    {each.name:<32} {each.size_bytes / 1e6:6.1f} MB  unproven until "
             "`edgewright build-engine` has built it on a GPU host"
             for each in bundle.prepared
         ),
     ]
+
+
+def _describe_features(bundle: Bundle) -> Iterator[str]:
+    from edgewright.bundle import MEASUREMENTS_FILE
+
+    measured = json.loads((bundle.path / MEASUREMENTS_FILE).read_bytes())
+    for name, near in measured.get("features", {}).items():
+        yield (
+            f"  features   {name}: cosine to the model's {near['cosine_median']:.4f} (median), "
+            f"{near['cosine_worst']:.4f} (worst of {near['rows']} rows); not certified"
+        )
 
 
 def _describe_records(records: Sequence[HostRecord]) -> Iterator[str]:

@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgewright.backends import get_backend
-from edgewright.bundle import REJECTION, Bundle, Verdict
+from edgewright.bundle import MEASUREMENTS_FILE, REJECTION, REPORT_FILE, Bundle, Verdict
 from edgewright.checkpoint import Checkpoint
 from edgewright.cli import run as edgewright
 from edgewright.latency import Timing
@@ -165,6 +165,22 @@ def test_the_fastest_that_passes_is_in_a_sealed_bundle(runs: Runs, checkpoint_he
     assert (certificate.error_rate, certificate.lost, certificate.won) == (0.03, 0, 0)
     assert bundle.variant(FP32).certificate is None
     assert not runs.rejected.exists()
+
+
+def test_a_bundle_tells_how_near_its_features_are(
+    runs: Runs, checkpoint_here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs(checkpoint_here, {"a": GOOD})
+    measured = json.loads((runs.bundle / MEASUREMENTS_FILE).read_bytes())["features"]
+    assert measured.keys() == {"a", FP32}
+    assert measured["a"]["rows"] == 90
+    assert measured["a"]["cosine_worst"] > 0.9999  # the same graph but for its logits
+    report = (runs.bundle / REPORT_FILE).read_text()
+    assert "Cosine between a variant" in report
+    assert edgewright(["inspect", str(runs.bundle)]) == 0
+    assert (
+        "a: cosine to the model's 1.0000 (median), 1.0000 (worst of 90" in capsys.readouterr().out
+    )
 
 
 def test_every_variant_of_a_bundle_answers_its_goldens(runs: Runs, checkpoint_here: Path) -> None:

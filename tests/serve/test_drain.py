@@ -64,8 +64,11 @@ def test_a_drain_does_not_wait_for_open_streams(launch: Launch, loop: LoopThread
         list(answers)
 
 
-def test_a_drain_ends_after_the_grace_even_if_a_call_does_not(
-    launch: Launch, gate: Callable[[], Gate], loop: LoopThread
+def test_a_drain_ends_after_the_grace_even_if_a_call_does_not_and_says_so(
+    launch: Launch,
+    gate: Callable[[], Gate],
+    loop: LoopThread,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = launch(grace_s=0.1)
     held = gate()
@@ -78,3 +81,4 @@ def test_a_drain_ends_after_the_grace_even_if_a_call_does_not(
         assert failure.code() in (Code.CANCELLED, Code.UNAVAILABLE)
         held.open.set()
         drained.result()
+    assert "1 calls were not finished within --grace (0.1 s); they are ended" in caplog.text
