@@ -28,6 +28,7 @@ TELL_THE_TIME = {
     "prediction_ids.py",  # ids in the order of their giving
     "prediction_log.py",  # when a prediction was made
     "tls.py",  # whether a certificate has run out
+    "tracing.py",  # when a span began
 }
 
 
