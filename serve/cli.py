@@ -38,6 +38,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
         "edgewright serve repository/ --state-dir state/ --remeasure always",
         "edgewright serve repository/ --access-log errors --log-format json",
         "edgewright serve repository/ --otlp-endpoint http://localhost:4317 --trace-sample 0.01",
+        "edgewright serve repository/ --admin-port 8003 --versions latest:2 --watch-seconds 10",
         "edgewright serve repository/ --threads 1 --instances 2 --max-wait 0.5",
         "edgewright serve repository/ --tls-cert cert.pem --tls-key key.pem --tokens tokens.txt",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
@@ -52,6 +53,12 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     type=int,
     default=8002,
 )
+@_option(
+    "--admin-port",
+    "gRPC port of `edgewright admin`; 0 takes a free one and prints it.  [default: none]",
+    type=int,
+)
+@_option("--admin-host", "Address that the admin port listens on.", default="127.0.0.1")
 @_option(
     "--versions",
     "Versions of each model that are held ready for calls that name one: current, latest:N or all. "
@@ -213,13 +220,15 @@ def _announce(output: Output, ready: Ready) -> None:
             "host": ready.host,
             "port": ready.port,
             "metrics_port": ready.metrics_port,
+            "admin_port": ready.admin_port,
             "ready_ms": round(ready.ready_ms, 1),
             "models": models,
         },
         [
             *(_line(model) for model in ready.models),
             f"ready in {ready.ready_ms / 1000:.1f} s: gRPC on {ready.host}:{ready.port}, "
-            f"metrics on {ready.host}:{ready.metrics_port}",
+            f"metrics on {ready.host}:{ready.metrics_port}"
+            + ("" if ready.admin_port is None else f", admin on port {ready.admin_port}"),
         ],
     )
 

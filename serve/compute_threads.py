@@ -71,6 +71,7 @@ class ComputeThreads:
                 self._line.release(batch)
                 if len(self._line):  # of a model, perhaps, that could not run until now
                     self._changed.notify()
+            del batch  # or a model that has left would stay until the next call
 
     def _take(self) -> Batch | None:
         """The next batch, as soon as there is one; None once closed and empty."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from edgewright.errors import ConfigError
@@ -24,6 +25,8 @@ class ServeConfig:
     host: str = "0.0.0.0"  # every interface, as a service in a container needs
     port: int = 8001  # gRPC; 0 lets the system choose
     metrics_port: int = 8002  # HTTP; 0 lets the system choose
+    admin_port: int | None = None  # of AdminService; None has none, 0 lets the system choose
+    admin_host: str = "127.0.0.1"  # whoever reaches it may change what is served
     versions: str = "current"  # of each model, to hold ready; see VersionPolicy
     watch_seconds: float = 2.0  # between two looks at the repository; 0 never looks again
     threads: int | None = None  # of one instance of a model; None: as many as were certified
@@ -60,6 +63,8 @@ class ServeConfig:
             "--port": (0 <= self.port < _PORTS, f"0 to {_PORTS - 1}"),
             "--metrics-port": (0 <= self.metrics_port < _PORTS, f"0 to {_PORTS - 1}"),
             "--watch-seconds": (0 <= self.watch_seconds < float("inf"), "0 seconds or more"),
+            "--admin-host": (bool(self.admin_host), "an address or host name"),
+            "--admin-port": (0 <= (self.admin_port or 0) < _PORTS, f"0 to {_PORTS - 1}"),
             "--threads": (self.threads is None or self.threads >= 1, "1 or more"),
             "--instances": (self.instances is None or self.instances >= 1, "1 or more"),
             "--max-batch": (self.max_batch >= 1, "1 or more"),
@@ -86,8 +91,14 @@ class ServeConfig:
             for option, (holds, expected) in rules.items()
             if not holds
         ]
-        if 0 < self.port == self.metrics_port:
-            faults.append(f"--port and --metrics-port are both {self.port}; they must differ")
+        ports = {
+            "--port": self.port,
+            "--metrics-port": self.metrics_port,
+            "--admin-port": self.admin_port or 0,
+        }
+        for one, other in combinations(ports, 2):
+            if 0 < ports[one] == ports[other]:
+                faults.append(f"{one} and {other} are both {ports[one]}; they must differ")
         faults += self._tls_faults()
         if self.remeasure not in tuple(Remeasure):
             listed = ", ".join(Remeasure)

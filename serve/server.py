@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
 
-from edgewright.errors import ConfigError
 from edgewright.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from edgewright.proof.host import available_cores
 from edgewright.repository import Repository
 from edgewright.serve.access_log import AccessLevel, AccessLog
+from edgewright.serve.admin_server import AdminServer
+from edgewright.serve.admin_service import AdminService
 from edgewright.serve.admission import Limits, QueueLimit
 from edgewright.serve.batching import Batcher
 from edgewright.serve.call_observer import CallObserver
@@ -46,6 +46,7 @@ from edgewright.serve.methods_by_name import MethodsByName
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
+from edgewright.serve.ports import bound
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
 from edgewright.serve.preprocessors import Preprocessors
@@ -79,6 +80,7 @@ class Ready:
     host: str
     port: int
     metrics_port: int
+    admin_port: int | None
     ready_ms: float  # from the start of ``serve``
     models: Sequence[ServedModel]
 
@@ -112,7 +114,12 @@ class Server:
         callers = self._security.callers
         self._edge = CallEdge(observer, callers)
         self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
-        self.port = self._bind()
+        self.port = bound(
+            config.host,
+            config.port,
+            "--port",
+            lambda address: self._security.add_port(self._rpc, address),
+        )
         self._http = HttpServer(
             config.host,
             config.metrics_port,
@@ -131,6 +138,8 @@ class Server:
         )
         self.follower = self._follower()
         self._watching: asyncio.Task[None] | None = None
+        self._admin = self._admin_server()
+        self.admin_port = self._admin.port if self._admin else None
         self.intake: FeedbackIntake | None = None
         if store is not None:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
@@ -174,6 +183,8 @@ class Server:
         self._answer_calls()
         if self.config.watch_seconds:
             self._watching = asyncio.create_task(self.follower.watch(self.config.watch_seconds))
+        if self._admin is not None:
+            await self._admin.start()
         return [each.served for each in self.registry.entries() if each.served is not None]
 
     async def drain(self) -> None:
@@ -251,19 +262,15 @@ class Server:
         if self.config.reflection:
             enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
 
-    def _bind(self) -> int:
-        host, port = self.config.host, self.config.port
-        try:
-            # gRPC does not say why it could not bind, so that the system is asked first.
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            socket.create_server((host, port), family=family).close()
-            return self._security.add_port(self._rpc, _address(host, port))
-        except (OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "gRPC could not bind it"
-            raise ConfigError(
-                f"--port {port} on {host} cannot be had ({reason}); "
-                "choose another, or 0 for any that is free"
-            ) from error
+    def _admin_server(self) -> AdminServer | None:
+        config = self.config
+        if config.admin_port is None:
+            return None
+        repository = Repository(config.repository)
+        service = AdminService(repository, self.registry, self.follower)
+        return AdminServer(
+            service, self._edge, config.admin_host, config.admin_port, self._security.add_port
+        )
 
     def _follower(self) -> Follower:
         repository = Repository(self.config.repository)
@@ -291,6 +298,8 @@ class Server:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        if self._admin is not None:
+            await self._admin.stop(None)
         await self.follower.close()
 
     def _answer_calls(self) -> None:
@@ -333,7 +342,8 @@ async def serve(
             return
         models = loading.result()
         ready_ms = 1000 * (time.monotonic() - started)
-        announce(Ready(config.host, server.port, server.metrics_port, ready_ms, models))
+        ports = (server.port, server.metrics_port, server.admin_port)
+        announce(Ready(config.host, *ports, ready_ms, models))
         await stopping
         log.info("draining: new calls are refused, those in flight are finished")
         await server.drain()
@@ -363,7 +373,3 @@ def _options(config: ServeConfig) -> list[tuple[str, Any]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

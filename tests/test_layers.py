@@ -36,7 +36,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "backends bundle checkpoint factories model_file repository",
         "proof latency latency_rounds latency_process",
         "finetune optimize serve bench",
-        "artifact_commands engine_command host_commands predict_command bench_command cli",
+        "admin_command artifact_commands engine_command host_commands predict_command bench_command"
+        " cli",
         "__main__",
     )
 )

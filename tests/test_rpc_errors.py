@@ -32,7 +32,7 @@ from edgewright.rpc_errors import STATUS_METADATA_KEY, from_rpc_error, reason_of
 Code = grpc.StatusCode
 CASES = [
     (InputError("bad", field="texts[2]"), Code.INVALID_ARGUMENT, "INPUT_INVALID"),
-    (IntegrityError("bad"), Code.INTERNAL, "BUNDLE_CORRUPT"),
+    (IntegrityError("bad"), Code.FAILED_PRECONDITION, "BUNDLE_CORRUPT"),
     (ModelNotFoundError("bad"), Code.NOT_FOUND, "MODEL_NOT_FOUND"),
     (BackendUnavailableError("bad"), Code.FAILED_PRECONDITION, "BACKEND_MISSING"),
     (NotReadyError("bad"), Code.UNAVAILABLE, "MODEL_NOT_READY"),

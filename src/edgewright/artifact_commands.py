@@ -80,20 +80,39 @@ def inspect(artifact: Path, state_dir: Path | None, output: Output) -> None:
 @click.command(
     "publish",
     cls=Command,
-    examples=("edgewright publish bundle/ repository/ --name news",),
+    examples=(
+        "edgewright publish bundle/ repository/ --name news",
+        "edgewright publish bundle/ repository/ --name news --keep-current",
+    ),
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @_REPOSITORY
 @_NAME
+@click.option(
+    "--keep-current",
+    is_flag=True,
+    help="Leave the current version current: for a canary, a shadow, or a later load.",
+)
 @output_options
-def publish(bundle: Path, repository: Path, name: str, output: Output) -> None:
-    """Verify BUNDLE, copy it into REPOSITORY as the next version of a model, make it current."""
+def publish(bundle: Path, repository: Path, name: str, keep_current: bool, output: Output) -> None:
+    """Verify BUNDLE, copy it into REPOSITORY as the next version of a model, make it current.
+
+    Servers of REPOSITORY follow by themselves.
+    """
     from edgewright.repository import Repository
 
-    version = Repository(repository).publish(bundle, name)
+    opened = Repository(repository)
+    version = opened.publish(bundle, name, keep_current=keep_current)
+    current = opened.current(name)
+    beside = "" if current == version else f"; version {version} lies beside it"
     output.result(
-        {"model": name, "version": version, "path": str(repository / name / str(version))},
-        [f"{name} version {version} is current in {repository}"],
+        {
+            "model": name,
+            "version": version,
+            "current": current,
+            "path": str(repository / name / str(version)),
+        },
+        [f"{name} version {current} is current in {repository}{beside}"],
     )
 
 

@@ -291,7 +291,9 @@ class Calls:
         if name:
             models = [(yield from once.get_model(name, 0, deadline))]
         else:
-            models = yield from once.list_models(deadline)
+            every = yield from once.list_models(deadline)
+            # What failed takes nobody's place; GetModel tells of it.
+            models = [each for each in every if each.state is not ModelState.FAILED]
         return bool(models) and all(model.state is ModelState.READY for model in models)
 
     def _pause_before_retry(self, failure: Any, attempt: int, deadline: Deadline) -> float:

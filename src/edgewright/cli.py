@@ -55,6 +55,11 @@ COMMANDS: Final = {
         "feedback",
         "Turn gathered feedback into training data, or figures.",
     ),
+    "admin": (
+        "edgewright.admin_command",
+        "admin",
+        "Change what a running server serves, or ask it.",
+    ),
     "rollback": (
         "edgewright.artifact_commands",
         "rollback",
@@ -76,6 +81,7 @@ EXTRAS: Final = {
     "predict": "client",
     "bench": "bench",
     "feedback": "serve",
+    "admin": "client",
     "rollback": "serve",
     "inspect": "train",
 }

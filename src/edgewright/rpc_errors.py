@@ -51,7 +51,7 @@ class _Row(NamedTuple):
 # The first row whose class fits speaks. What is not here has no business on the wire: INTERNAL.
 _TABLE: Final = (
     _Row(InputError, grpc.StatusCode.INVALID_ARGUMENT, "INPUT_INVALID"),
-    _Row(ArtifactError, grpc.StatusCode.INTERNAL, "BUNDLE_CORRUPT"),
+    _Row(ArtifactError, grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_CORRUPT"),
     _Row(ModelNotFoundError, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
     _Row(BackendUnavailableError, grpc.StatusCode.FAILED_PRECONDITION, "BACKEND_MISSING"),
     _Row(NotReadyError, grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY"),

@@ -1,0 +1,38 @@
+"""The port of administration: apart from the callers', and on this machine alone by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+from edgewright.serve.admin_service import AdminService
+from edgewright.serve.interceptors import CallEdge
+from edgewright.serve.ports import bound
+from edgewright.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
+
+AddPort = Callable[[grpc.aio.Server, str], int]
+
+
+class AdminServer:
+    """A gRPC server of its own; lives on the event loop."""
+
+    def __init__(
+        self, service: AdminService, edge: CallEdge, host: str, port: int, add_port: AddPort
+    ) -> None:
+        """Bind ``port``; 0 takes a free one. ``add_port`` says how it is encrypted.
+
+        Raises:
+            ConfigError: it cannot be had.
+        """
+        self._rpc = grpc.aio.server(interceptors=[edge], options=[("grpc.so_reuseport", 0)])
+        add_AdminServiceServicer_to_server(service, self._rpc)  # type: ignore[no-untyped-call]
+        self.port = bound(host, port, "--admin-port", lambda address: add_port(self._rpc, address))
+
+    async def start(self) -> None:
+        """Take calls."""
+        await self._rpc.start()
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Refuse calls; those in flight have so long to end."""
+        await self._rpc.stop(grace_s)
