@@ -26,6 +26,7 @@ from edgewright.serve.compute import Computed
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.model_instruments import ModelInstruments
 from edgewright.serve.models import ServedModel
+from edgewright.serve.shadow_instruments import ShadowInstruments
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # Each is one of several packages, of which at most one is installed.
@@ -44,6 +45,7 @@ class Instruments:
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self.models = ModelInstruments(self.registry)
+        self.shadow = ShadowInstruments(self.registry)
         self.rejected = self._counter(
             "edgewright_rejected",
             "Calls refused or failed, by reason (google.rpc.ErrorInfo).",

@@ -20,6 +20,7 @@ from edgewright.serve.models import ServedModel
 from edgewright.serve.prediction_ids import PredictionIds
 from edgewright.serve.prediction_log import PredictionLog
 from edgewright.serve.registry import Registry
+from edgewright.serve.shadow import Shadow
 
 
 class Predicted(NamedTuple):
@@ -43,6 +44,7 @@ class Predictor:
         instruments: Instruments,
         decoder: ImageDecoder,
         log: PredictionLog | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         self.registry = registry
         self.limits = limits
@@ -50,6 +52,7 @@ class Predictor:
         self._instruments = instruments
         self._decoder = decoder
         self._log = log
+        self._shadow = shadow
         self._ids = PredictionIds()
 
     async def texts(
@@ -62,7 +65,7 @@ class Predictor:
     ) -> list[Predicted]:
         """Answers to texts, in order; ``top_k`` is checked alone."""
         answers = await self._texts(model, texts, time_left_s, top_k, extras)
-        return self._predicted(model, texts, answers)
+        return self._predicted(model, texts, texts, answers)
 
     async def images(
         self,
@@ -74,7 +77,7 @@ class Predictor:
     ) -> list[Predicted]:
         """Answers to image files, in order; ``top_k`` is checked alone."""
         answers = await self._images(model, images, time_left_s, top_k, extras)
-        return self._predicted(model, [None] * len(images), answers)
+        return self._predicted(model, images, [None] * len(images), answers)
 
     async def embed(
         self, model: ServedModel, inputs: Sequence[Any], time_left_s: float | None
@@ -102,7 +105,7 @@ class Predictor:
         """
         _record(model, len(rows))
         answers = await self._batcher.classify(model, rows, time_left_s, extras=extras)
-        return self._predicted(model, [None] * len(rows), answers)
+        return self._predicted(model, rows, [None] * len(rows), answers)
 
     async def _texts(
         self,
@@ -130,13 +133,19 @@ class Predictor:
         return await self._batcher.classify(model, images, left_s, prepare=decode, extras=extras)
 
     def _predicted(
-        self, model: ServedModel, texts: Sequence[str | None], answers: Sequence[Answer]
+        self,
+        model: ServedModel,
+        inputs: Sequence[str | bytes | Row],
+        texts: Sequence[str | None],
+        answers: Sequence[Answer],
     ) -> list[Predicted]:
-        """The answers with their ids, counted and logged."""
+        """The answers with their ids, counted, logged, and copied for the shadow."""
         ids = self._ids.take(len(answers))
         self._instruments.predicted(model, answers)
         if self._log is not None:
             self._log.add(model, ids, texts, answers)
+        if self._shadow is not None:
+            self._shadow.offer(model, inputs, answers)
         return [Predicted(*pair) for pair in zip(ids, answers, strict=True)]
 
 

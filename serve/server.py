@@ -52,6 +52,7 @@ from edgewright.serve.predictor import Predictor
 from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.registry import Registry, State
 from edgewright.serve.security import Security
+from edgewright.serve.shadow import Shadow
 from edgewright.serve.surroundings import ServerSurroundings
 from edgewright.serve.trace_endpoint import open_tracing
 from edgewright.serve.version_policy import VersionPolicy
@@ -145,6 +146,9 @@ class Server:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
         self.feedback = FeedbackService(self.intake, self.instruments)
         self.instruments.watch(self.batcher.queue, lambda: self.in_flight, config)
+        self._shadow = Shadow(
+            self.registry, self.instruments.shadow, lambda: self.batcher.queue.rows > 0
+        )
         predictor = self._predictor()
         self._add_services(predictor)
         watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
@@ -246,6 +250,7 @@ class Server:
             self.instruments,
             self._decoder,
             self.intake.log if self.intake else None,
+            self._shadow,
         )
 
     def _add_services(self, predictor: Predictor) -> None:
@@ -301,6 +306,7 @@ class Server:
         if self._admin is not None:
             await self._admin.stop(None)
         await self.follower.close()
+        await self._shadow.close()
 
     def _answer_calls(self) -> None:
         self.registry.state = State.READY

@@ -41,7 +41,7 @@ def _server(command: F) -> F:
     no_args_is_help=True,
     examples=(
         f"edgewright admin status --target {_TARGET}",
-        f"edgewright admin load news --version 4 --target {_TARGET}",
+        f"edgewright admin load news --target {_TARGET}",
     ),
 )
 def admin() -> None:
@@ -55,7 +55,9 @@ def admin() -> None:
 @click.argument("model", default="", required=False)
 @_server
 @output_options
-def status(model: str, target: str, timeout: float, connection: ConnectionOptions, output: Output) -> None:
+def status(
+    model: str, target: str, timeout: float, connection: ConnectionOptions, output: Output
+) -> None:
     """Say what answers of MODEL, or of each, and what cannot."""
     from edgewright.v1.admin_pb2 import GetStatusRequest
 
@@ -78,10 +80,17 @@ def status(model: str, target: str, timeout: float, connection: ConnectionOption
 @click.option("--version", type=_VERSION, help="Which one.  [default: the highest]")
 @_server
 @output_options
-def load(model: str, version: int | None, target: str, timeout: float, connection: ConnectionOptions, output: Output) -> None:
-    """Load, prove and warm up a version of MODEL, then make it current.
+def load(
+    model: str,
+    version: int | None,
+    target: str,
+    timeout: float,
+    connection: ConnectionOptions,
+    output: Output,
+) -> None:
+    """Make a version current.
 
-    Where it cannot be proven, nothing changes. It also ends an unload.
+    It is loaded, proven and warmed up first; where that fails, nothing changes. Ends an unload.
     """
     from edgewright.v1.admin_pb2 import LoadVersionRequest
 
@@ -95,8 +104,13 @@ def load(model: str, version: int | None, target: str, timeout: float, connectio
 @_MODEL
 @_server
 @output_options
-def rollback(model: str, target: str, timeout: float, connection: ConnectionOptions, output: Output) -> None:
-    """Make the version of MODEL that was current before this one current again, once proven."""
+def rollback(
+    model: str, target: str, timeout: float, connection: ConnectionOptions, output: Output
+) -> None:
+    """Go back to the version before.
+
+    It is proven first, like any other.
+    """
     from edgewright.v1.admin_pb2 import RollbackModelRequest
 
     request = RollbackModelRequest(model=model)
@@ -109,8 +123,13 @@ def rollback(model: str, target: str, timeout: float, connection: ConnectionOpti
 @_MODEL
 @_server
 @output_options
-def unload(model: str, target: str, timeout: float, connection: ConnectionOptions, output: Output) -> None:
-    """Answer no more calls of MODEL until a version is loaded or published. Nothing is deleted."""
+def unload(
+    model: str, target: str, timeout: float, connection: ConnectionOptions, output: Output
+) -> None:
+    """Answer no more calls of MODEL.
+
+    Until a version of it is loaded or published. Nothing is deleted.
+    """
     from edgewright.v1.admin_pb2 import UnloadModelRequest
 
     request = UnloadModelRequest(model=model)
@@ -146,7 +165,10 @@ def traffic(
     connection: ConnectionOptions,
     output: Output,
 ) -> None:
-    """Set canary and shadow of MODEL in place of what was set; without either, there is none."""
+    """Set canary and shadow.
+
+    They take the place of what was set; without either option there is none.
+    """
     from edgewright.v1.admin_pb2 import SetTrafficRequest
 
     if (canary is None) != (weight is None):

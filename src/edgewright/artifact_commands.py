@@ -109,7 +109,6 @@ def publish(bundle: Path, repository: Path, name: str, keep_current: bool, outpu
         {
             "model": name,
             "version": version,
-            "current": current,
             "path": str(repository / name / str(version)),
         },
         [f"{name} version {current} is current in {repository}{beside}"],

@@ -22,6 +22,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from edgewright.admin_command import admin
 from edgewright.cli import run
 from edgewright.repository import Repository
+from edgewright.serve.models import ServedModel
 from edgewright.v1 import model_pb2
 from edgewright.v1.admin_pb2 import (
     GetStatusRequest,
@@ -32,7 +33,7 @@ from edgewright.v1.admin_pb2 import (
 )
 from edgewright.v1.admin_pb2_grpc import AdminServiceStub
 
-from .bundles import Recipe, make_bundle
+from .bundles import Recipe, make_bundle, random_texts
 from .conftest import Launch, Running, until
 
 Code = grpc.StatusCode
@@ -217,8 +218,8 @@ def test_a_model_that_gives_nan_is_refused(served: Served, monkeypatch: pytest.M
 
     plain = OnnxRuntimeSession.run
 
-    def poisoned(session: Any, arrays: Any) -> Any:
-        return {name: value * float("nan") for name, value in plain(session, arrays).items()}
+    def poisoned(session: Any, *given: Any) -> Any:
+        return {name: value * float("nan") for name, value in plain(session, *given).items()}
 
     load = LoadVersionRequest(model="news", version=version)
     with monkeypatch.context() as patch:
@@ -268,6 +269,58 @@ def test_a_canary_gets_its_share_and_explicit_versions_get_what_they_name(served
     served.admin.SetTraffic(SetTrafficRequest(model="news"), timeout=60)
     assert {served.version() for _ in range(20)} == {1}
     assert code_of(lambda: served.version(2))[0] is Code.NOT_FOUND
+
+
+def compared(served: Served, outcome: str) -> float:
+    named = {"model": "news", "version": "1", "shadow_version": "2", "outcome": outcome}
+    return served.running.metric("edgewright_shadow_rows_total", **named)
+
+
+def test_a_shadow_gets_copies_and_is_compared(served: Served) -> None:
+    served.publish(Recipe(seed=1))
+    served.admin.SetTraffic(SetTrafficRequest(model="news", shadow_version=2), timeout=60)
+    texts = random_texts(40)
+    mine = [each.label for each in served.running.classify(*texts, version=1).classifications]
+    until(lambda: compared(served, "agreed") + compared(served, "differed") == 40)
+    other = [each.label for each in served.running.classify(*texts, version=2).classifications]
+    agree = sum(one == two for one, two in zip(mine, other, strict=True))
+    assert (compared(served, "agreed"), compared(served, "differed")) == (agree, 40 - agree)
+    assert 0 < agree < 40
+    pair = {"model": "news", "version": "1", "shadow_version": "2"}
+    assert served.running.metric("edgewright_shadow_score_difference_count", **pair) == 40
+
+
+def test_copies_are_dropped_while_callers_wait_and_counted(
+    served: Served, gate: Callable[[], Any]
+) -> None:
+    served.publish(Recipe(seed=1))
+    served.admin.SetTraffic(SetTrafficRequest(model="news", shadow_version=2), timeout=60)
+    held = gate()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(served.running.classify, *random_texts(100))
+        assert held.entered.wait(30)
+        held.open.set()
+        first.result()
+    until(lambda: compared(served, "agreed") + compared(served, "differed") == 64)
+    assert compared(served, "dropped") == 36
+
+
+def test_a_shadow_that_fails_is_counted_and_no_caller_notices(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.publish(Recipe(seed=1))
+    served.admin.SetTraffic(SetTrafficRequest(model="news", shadow_version=2), timeout=60)
+    plain = ServedModel.scores
+
+    def scores(model: ServedModel, rows: Any) -> Any:
+        if model.version == 2:
+            raise RuntimeError("no memory")
+        return plain(model, rows)
+
+    monkeypatch.setattr(ServedModel, "scores", scores)
+    assert served.version() == 1
+    until(lambda: compared(served, "failed") == 1)
+    assert served.version() == 1
 
 
 @pytest.mark.parametrize(
