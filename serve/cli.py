@@ -87,7 +87,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     "--batch-tokens",
     "Tokens that are computed together at most, with padding.",
     type=int,
-    default=4096,
+    default=1024,
 )
 @_option("--queue-size", "Rows that may wait, over all calls.", type=int, default=1024)
 @_option(

@@ -32,7 +32,7 @@ class ServeConfig:
     threads: int | None = None  # of one instance of a model; None: as many as were certified
     instances: int | None = None  # of each model, computing at once; None: cores over threads
     max_batch: int = 32  # rows computed together
-    batch_tokens: int = 4096  # likewise, with padding
+    batch_tokens: int = 1024  # likewise, with padding: more would leave a core's cache
     queue_size: int = 1024  # rows that wait for compute, over all calls
     max_wait_s: float = 2.0  # estimated, that a call may wait for compute
     max_texts: int = 256  # or images, in one call

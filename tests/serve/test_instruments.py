@@ -99,13 +99,13 @@ def test_a_call_has_queued_from_its_admission_until_a_thread_takes_it() -> None:
 def test_batches_tell_their_rows_tokens_and_padding(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
-    running = launch(instances=1)
+    running = launch(instances=1, batch_tokens=512)
     running.classify("bank shares", "goal")  # 4 and 3 tokens: one of padding, in one run
     assert (count(running, "batch_rows"), total(running, "batch_rows")) == (1, 2)
     assert total(running, "batch_tokens") == 8
     assert running.metric("edgewright_padding_tokens_total", **NEWS) == 1
     assert running.metric("edgewright_batch_rows_limit") == 32
-    assert running.metric("edgewright_batch_tokens_limit") == 4096
+    assert running.metric("edgewright_batch_tokens_limit") == 512
 
 
 def test_the_queue_tells_what_waits_and_for_how_long(
