@@ -27,6 +27,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
 
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
     none of them: they last as long as their callers like. ``callers`` says who is let in.
+    It belongs to one server: what it has wrapped, any server that shared it would answer too.
     """
 
     def __init__(self, observer: CallObserver, callers: Callers | None = None) -> None:

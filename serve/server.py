@@ -139,7 +139,7 @@ class Server:
         )
         self.follower = self._follower()
         self._watching: asyncio.Task[None] | None = None
-        self._admin = self._admin_server()
+        self._admin = self._admin_server(CallEdge(observer, callers))
         self.admin_port = self._admin.port if self._admin else None
         self.intake: FeedbackIntake | None = None
         if store is not None:
@@ -267,14 +267,14 @@ class Server:
         if self.config.reflection:
             enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
 
-    def _admin_server(self) -> AdminServer | None:
+    def _admin_server(self, edge: CallEdge) -> AdminServer | None:
         config = self.config
         if config.admin_port is None:
             return None
         repository = Repository(config.repository)
         service = AdminService(repository, self.registry, self.follower)
         return AdminServer(
-            service, self._edge, config.admin_host, config.admin_port, self._security.add_port
+            service, edge, config.admin_host, config.admin_port, self._security.add_port
         )
 
     def _follower(self) -> Follower:

@@ -394,7 +394,10 @@ def test_a_repository_that_cannot_be_written_is_told(
     assert served.version() == 1
 
 
-def test_the_admin_service_is_not_on_the_public_port(served: Served) -> None:
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_the_admin_service_is_not_on_the_public_port(served: Served, used: bool) -> None:
+    if used:
+        assert served.status().current_version == 1
     stub = AdminServiceStub(served.running.channel)
     code, _ = code_of(lambda: stub.GetStatus(GetStatusRequest(), timeout=30))
     assert code is Code.UNIMPLEMENTED
