@@ -15,6 +15,7 @@ from edgewright.options import Command, config_option, output_options, state_dir
 from edgewright.output import Output
 from edgewright.serve.access_log import AccessLevel
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.grace import CUT_OFF
 from edgewright.serve.host_choice import ChosenBy, Remeasure
 from edgewright.serve.logs import FORMATS, log_to_stderr
 from edgewright.serve.models import ServedModel
@@ -132,7 +133,12 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option(
     "--drain-delay", "Seconds between saying not ready and refusing calls.", type=float, default=0.0
 )
-@_option("--grace", "Seconds that calls in flight get to finish.", type=float, default=30.0)
+@_option(
+    "--grace",
+    "Seconds that calls in flight get to finish; 2 s later the process ends, whatever hangs.",
+    type=float,
+    default=30.0,
+)
 @_option(
     "--feedback",
     "Store of feedback and predictions: sqlite:///PATH or, for several replicas, "
@@ -192,14 +198,19 @@ def serve(
     """Answer gRPC and HTTP calls from the current version of every model in REPOSITORY.
 
     Ready once the bundles' hashes and goldens hold on this host; says so on stdout, by the gRPC
-    health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0.
+    health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0, or
+    with 6 where --grace was too short for that. A second signal ends it at once.
     """
     config = ServeConfig(**options, drain_delay_s=drain_delay, grace_s=grace, max_wait_s=max_wait)
     # A compute thread tokenises for itself: the other cores belong to the others.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     level = logging.WARNING if output.silent else logging.INFO
     with log_to_stderr(log_format, level=level) as log_thread:
-        asyncio.run(serve_repository(config, lambda ready: _announce(output, ready), log_thread))
+        whole = asyncio.run(
+            serve_repository(config, lambda ready: _announce(output, ready), log_thread)
+        )
+    if not whole:
+        click.get_current_context().exit(CUT_OFF)
 
 
 def _announce(output: Output, ready: Ready) -> None:

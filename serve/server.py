@@ -31,6 +31,7 @@ from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
 from edgewright.serve.follower import Follower
+from edgewright.serve.grace import LAST_S, Grace
 from edgewright.serve.health import HealthService
 from edgewright.serve.http_api import HttpApi, Watched
 from edgewright.serve.http_server import HttpServer
@@ -191,8 +192,11 @@ class Server:
             await self._admin.start()
         return [each.served for each in self.registry.entries() if each.served is not None]
 
-    async def drain(self) -> None:
-        """Say "not ready", refuse new calls, finish those in flight, stop."""
+    async def drain(self) -> bool:
+        """Say "not ready", refuse new calls, finish those in flight, stop.
+
+        Whether every call was answered within the grace; those that were not are ended.
+        """
         self.registry.state = State.DRAINING
         self.instruments.ready.set(0)
         self.health.set_all(serving=False)
@@ -201,20 +205,24 @@ class Server:
         self.feedback.drain()
         self.predictions.drain()
         self._api.drain()
-        stopped = asyncio.create_task(self._rpc.stop(self.config.grace_s))
+        # Longer than the grace: what it would end by itself could not be counted below.
+        stopped = asyncio.create_task(self._rpc.stop(self.config.grace_s + LAST_S))
         # Streams of health and reflection end when their callers like, so they are not waited for.
         end = time.monotonic() + self.config.grace_s
         while time.monotonic() < end and await self._busy():
             pass
-        if self.in_flight:
+        cut_off = self.in_flight
+        if cut_off:
             log.warning(
                 "%d calls were not finished within --grace (%g s); they are ended",
-                self.in_flight,
+                cut_off,
                 self.config.grace_s,
             )
+            await self._http.stop()
         await self._rpc.stop(None)
         await stopped
         await self._close_queues()
+        return not cut_off
 
     async def __aenter__(self) -> Server:
         return self
@@ -322,18 +330,19 @@ class Server:
 
 async def serve(
     config: ServeConfig, announce: Callable[[Ready], None], log_thread: LogThread
-) -> None:
-    """Serve until SIGTERM or SIGINT, drain, return. A second signal ends the process at once.
+) -> bool:
+    """Serve until SIGTERM or SIGINT, drain, and tell whether every call was answered.
 
     ``announce`` is called once, when calls are answered. A signal that comes before waits for the
-    model that is being loaded, and no longer.
+    model that is being loaded, and no longer. What hangs after the first signal is given up as
+    ``Grace`` says; a second signal ends the process at once.
 
     Raises:
         ConfigError: a port cannot be had.
         ModelNotFoundError, IntegrityError, BackendUnavailableError: as ``Server.load``.
     """
     started = time.monotonic()
-    stop = _stop_on_signals()
+    stop = _stop_on_signals(Grace(config, log_thread))
     async with Server(config) as server:
         log_thread.dropped = server.instruments.dropped_log_lines.inc
         await server.start()
@@ -345,18 +354,19 @@ async def serve(
         if not loading.done():
             loading.cancel()
             log.info("stopped before any model was ready")
-            return
+            return True
         models = loading.result()
         ready_ms = 1000 * (time.monotonic() - started)
         ports = (server.port, server.metrics_port, server.admin_port)
         announce(Ready(config.host, *ports, ready_ms, models))
         await stopping
         log.info("draining: new calls are refused, those in flight are finished")
-        await server.drain()
+        whole = await server.drain()
     log.info("drained")
+    return whole
 
 
-def _stop_on_signals() -> asyncio.Event:
+def _stop_on_signals(grace: Grace) -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -364,6 +374,7 @@ def _stop_on_signals() -> asyncio.Event:
         if stop.is_set():
             os._exit(128 + number)  # the second: whoever sent it does not want to wait
         stop.set()
+        grace.begin()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number)

@@ -22,6 +22,7 @@ from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
 from .bundles import Recipe, make_bundle
 from .databases import Postgres
+from .processes import Process, Start
 
 T = TypeVar("T")
 
@@ -192,3 +193,19 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'feedback.db'}"
     server: Postgres = request.getfixturevalue("postgres")
     return server.new_database()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts server processes: ``start(repository, *options)``, as ``Process`` says."""
+    processes: list[Process] = []
+
+    def begin(*arguments: str, **settings: Any) -> Process:
+        processes.append(Process(*arguments, **settings))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        if process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.communicate()

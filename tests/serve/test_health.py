@@ -4,12 +4,17 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from edgewright.errors import IntegrityError
+from edgewright.proof.goldens import check_goldens
+from edgewright.serve import models
 from edgewright.serve.health import HealthService
 
 from .conftest import Launch, LoopThread, Running
@@ -76,6 +81,58 @@ def test_watch_tells_every_turn_up_to_the_drain(launch: Launch, loop: LoopThread
     loop.run(running.server.drain())
     assert [watch.next() for watch in watches] == [NOT_SERVING] * len(NAMES)
     assert [watch.next() for watch in watches] == [-1] * len(NAMES)
+
+
+def test_no_watcher_hears_serving_before_the_goldens_have_passed(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_pass = threading.Event(), threading.Event()
+
+    def held(*arguments: Any, **settings: Any) -> Any:
+        begun.set()
+        assert may_pass.wait(30)
+        return check_goldens(*arguments, **settings)
+
+    monkeypatch.setattr(models, "check_goldens", held)
+    running = launch(load=False)
+    watch = Watch(running, "")
+    assert watch.next() == NOT_SERVING
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(running.load)
+        assert begun.wait(30)
+        assert check(running, "") == NOT_SERVING
+        assert watch.seen.empty()
+        may_pass.set()
+        loaded.result()
+    assert watch.next() == SERVING
+
+
+def test_no_watcher_hears_serving_where_the_goldens_fail(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_arguments: Any, **_settings: Any) -> Any:
+        raise IntegrityError("the goldens come out otherwise")
+
+    monkeypatch.setattr(models, "check_goldens", wrong)
+    running = launch(load=False)
+    watch = Watch(running, "")
+    with pytest.raises(IntegrityError):
+        running.load()
+    assert watch.next() == NOT_SERVING
+    assert check(running, "") == NOT_SERVING
+    assert watch.seen.empty()
+
+
+def test_watchers_hear_not_serving_while_calls_are_still_taken(
+    launch: Launch, loop: LoopThread
+) -> None:
+    running = launch(drain_delay_s=1000.0)
+    watch = Watch(running, "news")
+    assert watch.next() == SERVING
+    draining = asyncio.run_coroutine_threadsafe(running.server.drain(), loop.loop)
+    assert watch.next() == NOT_SERVING
+    assert running.classify("bank").classifications
+    draining.cancel()
 
 
 def test_an_unknown_name_is_not_found(launch: Launch) -> None:

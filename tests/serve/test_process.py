@@ -6,22 +6,13 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
-from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
-import grpc
 import pytest
 import without_amx
 from click.testing import CliRunner
@@ -35,92 +26,10 @@ from edgewright.serve.logs import log_to_stderr
 from edgewright.serve.models import instances_here
 from edgewright.serve.server import Ready
 from edgewright.serve.server import serve as serve_repository
-from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
-from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
 from .bundles import make_bundle
 from .conftest import Launch
-
-# While the file exists, every run waits: the first argument names it.
-HELD = """
-import sys, time
-from pathlib import Path
-from edgewright.serve.models import ServedModel
-gate, plain = Path(sys.argv[1]), ServedModel.scores
-def scores(model, rows):
-    while gate.exists():
-        time.sleep(0.01)
-    return plain(model, rows)
-ServedModel.scores = scores
-from edgewright.cli import main
-main(sys.argv[2:])
-"""
-FREE_PORTS = ("--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
-Start = Callable[..., "Process"]
-
-
-class Process:
-    """A server process and what it printed when it was ready."""
-
-    def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
-        self.popen = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        )
-
-    def ready(self) -> dict[str, Any]:
-        assert self.popen.stdout is not None
-        told: dict[str, Any] = json.loads(self.popen.stdout.readline())
-        return told
-
-    def wait(self) -> tuple[int, str, str]:
-        out, err = self.popen.communicate(timeout=60)
-        return self.popen.returncode, out, err
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    processes: list[Process] = []
-
-    def begin(
-        *arguments: str, gate: Path | None = None, without: ModuleType | None = None, **env: str
-    ) -> Process:
-        run = "-c" if without is None else str(without.__file__)
-        plain = [run, "from edgewright.cli import main; main()"]
-        code = plain if gate is None else [run, HELD, str(gate)]
-        processes.append(Process([sys.executable, *code, "serve", *arguments], env))
-        return processes[-1]
-
-    yield begin
-    for process in processes:
-        if process.popen.poll() is None:
-            process.popen.kill()
-            process.popen.communicate()
-
-
-def classify(port: int, text: str = "bank shares") -> ClassifyTextResponse:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = PredictionServiceStub(channel)
-        return stub.ClassifyText(ClassifyTextRequest(texts=[text]), timeout=30)
-
-
-def page(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
-            return response.status, response.read().decode()
-    except HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+from .processes import FREE_PORTS, Start, classify, page
 
 
 @pytest.mark.skipif(
@@ -197,72 +106,6 @@ def test_options_come_from_the_environment_too(start: Start, repository: Path) -
     assert [line["level"] for line in lines] == ["info"] * len(lines)
     assert "3 goldens agree" in lines[0]["message"]
     assert lines[-1]["message"] == "drained"
-
-
-def test_sigterm_finishes_what_is_in_flight(start: Start, repository: Path, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    process = start(str(repository), *FREE_PORTS, "--json", gate=gate)
-    told = process.ready()
-    gate.touch()
-    with ThreadPoolExecutor() as pool:
-        call = pool.submit(classify, told["port"])
-        until(lambda: "requests_in_flight 1.0" in page(told["metrics_port"], "/metrics")[1])
-        process.popen.terminate()
-        until(lambda: page(told["metrics_port"], "/readyz")[0] == 503)
-        assert not call.done()
-        gate.unlink()
-        assert call.result().classifications
-    assert process.wait()[0] == 0
-
-
-def test_a_second_signal_ends_it_at_once(start: Start, repository: Path, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    process = start(str(repository), *FREE_PORTS, "--json", "--grace", "1000", gate=gate)
-    told = process.ready()
-    gate.touch()
-    with ThreadPoolExecutor() as pool:
-        call = pool.submit(classify, told["port"])
-        until(lambda: "requests_in_flight 1.0" in page(told["metrics_port"], "/metrics")[1])
-        process.popen.terminate()
-        until(lambda: page(told["metrics_port"], "/readyz")[0] == 503)
-        process.popen.terminate()
-        assert process.wait()[0] == 128 + signal.SIGTERM
-        assert isinstance(call.exception(), grpc.RpcError)
-
-
-def test_sigterm_while_it_loads_stops_it_with_0(
-    start: Start, repository: Path, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = start(
-        str(repository),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "--metrics-port",
-        str(port),
-        gate=gate,
-    )
-    until(lambda: answers(port, "/healthz") == 200)
-    assert page(port, "/readyz")[0] == 503
-    process.popen.terminate()
-    time.sleep(0.1)
-    gate.unlink()
-    code, out, err = process.wait()
-    assert (code, out) == (0, "")
-    assert "stopped before any model was ready" in err
-
-
-def answers(port: int, path: str) -> int:
-    try:
-        return page(port, path)[0]
-    except OSError:
-        return 0
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])

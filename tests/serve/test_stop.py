@@ -1,0 +1,193 @@
+"""How a server's process ends: signals, the drain, the grace, and what hangs."""
+
+from __future__ import annotations
+
+import queue
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from edgewright.repository import Repository
+from edgewright.v1.prediction_pb2 import ClassifyImageRequest, StreamClassifyRequest, StreamItem
+from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
+
+from .image_bundles import make_image_bundle, png
+from .processes import FREE_PORTS, Gate, Start, classify, page, until
+
+Code = grpc.StatusCode
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+CUT_OFF = 6
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Gate:
+    """Open at first."""
+    return Gate(tmp_path / "gate")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_what_is_in_flight(
+    start: Start, repository: Path, held: Gate, number: signal.Signals
+) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", gate=held)
+    told = process.ready()
+    held.shut()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(classify, told["port"])
+        until(held.reached)
+        process.popen.send_signal(number)
+        until(lambda: page(told["metrics_port"], "/readyz")[0] == 503)
+        assert not call.done()
+        held.open()
+        assert call.result().classifications
+    assert process.wait()[0] == 0
+
+
+def test_it_is_not_ready_before_it_refuses_calls(start: Start, repository: Path) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", "--drain-delay", "1000")
+    told = process.ready()
+    with grpc.insecure_channel(f"127.0.0.1:{told['port']}") as channel:
+        watch = HealthStub(channel).Watch(HealthCheckRequest(), timeout=60)
+        assert next(watch).status == SERVING
+        process.popen.terminate()
+        assert next(watch).status == NOT_SERVING
+        assert page(told["metrics_port"], "/readyz")[0] == 503
+        assert page(told["metrics_port"], "/healthz")[0] == 200
+        assert classify(told["port"]).classifications
+        process.popen.terminate()
+    assert process.wait()[0] == 128 + signal.SIGTERM
+
+
+def test_a_delay_that_is_over_is_followed_by_the_drain(start: Start, repository: Path) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", "--drain-delay", "0.2")
+    process.ready()
+    process.popen.terminate()
+    assert process.wait() == (0, "", "")
+
+
+def test_a_stream_that_is_open_is_answered_and_ended(start: Start, repository: Path) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", "--grace", "1000")
+    told = process.ready()
+    messages: queue.Queue[StreamClassifyRequest] = queue.Queue()
+    with grpc.insecure_channel(f"127.0.0.1:{told['port']}") as channel:
+        answers = PredictionServiceStub(channel).StreamClassify(iter(messages.get, None))
+        messages.put(StreamClassifyRequest(items=[StreamItem(text="bank")]))
+        assert next(answers).answers[0].classification.label
+        process.popen.terminate()
+        with pytest.raises(grpc.RpcError) as ended:
+            next(answers)
+        assert ended.value.code() is Code.UNAVAILABLE
+        messages.put(None)  # type: ignore[arg-type]  # the end, for the thread that reads them
+        assert process.wait()[0] == 0
+
+
+def test_a_second_signal_ends_it_at_once(start: Start, repository: Path, held: Gate) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", "--grace", "1000", gate=held)
+    told = process.ready()
+    held.shut()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(classify, told["port"])
+        until(held.reached)
+        process.popen.terminate()
+        until(lambda: page(told["metrics_port"], "/readyz")[0] == 503)
+        process.popen.terminate()
+        assert process.wait()[0] == 128 + signal.SIGTERM
+        assert isinstance(call.exception(), grpc.RpcError)
+
+
+def test_calls_that_outlast_the_grace_are_ended_and_the_exit_code_says_so(
+    start: Start, repository: Path, held: Gate
+) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", "--grace", "0.2", gate=held)
+    told = process.ready()
+    held.shut()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(classify, told["port"])
+        until(held.reached)
+        process.popen.terminate()
+        failure = call.exception()
+        assert isinstance(failure, grpc.RpcError)
+        assert failure.code() in (Code.CANCELLED, Code.UNAVAILABLE)
+    held.open()
+    code, _, err = process.wait()
+    assert code == CUT_OFF
+    assert "1 calls were not finished within --grace (0.2 s); they are ended" in err
+    assert "Traceback" not in err
+
+
+def test_a_compute_thread_that_hangs_keeps_no_process(
+    start: Start, repository: Path, held: Gate
+) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", "--grace", "0.2", gate=held)
+    told = process.ready()
+    held.shut()
+    with pytest.raises(grpc.RpcError) as late:
+        classify(told["port"], timeout=2)  # nobody waits for it any more
+    assert late.value.code() is Code.DEADLINE_EXCEEDED
+    until(held.reached)
+    process.popen.terminate()
+    code, _, err = process.wait()
+    assert code == CUT_OFF
+    assert "did not stop within --grace (0.2 s): still at work is" in err
+    assert "compute-0 (held" in err
+
+
+def test_an_image_whose_decoding_hangs_keeps_no_process(start: Start, tmp_path: Path) -> None:
+    held = Gate(tmp_path / "gate", "decode")
+    Repository(tmp_path / "repository").publish(make_image_bundle(tmp_path / "bundle"), "pets")
+    place = str(tmp_path / "repository")
+    process = start(place, *FREE_PORTS, "--json", "--grace", "0.2", gate=held)
+    port = process.ready()["port"]
+    held.shut()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = ClassifyImageRequest(images=[png((0, 0, 200))])
+        with pytest.raises(grpc.RpcError):
+            PredictionServiceStub(channel).ClassifyImage(request, timeout=2)
+    until(held.reached)
+    process.popen.terminate()
+    code, _, err = process.wait()
+    assert code == CUT_OFF
+    assert "decode_0 (held" in err
+
+
+def test_a_signal_while_it_loads_stops_it_with_0(
+    start: Start, repository: Path, held: Gate
+) -> None:
+    held.shut()
+    process = start(str(repository), *FREE_PORTS, gate=held)
+    until(held.reached)
+    process.popen.terminate()
+    process.logs("stopped before any model was ready")
+    held.open()
+    code, out, _ = process.wait()
+    assert (code, out) == (0, "")
+
+
+def test_a_model_whose_loading_hangs_keeps_no_process(
+    start: Start, repository: Path, held: Gate
+) -> None:
+    held.shut()
+    process = start(str(repository), *FREE_PORTS, "--grace", "0.2", gate=held)
+    until(held.reached)
+    process.popen.terminate()
+    code, out, err = process.wait()
+    assert (code, out) == (CUT_OFF, "")
+    assert "did not stop within --grace (0.2 s)" in err
+    assert "(held, " in err
+
+
+def test_a_second_signal_while_it_loads_ends_it_at_once(
+    start: Start, repository: Path, held: Gate
+) -> None:
+    held.shut()
+    process = start(str(repository), *FREE_PORTS, "--grace", "1000", gate=held)
+    until(held.reached)
+    process.popen.terminate()
+    process.logs("stopped before any model was ready")
+    process.popen.terminate()
+    assert process.wait()[0] == 128 + signal.SIGTERM
