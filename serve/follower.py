@@ -20,7 +20,7 @@ from edgewright.pointer import Canary
 from edgewright.repository import Repository
 from edgewright.serve.loader import Loaded, Loader
 from edgewright.serve.models import ServedModel
-from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL, Problems
+from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL, Counts, Problems
 from edgewright.serve.registry import Lineup, Registry
 from edgewright.serve.swap import Plan, Swap
 from edgewright.serve.version_policy import VersionPolicy
@@ -60,9 +60,10 @@ class Follower:
         loader: Loader,
         policy: VersionPolicy,
         around: Surroundings,
+        counts: Counts,
     ) -> None:
         self.plans: dict[str, Plan] = {}
-        self.problems = Problems()
+        self.problems = Problems(counts)
         self._repository = repository
         self._registry = registry
         self._loader = loader
@@ -116,7 +117,9 @@ class Follower:
         for name in sorted(names):
             async with self._locks[name]:
                 await self._look_at(name)
+        names.update(self._registry.names())  # which may have come meanwhile
         self.problems.keep(names)
+        self.plans = {name: plan for name, plan in self.plans.items() if name in names}
 
     async def make_current(self, name: str, version: int) -> None:
         """Prove ``version``, and have it answer here and in every replica.

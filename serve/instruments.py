@@ -26,6 +26,7 @@ from edgewright.serve.compute import Computed
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.model_instruments import ModelInstruments
 from edgewright.serve.models import ServedModel
+from edgewright.serve.repository_instruments import RepositoryInstruments
 from edgewright.serve.shadow_instruments import ShadowInstruments
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -46,6 +47,7 @@ class Instruments:
         GCCollector(registry=self.registry)
         self.models = ModelInstruments(self.registry)
         self.shadow = ShadowInstruments(self.registry)
+        self.repository = RepositoryInstruments(self.registry)
         self.rejected = self._counter(
             "edgewright_rejected",
             "Calls refused or failed, by reason (google.rpc.ErrorInfo).",
@@ -100,7 +102,8 @@ class Instruments:
 
     def model_unloaded(self, model: ServedModel) -> None:
         """``model`` answers no more."""
-        self.models.unloaded(model)
+        if self.models.unloaded(model):
+            self.shadow.unloaded(model.name, model.version)
 
     def reloaded(self, files: str, taken: bool) -> None:
         """Files have changed; whether what they say now is used."""

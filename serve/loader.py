@@ -53,11 +53,19 @@ class Loader:
     """Loads what is asked for; what it has loaded is its caller's."""
 
     def __init__(
-        self, repository: Repository, load: Load, clock: Callable[[], float] = time.monotonic
+        self,
+        repository: Repository,
+        load: Load,
+        refused: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``load`` verifies, proves and warms up one version; it is called in a thread."""
+        """``load`` verifies, proves and warms up one version; it is called in a thread.
+
+        ``refused`` is told the model of each version that was tried and does not answer.
+        """
         self._repository = repository
         self._load = load
+        self._refused = refused
         self._clock = clock
         self._one = asyncio.Lock()
         self._failures: dict[Key, _Failure] = {}
@@ -111,6 +119,7 @@ class Loader:
             message = f"{where} cannot be loaded: {error!r}"
             failure = _Failure(state, IntegrityError, message, self._clock() + _AGAIN_S)
         self._failures[name, version] = failure
+        self._refused(name)
         return failure
 
 

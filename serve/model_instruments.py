@@ -49,14 +49,19 @@ class ModelInstruments:
         self.loaded_at.labels(**named).set(timestamp)
         self._of[model] = OneModel(self, model)
 
-    def unloaded(self, model: ServedModel) -> None:
-        """``model`` answers no more: its series end, unless its version was loaded anew."""
+    def unloaded(self, model: ServedModel) -> bool:
+        """``model`` answers no more: its series end, unless its version was loaded anew.
+
+        Whether they have ended.
+        """
         self._of.pop(model, None)
         self._ends = {key: ends for key, ends in self._ends.items() if key[-1] is not model}
         gone = {"model": model.name, "version": str(model.version)}
-        if all({"model": each.name, "version": each.version} != gone for each in self._of.values()):
-            for metric in self._metrics:
-                metric.remove_by_labels(gone)
+        if any({"model": each.name, "version": each.version} == gone for each in self._of.values()):
+            return False
+        for metric in self._metrics:
+            metric.remove_by_labels(gone)
+        return True
 
     def of(self, model: BatchModel) -> OneModel | None:
         """The series of a model that is loaded."""

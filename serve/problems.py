@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 REPOSITORY = ""  # in the place of a model's name
 WHOLE_MODEL = 0  # in the place of a version
@@ -18,10 +19,24 @@ class _Problem:
     told: set[str] = field(default_factory=set)
 
 
+class Counts(Protocol):
+    """Who is told how many problems there are."""
+
+    def problems(self, model: str, count: int) -> None:
+        """So many of ``model`` there are now."""
+        ...
+
+    def forgotten(self, model: str) -> None:
+        """There is no such model any more."""
+        ...
+
+
 class Problems:
     """Messages by model and version. Lives on the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._counted: set[str] = set()
         self._known: dict[tuple[str, int], _Problem] = {}
 
     def put(self, name: str, found: Mapping[int, str]) -> None:
@@ -30,11 +45,16 @@ class Problems:
             del self._known[key]
         for version, message in found.items():
             self._tell(name, version, message)
+        self._counted.add(name)
+        self._counts.problems(name, len(found))
 
     def keep(self, names: Iterable[str]) -> None:
-        """Forget the problems of models that are not among ``names``."""
+        """Forget the models that are not among ``names``."""
         kept = {REPOSITORY, *names}
         self._known = {key: each for key, each in self._known.items() if key[0] in kept}
+        for name in self._counted - kept:
+            self._counts.forgotten(name)
+        self._counted &= kept
 
     def of(self, name: str) -> dict[int, str]:
         """The problems of a model by version."""

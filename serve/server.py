@@ -290,7 +290,9 @@ class Server:
         around = ServerSurroundings(self.registry, self.batcher, self.health, self.instruments)
         load = partial(self._load_one, repository, Preprocessors())
         policy = VersionPolicy.parse(self.config.versions)
-        return Follower(repository, self.registry, Loader(repository, load), policy, around)
+        counts = self.instruments.repository
+        loader = Loader(repository, load, counts.refused)
+        return Follower(repository, self.registry, loader, policy, around, counts)
 
     def _load_one(
         self, repository: Repository, preprocessors: Preprocessors, name: str, version: int

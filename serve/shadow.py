@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgewright.serve.call import Answer
 from edgewright.serve.models import ServedModel
-from edgewright.serve.registry import Registry
+from edgewright.serve.registry import Lineup, Registry
 from edgewright.serve.shadow_instruments import ShadowInstruments
 
 MOST_ROWS: Final = 64  # that wait
@@ -107,21 +107,31 @@ class Shadow:
                 continue
             copy = self._waiting.popleft()
             self._size -= copy.size
-            lineup = self._registry.lineup(copy.name)
-            if lineup is not None and lineup.shadow == copy.shadow:
+            lineup = self._lineup(copy)
+            if lineup is not None:
                 await self._compare(copy, lineup.versions[copy.shadow])
+
+    def _lineup(self, copy: _Copy) -> Lineup | None:
+        """Of its model, while its pair is served; then its series have not ended."""
+        lineup = self._registry.lineup(copy.name)
+        served = lineup and lineup.shadow == copy.shadow and copy.version in lineup.versions
+        return lineup if served else None
 
     async def _compare(self, copy: _Copy, shadow: ServedModel) -> None:
         started = self._clock()
         try:
             scores = await asyncio.to_thread(_scores, shadow, copy.content)
         except Exception as error:  # an edge: no caller asked for this, so none is told
+            if self._lineup(copy) is None:
+                return
             self._count(copy, "failed")
             if copy.pair not in self._failed:
                 self._failed.add(copy.pair)
                 log.warning("%s version %d, the shadow, failed: %r", copy.name, copy.shadow, error)
             return
         seconds = self._clock() - started
+        if self._lineup(copy) is None:
+            return
         self._instruments.compute_seconds.labels(copy.name, str(copy.shadow)).observe(seconds)
         agrees = shadow.labels[int(scores.argmax())] == copy.label
         self._count(copy, "agreed" if agrees else "differed")

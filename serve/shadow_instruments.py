@@ -35,3 +35,11 @@ class ShadowInstruments:
             buckets=_SECONDS,
             registry=registry,
         )
+
+    def unloaded(self, model: str, version: int) -> None:
+        """This version answers no more, nor gets copies: the series of its pairs end."""
+        as_shadow = {"model": model, "shadow_version": str(version)}
+        self.compute_seconds.remove_by_labels(as_shadow)
+        for metric in (self.rows, self.score_difference):
+            metric.remove_by_labels(as_shadow)
+            metric.remove_by_labels({"model": model, "version": str(version)})

@@ -290,6 +290,59 @@ def test_a_shadow_gets_copies_and_is_compared(served: Served) -> None:
     assert served.running.metric("edgewright_shadow_score_difference_count", **pair) == 40
 
 
+def test_the_series_of_a_pair_end_with_either_of_its_versions(served: Served) -> None:
+    for seed in (1, 2):
+        served.publish(Recipe(seed=seed))
+    pages = served.running.server.instruments.registry
+
+    def pairs() -> set[tuple[str, str]]:
+        return {
+            (sample.labels.get("version", ""), sample.labels["shadow_version"])
+            for family in pages.collect()
+            for sample in family.samples
+            if "shadow_version" in sample.labels
+        }
+
+    for current in (1, 3):
+        if current == 3:
+            served.admin.LoadVersion(LoadVersionRequest(model="news", version=3), timeout=60)
+        served.admin.SetTraffic(SetTrafficRequest(model="news", shadow_version=2), timeout=60)
+        served.version()
+        until(lambda: pairs() == {(str(current), "2"), ("", "2")})  # noqa: B023 -- ended at once
+    served.admin.SetTraffic(SetTrafficRequest(model="news"), timeout=60)
+    until(lambda: not pairs())
+
+
+def test_a_comparison_that_outlasts_its_pair_leaves_no_series(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.publish(Recipe(seed=1))
+    served.admin.SetTraffic(SetTrafficRequest(model="news", shadow_version=2), timeout=60)
+    plain, entered, let_go = ServedModel.scores, Event(), Event()
+
+    def scores(model: ServedModel, rows: Any) -> Any:
+        if model.version == 2:
+            entered.set()
+            assert let_go.wait(60)
+        return plain(model, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServedModel, "scores", scores)
+        served.version()
+        assert entered.wait(60)
+        served.admin.SetTraffic(SetTrafficRequest(model="news"), timeout=60)
+        gone = {"model": "news", "version": "2"}
+        value = served.running.server.instruments.registry.get_sample_value
+        until(lambda: value("edgewright_model_loaded_timestamp_seconds", gone) is None)
+        let_go.set()
+        shadow = served.running.server._shadow
+        until(lambda: shadow._task is not None and shadow._task.done())
+    page = served.running.server.instruments.registry.collect()
+    assert not [
+        each for family in page for each in family.samples if "shadow_version" in each.labels
+    ]
+
+
 def test_copies_are_dropped_while_callers_wait_and_counted(
     served: Served, gate: Callable[[], Any]
 ) -> None:

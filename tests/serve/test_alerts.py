@@ -16,11 +16,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgewright.repository import Repository
 from edgewright.v1.feedback_pb2 import FeedbackEntry, SendFeedbackRequest
 from edgewright.v1.feedback_pb2_grpc import FeedbackServiceStub
 
 from .bundles import POISON
-from .conftest import Launch
+from .conftest import Launch, until
 from .promql import named
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -33,9 +34,13 @@ Page = dict[str, set[str]]
 
 
 @pytest.fixture
-def page(launch: Launch, tmp_path: Path) -> Page:
-    """Sample name -> its labels, of a server that has answered, refused, failed and stored."""
-    running = launch(feedback=f"sqlite:///{tmp_path / 'feedback.db'}")
+def page(launch: Launch, bundle: Path, tmp_path: Path) -> Page:
+    """Sample name -> its labels, of a server that answered, refused, failed, stored, compared."""
+    repository = Repository(tmp_path / "repository")
+    for _ in range(2):
+        repository.publish(bundle, "news", keep_current=True)
+    repository.set_traffic("news", None, 2)
+    running = launch(repository.path, feedback=f"sqlite:///{tmp_path / 'feedback.db'}")
     (answer,) = running.classify("bank shares rises").classifications
     running.classify("bank", "goal")
     for text in (POISON, ""):
@@ -43,6 +48,8 @@ def page(launch: Launch, tmp_path: Path) -> Page:
             running.classify(text)
     entry = FeedbackEntry(entry_id="1", prediction_id=answer.prediction_id, label="sport")
     FeedbackServiceStub(running.channel).SendFeedback(SendFeedbackRequest(entries=[entry]))
+    pair = {"model": "news", "version": "1", "shadow_version": "2"}
+    until(lambda: running.metric("edgewright_shadow_rows_total", **pair, outcome="agreed") == 3)
     url = f"http://127.0.0.1:{running.server.metrics_port}/metrics"
     with urlopen(url, timeout=30) as response:
         families = text_string_to_metric_families(response.read().decode())
@@ -271,6 +278,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "EdgewrightReloadRefused": (
         {f'edgewright_reloads_total{{{JOB},files="tls",outcome="refused"}}': "0x25 1x5"},
         {f'edgewright_reloads_total{{{JOB},files="tls",outcome="taken"}}': "0x25 1x5"},
+    ),
+    "EdgewrightVersionNotServed": (
+        {f'edgewright_model_problems{{{JOB},model="news"}}': "0x10 1x20"},
+        {f'edgewright_model_problems{{{JOB},model="news"}}': "0x10 1x3 0x17"},
+    ),
+    "EdgewrightLoadsRefused": (
+        {f'edgewright_refused_loads_total{{{JOB},model="news"}}': "0x25 1x5"},
+        {f'edgewright_refused_loads_total{{{JOB},model="news"}}': "3x30"},
     ),
     "EdgewrightRestarts": (
         {f"process_start_time_seconds{{{JOB}}}": "1x20 2x3 3x3 4x4"},

@@ -27,7 +27,7 @@ from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL
 from edgewright.serve.registry import Registry, State
 from edgewright.serve.version_policy import VersionPolicy
 
-from .versions_on_disk import BAD, Disk, FakeSurroundings
+from .versions_on_disk import BAD, Disk, FakeCounts, FakeSurroundings
 
 T = TypeVar("T")
 
@@ -40,13 +40,16 @@ class Followed:
         self.runner = asyncio.Runner()
         self.registry = Registry(random.Random(0))
         self.around = FakeSurroundings()
+        self.counts = FakeCounts()
         self.clock = 0.0
         self.follower = self.runner.run(self._build(versions))
 
     async def _build(self, versions: str) -> Follower:
-        loader = Loader(self.disk.repository, self.disk.load, lambda: self.clock)
+        refused = self.counts.refusals.append
+        loader = Loader(self.disk.repository, self.disk.load, refused, lambda: self.clock)
         policy = VersionPolicy.parse(versions)
-        return Follower(self.disk.repository, self.registry, loader, policy, self.around)
+        disk, registry = self.disk.repository, self.registry
+        return Follower(disk, registry, loader, policy, self.around, self.counts)
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(step)
@@ -279,6 +282,30 @@ def test_a_model_that_appears_is_served_once_it_is_proven(disk: Disk) -> None:
         server.look()
         assert server.registry.names() == ["mail", "news"]
         assert server.follower.problems.of("mail") == {}
+
+
+def test_problems_and_refused_loads_are_counted_and_forgotten_with_their_model(disk: Disk) -> None:
+    with following(disk) as server:
+        counts = server.counts
+        assert counts.now == {"news": 0}
+        point(disk, 2, BAD)
+        server.look()
+        server.look()
+        with suppress(EdgewrightError):
+            server.run(server.follower.make_current("news", 2))
+        assert (counts.now, counts.refusals) == ({"": 0, "news": 1}, ["news", "news"])
+        disk.write(2, "mended")
+        mail = Disk(disk.path, "mail")
+        mail.write(1, BAD)
+        server.look()
+        assert counts.now == {"": 0, "mail": 1, "news": 0}
+        (disk.path / "mail").rename(disk.path.parent / "mail")
+        server.look()
+        assert counts.now == {"": 0, "news": 0}
+        assert list(server.follower.plans) == ["news"]
+        disk.path.rename(disk.path.parent / "away")
+        server.look()
+        assert counts.now == {"": 1, "news": 0}
 
 
 def test_a_server_that_starts_on_a_bad_version_answers_with_the_one_before(disk: Disk) -> None:

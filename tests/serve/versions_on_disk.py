@@ -61,6 +61,20 @@ class Disk:
 
 
 @dataclass
+class FakeCounts:
+    """The last count of each model, and how many loads were refused."""
+
+    now: dict[str, int] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+
+    def problems(self, model: str, count: int) -> None:
+        self.now[model] = count
+
+    def forgotten(self, model: str) -> None:
+        del self.now[model]
+
+
+@dataclass
 class FakeSurroundings:
     """Records what it is told; ``busy`` models have calls in flight."""
 
