@@ -6,7 +6,7 @@ Never what was asked: neither inputs nor answers are in it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
@@ -31,17 +31,15 @@ class AccessLog:
         self._level = level
         log.setLevel(logging.INFO)  # asked for, also where --quiet silences the rest
 
-    def write(self, record: CallRecord, code: str, ended: float, caller: Callable[[], str]) -> None:
+    def write(self, record: CallRecord, code: str, ended: float) -> None:
         """A line about a call that ended then, by time.monotonic, if it is to have one."""
         if self._level is AccessLevel.ERRORS and code == "OK":
             return
-        log.info(
-            "%s %s", record.method, code, extra={"fields": _fields(record, code, ended, caller())}
-        )
+        log.info("%s %s", record.method, code, extra={"fields": _fields(record, code, ended)})
 
 
-def _fields(record: CallRecord, code: str, ended: float, caller: str) -> Mapping[str, Any]:
-    fields: dict[str, Any] = {"method": record.method, "code": code, "caller": caller}
+def _fields(record: CallRecord, code: str, ended: float) -> Mapping[str, Any]:
+    fields: dict[str, Any] = {"method": record.method, "code": code, "caller": record.caller}
     if record.model is not None:
         fields |= {"model": record.model.name, "version": record.model.version}
     fields |= {"rows": record.rows, "ms": _ms(ended - record.started)}

@@ -52,9 +52,11 @@ class CallObserver:
         current_call.set(record)
         return record
 
-    def begin(self, record: CallRecord, method: str) -> None:
-        """It is being answered."""
+    def begin(self, record: CallRecord, method: str, caller: Callable[[], str]) -> None:
+        """It is being answered; ``caller`` tells the peer's address, which gRPC forgets."""
         record.method = method
+        if self._access_log is not None:
+            record.caller = caller()
         record.started = time.monotonic()
         if self._tracing is not None:
             self._tracing.begin(record, record.parent)
@@ -71,15 +73,8 @@ class CallObserver:
             log.debug("%s: %s", record.method, reason)
         return status
 
-    def end(
-        self,
-        record: CallRecord,
-        code: grpc.StatusCode,
-        caller: Callable[[], str],
-        *,
-        stream: bool = False,
-    ) -> None:
-        """It has been answered or given up; ``caller`` tells the peer's address."""
+    def end(self, record: CallRecord, code: grpc.StatusCode, *, stream: bool = False) -> None:
+        """It has been answered or given up."""
         ended = time.monotonic()
         seconds = None if stream else ended - record.started
         self._instruments.models.call_ended(
@@ -88,4 +83,4 @@ class CallObserver:
         if self._tracing is not None:
             self._tracing.end(record, code.name, ended, stream=stream)
         if self._access_log is not None:
-            self._access_log.write(record, code.name, ended, caller)
+            self._access_log.write(record, code.name, ended)

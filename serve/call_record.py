@@ -22,7 +22,7 @@ class CallRecord:
     """One call of a method, from its arrival to its end. It belongs to the event loop."""
 
     __slots__ = (
-        "epoch_ns", "method", "model", "parent", "request_id", "rows", "span", "started",
+        "caller", "epoch_ns", "method", "model", "parent", "request_id", "rows", "span", "started",
         "trace_id", "work",
     )  # fmt: skip
 
@@ -34,6 +34,7 @@ class CallRecord:
         self.span: Any = None  # OpenTelemetry's, on a server that traces
         self.trace_id = ""  # in hexadecimal, where the trace is kept
         self.method = ""
+        self.caller = ""  # its address, on a server that logs calls
         self.started = 0.0  # by time.monotonic, as the batcher's clock
         self.model: ServedModel | None = None  # once it is known
         self.rows = 0  # that were asked for

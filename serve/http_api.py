@@ -149,7 +149,7 @@ class HttpApi:
                 return await self._let_in(route, request, groups)
             except EdgewrightError as error:
                 return _failed(error, self._observer.failed(record, error))
-        self._observer.begin(record, route.call)
+        self._observer.begin(record, route.call, lambda: request.peer)
         code = grpc.StatusCode.OK
         self.in_flight += 1
         try:
@@ -165,7 +165,7 @@ class HttpApi:
             response = _failed(error, status)
         finally:
             self.in_flight -= 1
-            self._observer.end(record, code, lambda: request.peer)
+            self._observer.end(record, code)
         named = {**response.headers, "X-Request-Id": record.request_id}
         return replace(response, headers=named)
 

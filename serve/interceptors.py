@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from edgewright.serve.tokens import Right
 
 _OUR_STREAMS = "/edgewright."
 Answer = Callable[[Any, Any], Awaitable[Any]]
-StreamAnswer = Callable[[Any, Any], AsyncIterator[Any]]
+StreamAnswer = Callable[[Any, Any], AsyncGenerator[Any, None]]
 
 
 class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
@@ -82,22 +83,26 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
             finally:
                 self.in_flight -= 1
                 self._exit(caller)
-                self._observer.end(record, code, context.peer)
+                self._observer.end(record, code)
 
         return edge
 
     def _stream_edge(
         self, path: str, answer: StreamAnswer, parse: Callable[[bytes], Any]
-    ) -> StreamAnswer:
+    ) -> Answer:
+        """A coroutine that writes, not a generator: when a caller leaves while he is answered, a
+        generator is closed some time after gRPC has freed the call, and counts as a success.
+        """
         method, right = path.removeprefix("/"), right_for(path)
 
-        async def edge(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        async def edge(messages: AsyncIterator[bytes], context: Any) -> None:
             record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
             try:
                 caller = self._enter(right, context)
-                async for response in answer(_each_parsed(messages, parse), context):
-                    yield response
-            except asyncio.CancelledError:
+                async with aclosing(answer(_each_parsed(messages, parse), context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+            except (asyncio.CancelledError, grpc.aio.BaseError):  # the latter from a write
                 code = _left_by_caller(context)
                 raise
             except Exception as error:  # the edge, as above
@@ -107,7 +112,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
             finally:
                 self.in_flight -= 1
                 self._exit(caller)
-                self._observer.end(record, code, context.peer, stream=True)
+                self._observer.end(record, code, stream=True)
 
         return edge
 
@@ -115,7 +120,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         self.in_flight += 1
         record = current_call.get()
         assert record is not None  # the interceptor has run in this task
-        self._observer.begin(record, method)
+        self._observer.begin(record, method, context.peer)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
         return record
 
@@ -125,12 +130,13 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         if self._callers is None or right is None:
             return handler
 
-        async def edge(messages: Any, context: Any) -> AsyncIterator[Any]:
+        async def edge(messages: Any, context: Any) -> None:
             caller = ""
             try:
                 caller = self._enter(right, context)
-                async for response in handler.stream_stream(messages, context):
-                    yield response
+                async with aclosing(handler.stream_stream(messages, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
             except EdgewrightError as error:
                 record = current_call.get()
                 assert record is not None  # as above

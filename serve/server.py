@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import time
@@ -31,7 +32,7 @@ from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
 from edgewright.serve.follower import Follower
-from edgewright.serve.grace import LAST_S, Grace
+from edgewright.serve.grace import Grace
 from edgewright.serve.health import HealthService
 from edgewright.serve.http_api import HttpApi, Watched
 from edgewright.serve.http_server import HttpServer
@@ -205,8 +206,9 @@ class Server:
         self.feedback.drain()
         self.predictions.drain()
         self._api.drain()
-        # Longer than the grace: what it would end by itself could not be counted below.
-        stopped = asyncio.create_task(self._rpc.stop(self.config.grace_s + LAST_S))
+        # No timer of gRPC's: what it ended could not be counted below, and were it to run out just
+        # as the other ``stop`` ends, gRPC would cancel the calls of a server that it has freed.
+        stopped = asyncio.create_task(self._rpc.stop(math.inf))
         # Streams of health and reflection end when their callers like, so they are not waited for.
         end = time.monotonic() + self.config.grace_s
         while time.monotonic() < end and await self._busy():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -82,3 +83,19 @@ def test_a_drain_ends_after_the_grace_even_if_a_call_does_not_and_says_so(
         held.open.set()
         drained.result()
     assert "1 calls were not finished within --grace (0.1 s); they are ended" in caplog.text
+
+
+def test_no_timer_ends_a_drain_beside_the_server_s_own(
+    launch: Launch, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = launch(grace_s=5.0)
+    stop, graces = running.server._rpc.stop, list[float | None]()
+
+    def spied(grace: float | None) -> Awaitable[None]:
+        graces.append(grace)
+        return stop(grace)
+
+    monkeypatch.setattr(running.server._rpc, "stop", spied)
+    loop.run(running.server.drain())
+    # Two timers that run out together have gRPC touch a server that it has freed.
+    assert set(graces) == {math.inf, None}

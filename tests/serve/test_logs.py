@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -15,7 +16,13 @@ import pytest
 
 from edgewright.serve.call_record import RequestIds
 from edgewright.serve.logs import JsonFormatter, LogThread, TextFormatter
-from edgewright.v1.prediction_pb2 import ClassifyTextRequest, StreamClassifyRequest, StreamItem
+from edgewright.serve.prediction_service import PredictionService
+from edgewright.v1.prediction_pb2 import (
+    ClassifyTextRequest,
+    StreamClassifyRequest,
+    StreamClassifyResponse,
+    StreamItem,
+)
 
 from .bundles import POISON
 from .conftest import Gate, Launch, Running, until
@@ -171,8 +178,30 @@ def test_a_call_that_its_caller_left_has_a_line(
     call.cancel()
     (line,) = log.accesses(1)
     assert line["code"] == "CANCELLED"
+    assert re.fullmatch(r"ipv4:127\.0\.0\.1:\d+", line["caller"])
     assert "compute_ms" not in line
     held.open.set()
+
+
+def test_a_stream_that_its_caller_left_while_it_was_answered_has_a_line(
+    launch: Launch, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = threading.Event()
+
+    async def answer(*_: Any) -> AsyncIterator[StreamClassifyResponse]:
+        asyncio.get_running_loop().call_soon(writing.set)
+        # More than is ever under way to a caller that does not read.
+        yield StreamClassifyResponse(model="x" * (8 << 20))
+
+    monkeypatch.setattr(PredictionService, "StreamClassify", answer)
+    running = launch(access_log="errors")
+    call = running.predictions.StreamClassify(iter([]), timeout=60)
+    assert writing.wait(30)
+    call.cancel()
+    (line,) = log.accesses(1)
+    assert line["code"] == "CANCELLED"
+    assert re.fullmatch(r"ipv4:127\.0\.0\.1:\d+", line["caller"])
+    assert running.classify("bank").model == "news"
 
 
 def test_lines_for_people_end_with_what_json_has_as_fields() -> None:
