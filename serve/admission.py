@@ -105,6 +105,15 @@ class Queue:
             bulk += load.seconds(True)
         return small + bulk if large else small + min(small, bulk)
 
+    def refusal(self) -> OverloadedError | None:
+        """What every call would be told now, however small; None where one may be let in."""
+        if self.rows >= self._limit.rows:
+            return self._refusal(self._full(), large=False)
+        wait_s = self.wait_s()
+        if wait_s > self._limit.wait_s:
+            return self._refusal(self._long(wait_s), large=False)
+        return None
+
     def rows_of(self, model: BatchModel) -> int:
         """How many of ``rows`` are of ``model``."""
         load = self._loads.get(model)
@@ -159,32 +168,36 @@ class Queue:
         limit, rows = self._limit.rows, len(call.inputs)
         crowding = len(self._known) > 1 and load.rows > _SHARE_OF_FREE * (limit - self.rows)
         if self.rows + rows > limit or crowding:
-            raise self._refusal(
-                f"{self.rows} rows wait and {limit} may; try again later, "
-                "ask another replica, or raise --queue-size of the server",
-                call,
-            )
+            raise self._refusal(self._full(), call.large)
 
     def _check_wait(self, call: Call, load: Load, time_left_s: float | None) -> None:
         wait_s, limit_s = self.wait_s(call.large), self._limit.wait_s
         own_s = load.seconds(False) + load.seconds(True)
         crowding = len(self._known) > 1 and own_s > _SHARE_OF_FREE * max(0.0, limit_s - wait_s)
         if wait_s > limit_s or (wait_s > 0 and crowding):
-            raise self._refusal(
-                f"about {wait_s:.2g} seconds of work wait and --max-wait of the server is "
-                f"{limit_s:g}; try again later, or ask another replica",
-                call,
-            )
+            raise self._refusal(self._long(wait_s), call.large)
         needed_s = wait_s + load.pace.batch_s + call.cost * load.pace.seconds_per_unit
         # With nothing before it, it is tried: the estimate may be wrong.
         if time_left_s is not None and wait_s > 0 and needed_s > time_left_s:
             raise self._refusal(
                 f"the answer would take about {needed_s:.2g} seconds, for other work waits, and "
                 f"the deadline leaves {time_left_s:.2g}; allow more, or ask another replica",
-                call,
+                call.large,
             )
 
-    def _refusal(self, message: str, call: Call) -> OverloadedError:
-        half_s = self.wait_s(call.large) / 2
+    def _full(self) -> str:
+        return (
+            f"{self.rows} rows wait and {self._limit.rows} may; try again later, "
+            "ask another replica, or raise --queue-size of the server"
+        )
+
+    def _long(self, wait_s: float) -> str:
+        return (
+            f"about {wait_s:.2g} seconds of work wait and --max-wait of the server is "
+            f"{self._limit.wait_s:g}; try again later, or ask another replica"
+        )
+
+    def _refusal(self, message: str, large: bool) -> OverloadedError:
+        half_s = self.wait_s(large) / 2
         retry_s = min(max(half_s, _RETRY_FLOOR_S), _RETRY_CEILING_S)
         return OverloadedError(message, retry_after_s=retry_s)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
-from edgewright.errors import EdgewrightError, InputError
+from edgewright.errors import EdgewrightError, InputError, OverloadedError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
@@ -19,6 +19,16 @@ from edgewright.serve.callers import Callers, Peer, right_for
 from edgewright.serve.tokens import Right
 
 _OUR_STREAMS = "/edgewright."
+# Unary methods whose calls all wait in the queue.
+QUEUED: Final = frozenset(
+    (
+        "/edgewright.v1.PredictionService/ClassifyText",
+        "/edgewright.v1.PredictionService/ClassifyImage",
+        "/edgewright.v1.PredictionService/EmbedText",
+        "/edgewright.v1.PredictionService/EmbedImage",
+        "/inference.GRPCInferenceService/ModelInfer",
+    )
+)
 Answer = Callable[[Any, Any], Awaitable[Any]]
 StreamAnswer = Callable[[Any, Any], AsyncGenerator[Any, None]]
 
@@ -27,12 +37,19 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
     """Wraps the unary methods, and our streams, which end when the server drains.
 
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
-    none of them: they last as long as their callers like. ``callers`` says who is let in.
+    none of them: they last as long as their callers like. ``callers`` says who is let in,
+    ``refusal`` whether the queue has room for nobody.
     It belongs to one server: what it has wrapped, any server that shared it would answer too.
     """
 
-    def __init__(self, observer: CallObserver, callers: Callers | None = None) -> None:
+    def __init__(
+        self,
+        observer: CallObserver,
+        callers: Callers | None = None,
+        refusal: Callable[[], OverloadedError | None] = lambda: None,
+    ) -> None:
         self.in_flight = 0
+        self._refusal = refusal
         self._observer = observer
         self._callers = None if callers is None or callers.open else callers
         self._wrapped: dict[str, Any] = {}
@@ -42,6 +59,8 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
     ) -> Any:
         """The method's handler, wrapped once and kept."""
         self._observer.arrived(details.invocation_metadata)
+        if details.method in QUEUED and (refusal := self._refusal()) is not None:
+            return self._refusing(details.method, refusal)
         wrapped = self._wrapped.get(details.method)
         if wrapped is not None:
             return wrapped
@@ -115,6 +134,29 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 self._observer.end(record, code, stream=True)
 
         return edge
+
+    def _refusing(self, path: str, refusal: OverloadedError) -> Any:
+        """Refuses one call without reading it: what refusing costs, those to be answered lack.
+
+        It is the handler of a stream, since of a unary call gRPC reads the message first.
+        """
+        method, right = path.removeprefix("/"), right_for(path)
+
+        async def edge(_messages: Any, context: Any) -> None:
+            record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
+            try:
+                caller = self._enter(right, context)
+                raise refusal
+            except EdgewrightError as error:
+                status = self._observer.failed(record, error)
+                code = CODES[status.code]
+                await _abort(context, status, record)
+            finally:
+                self.in_flight -= 1
+                self._exit(caller)
+                self._observer.end(record, code)
+
+        return grpc.stream_stream_rpc_method_handler(edge)
 
     def _begin(self, method: str, context: Any) -> CallRecord:
         self.in_flight += 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -33,6 +33,7 @@ from edgewright.serve.feedback_intake import FeedbackIntake, open_store
 from edgewright.serve.feedback_service import FeedbackService
 from edgewright.serve.follower import Follower
 from edgewright.serve.grace import Grace
+from edgewright.serve.grpc_options import grpc_options
 from edgewright.serve.health import HealthService
 from edgewright.serve.http_api import HttpApi, Watched
 from edgewright.serve.http_server import HttpServer
@@ -115,8 +116,10 @@ class Server:
         access_log = None if level is AccessLevel.OFF else AccessLog(level)
         observer = CallObserver(self.instruments, access_log, self._tracing)
         callers = self._security.callers
-        self._edge = CallEdge(observer, callers)
-        self._rpc = grpc.aio.server(interceptors=[self._edge], options=_options(config))
+        self._edge = CallEdge(observer, callers, lambda: self.batcher.queue.refusal())
+        self._rpc = grpc.aio.server(
+            interceptors=[self._edge], options=grpc_options(config.max_message_mb * MIB)
+        )
         self.port = bound(
             config.host,
             config.port,
@@ -383,14 +386,3 @@ def _stop_on_signals(grace: Grace) -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number)
     return stop
-
-
-def _options(config: ServeConfig) -> list[tuple[str, Any]]:
-    return [
-        ("grpc.so_reuseport", 0),  # two servers on one port would share calls in silence
-        ("grpc.max_receive_message_length", config.max_message_mb * MIB),
-        ("grpc.max_send_message_length", -1),
-        # Clients may ping to keep an idle connection through a proxy; the default calls it abuse.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]

@@ -81,6 +81,33 @@ def test_what_would_wait_too_long_is_refused_by_the_estimate() -> None:
     assert queue.wait_s() == pytest.approx(2.1)
 
 
+def test_whether_anybody_may_be_let_in_is_told_without_a_call() -> None:
+    model = FakeModel()
+    by_rows, by_time = Queue(QueueLimit(3, 60.0)), learned(Queue(QueueLimit(1000, 2.0)), model, 0.1)
+    by_rows.enter(call(model, 2), None)
+    by_time.enter(call(model, 20), None)
+    assert by_rows.refusal() is by_time.refusal() is None
+    by_rows.enter(call(model, 1), None)
+    by_time.enter(call(model, 10), None)
+    for queue, message in ((by_rows, "3 rows wait and 3 may"), (by_time, "about 3 seconds of")):
+        refusal = queue.refusal()
+        assert refusal is not None
+        assert message in str(refusal)
+        with pytest.raises(OverloadedError, match=message) as same:
+            queue.enter(call(model, 1), None)
+        assert same.value.retry_after_s == refusal.retry_after_s > 0
+
+
+def test_a_large_call_before_it_refuses_no_small_one_unheard() -> None:
+    model = FakeModel()
+    queue = learned(Queue(QueueLimit(1000, 2.0)), model, 0.1)
+    large = call(model, 50)
+    large.large = True
+    queue.enter(large, None)
+    assert queue.refusal() is None
+    queue.enter(call(model, 1), None)
+
+
 @pytest.mark.parametrize(
     ("seconds_per_unit", "delay"), [(0.0, 0.05), (0.001, 0.05), (0.01, 0.5), (0.5, 5.0)]
 )

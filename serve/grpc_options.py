@@ -1,0 +1,31 @@
+"""What gRPC is told of how this server wants to be called."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+# Calls in flight over one connection. A client that has more keeps them, with their deadlines,
+# and sends each when another has ended: nobody is refused for it.
+MAX_CALLS_PER_CONNECTION: Final = 128
+# Calls over all connections that gRPC has taken in and the event loop has not come to. It cancels
+# some beyond the first, all beyond the second; both bound memory and the wait that nobody sees.
+# The first is as much as sixteen full connections.
+MAX_UNSEEN_CALLS: Final = (2048, 4096)
+
+
+def grpc_options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Arguments of the server's channels."""
+    return [
+        ("grpc.so_reuseport", 0),  # two servers on one port would share calls in silence
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+        # It also counts calls that have ended and whose memory is not free yet, of which a busy
+        # Python has many, and would refuse (REFUSED_STREAM) clients that keep within the limit.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", MAX_UNSEEN_CALLS[0]),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_UNSEEN_CALLS[1]),
+        # Clients may ping to keep an idle connection through a proxy; the default calls it abuse.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

@@ -1,0 +1,160 @@
+"""What is refused before it is read, and what gRPC holds before the server sees it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from edgewright.oip import inference_pb2
+from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION, MAX_UNSEEN_CALLS
+from edgewright.serve.interceptors import QUEUED
+from edgewright.v1 import prediction_pb2
+
+from .conftest import Gate, Launch, Running, until
+
+CLASSIFY = "/edgewright.v1.PredictionService/ClassifyText"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+NO_MESSAGE = b"\xff\xff"
+
+
+def sent(running: Running, path: str, message: bytes = NO_MESSAGE) -> grpc.RpcError:
+    """How the server refused the call."""
+    with pytest.raises(grpc.RpcError) as refusal:
+        running.channel.unary_unary(path)(message, timeout=60)
+    return refusal.value
+
+
+def full(launch: Launch, gate: Callable[[], Gate], **options: Any) -> tuple[Running, Gate, Any]:
+    """A server whose queue has room for nobody, until the gate is opened."""
+    running = launch(instances=1, queue_size=2, max_texts=2, **options)
+    held = gate()
+    waiting = running.predictions.ClassifyText.future(running.request("bank", "vote"), timeout=60)
+    until(lambda: running.server.batcher.queue.rows == 2)
+    return running, held, waiting
+
+
+@pytest.mark.parametrize("path", [CLASSIFY, INFER])
+def test_where_the_queue_has_room_for_nobody_calls_are_refused_unread(
+    launch: Launch, gate: Callable[[], Gate], path: str
+) -> None:
+    running, held, waiting = full(launch, gate)
+    error = sent(running, path)
+    trailers = dict(error.trailing_metadata())
+    status = Status.FromString(trailers[STATUS_METADATA_KEY])
+    info, retry = ErrorInfo(), RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(retry)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "2 rows wait and 2 may" in error.details()
+    assert info.reason == "QUEUE_FULL"
+    assert retry.retry_delay.ToNanoseconds() > 0
+    assert trailers["x-request-id"]
+    assert running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 1
+    refused = {"code": "RESOURCE_EXHAUSTED", "method": path.removeprefix("/")}
+    until(lambda: running.metric("edgewright_requests_total", **refused) == 1)
+    held.open.set()
+    assert len(waiting.result().classifications) == 2
+    until(lambda: running.server.in_flight == 0)
+    assert sent(running, path).code() is grpc.StatusCode.INVALID_ARGUMENT  # it is read again
+
+
+def test_probes_and_descriptions_are_answered_all_the_same(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    running, held, waiting = full(launch, gate)
+    live = running.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+    assert inference_pb2.ServerLiveResponse.FromString(live(b"", timeout=60)).live
+    held.open.set()
+    waiting.result()
+
+
+def test_who_may_not_call_is_told_that_rather_than_to_come_back(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    running, held, waiting = full(launch, gate, max_calls_per_caller=1)
+    assert "calls in flight" in sent(running, CLASSIFY).details()
+    held.open.set()
+    waiting.result()
+
+
+def test_every_unary_method_that_computes_is_one_of_them() -> None:
+    service = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"]
+    unary = {
+        f"/{service.full_name}/{method.name}"
+        for method in service.methods
+        if not (method.client_streaming or method.server_streaming)
+    }
+    assert unary | {INFER} == QUEUED
+
+
+class Late:
+    """Holds a server's event loop while it is entered."""
+
+    def __init__(self, running: Running) -> None:
+        self._loop = running.loop.loop
+        self._held, self._go_on = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        self._loop.call_soon_threadsafe(self._hold)
+        assert self._held.wait(30)
+
+    def __exit__(self, *_: object) -> None:
+        self._go_on.set()
+
+    def _hold(self) -> None:
+        self._held.set()
+        assert self._go_on.wait(60)
+
+
+def test_a_late_event_loop_costs_no_caller_within_the_limits_its_answer(launch: Launch) -> None:
+    """More calls than gRPC would hold; those beyond the limit of a connection wait in the client."""
+    running = launch(max_wait_s=600.0)
+    running.classify("bank")  # the connection is there, and the client knows its limit
+    request = running.request("bank")
+    with Late(running):
+        calls = [
+            running.predictions.ClassifyText.future(request, timeout=600)
+            for _ in range(MAX_UNSEEN_CALLS[1])
+        ]
+    assert Counter(call.code() for call in calls) == {grpc.StatusCode.OK: len(calls)}
+
+
+def test_what_waits_unseen_is_bounded(launch: Launch) -> None:
+    """Beyond both limits gRPC cancels calls: the memory is worth more than their answers."""
+    running = launch(max_wait_s=600.0)
+    request = running.request("bank").SerializeToString()
+    with ExitStack() as open_channels:
+        channels = [
+            open_channels.enter_context(
+                grpc.insecure_channel(
+                    f"127.0.0.1:{running.server.port}",
+                    options=[("grpc.use_local_subchannel_pool", 1)],
+                )
+            )
+            for _ in range(MAX_UNSEEN_CALLS[1] // MAX_CALLS_PER_CONNECTION + 1)
+        ]
+        methods = [channel.unary_unary(CLASSIFY) for channel in channels]
+        for method in methods:
+            method(request, timeout=60)
+        with Late(running):
+            calls = [
+                method.future(request, timeout=600)
+                for method in itertools.islice(
+                    itertools.cycle(methods), len(methods) * MAX_CALLS_PER_CONNECTION
+                )
+            ]
+            too_many = len(calls) - MAX_UNSEEN_CALLS[1] - 1  # gRPC has been asked for one of them
+            until(lambda: sum(call.done() for call in calls) >= too_many)
+        codes = Counter(call.code() for call in calls)
+    assert codes[grpc.StatusCode.CANCELLED] >= too_many
+    assert codes[grpc.StatusCode.OK]
