@@ -47,7 +47,7 @@ class FakeModel:
         run = [int(row.input_ids[0]) for row in rows]
         self.runs.append(run)
         self.entered.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         return expected_scores(run)
 
     def scores_with(

@@ -106,7 +106,7 @@ class Gate:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what another thread does; the test fails if it never does."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)

@@ -106,7 +106,7 @@ def classify(port: int, text: str = "bank shares", timeout: float = 30) -> Class
 
 def page(port: int, path: str) -> tuple[int, str]:
     try:
-        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
             return response.status, response.read().decode()
     except HTTPError as error:
         with error:
@@ -114,7 +114,7 @@ def page(port: int, path: str) -> tuple[int, str]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)

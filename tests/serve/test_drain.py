@@ -42,7 +42,7 @@ def refused(running: Running) -> bool:
     ) as channel:
         stub = type(running.models)(channel)
         try:
-            stub.ListModels(model_pb2.ListModelsRequest(), timeout=10)
+            stub.ListModels(model_pb2.ListModelsRequest(), timeout=30)
         except grpc.RpcError as error:
             return error.code() is Code.UNAVAILABLE
         return False

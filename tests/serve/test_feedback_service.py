@@ -68,7 +68,7 @@ def rows(url: str, query: str) -> list[tuple[Any, ...]]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)

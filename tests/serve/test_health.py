@@ -50,12 +50,12 @@ class Watch:
             self.seen.put(-1)
 
     def next(self) -> int:
-        return self.seen.get(timeout=20)
+        return self.seen.get(timeout=60)
 
 
 def check(running: Running, name: str) -> int:
     stub = HealthStub(running.channel)
-    status: int = stub.Check(HealthCheckRequest(service=name), timeout=10).status
+    status: int = stub.Check(HealthCheckRequest(service=name), timeout=30).status
     return status
 
 
@@ -142,7 +142,7 @@ def test_an_unknown_name_is_not_found(launch: Launch) -> None:
 
 
 def test_list_tells_every_name(launch: Launch) -> None:
-    answer = HealthStub(launch().channel).List(HealthListRequest(), timeout=10)
+    answer = HealthStub(launch().channel).List(HealthListRequest(), timeout=30)
     assert {name: each.status for name, each in answer.statuses.items()} == dict.fromkeys(
         NAMES, SERVING
     )

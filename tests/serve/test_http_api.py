@@ -23,7 +23,7 @@ from .image_bundles import make_image_bundle, png
 
 def get(running: Running, path: str, method: str = "GET") -> tuple[int, bytes]:
     port = running.server.metrics_port
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -94,7 +94,7 @@ def test_other_paths_and_methods(launch: Launch, method: str, path: str, status:
 
 def test_a_connection_that_says_nothing_holds_up_nobody(launch: Launch) -> None:
     running = launch(load=False)
-    with socket.create_connection(("127.0.0.1", running.server.metrics_port), timeout=10):
+    with socket.create_connection(("127.0.0.1", running.server.metrics_port), timeout=30):
         assert get(running, "/healthz")[0] == 200
 
 

@@ -56,7 +56,7 @@ def server(loop: LoopThread, answers: Answers) -> Iterator[HttpServer]:
 
 
 def connect(server: HttpServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
 
 
 def tell(server: HttpServer, data: bytes) -> bytes:

@@ -39,7 +39,7 @@ class Model:
 
     def decode(self, images: Sequence[bytes]) -> Any:
         self.threads.add(threading.current_thread().name)
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         return self._preprocessor.encode(Counted(images, self))
 
     def cost(self, _given: Any) -> int:

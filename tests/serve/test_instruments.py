@@ -116,7 +116,7 @@ def test_the_queue_tells_what_waits_and_for_how_long(
     assert running.metric("edgewright_queue_wait_seconds") == 0
     held = gate()
     call = running.predictions.ClassifyText.future(running.request("bank", "goal"), timeout=30)
-    assert held.entered.wait(20)
+    assert held.entered.wait(60)
     assert running.metric("edgewright_queue_rows") == 2
     assert running.metric("edgewright_requests_in_flight") == 1
     assert running.metric("edgewright_queue_wait_seconds") > 0

@@ -174,7 +174,7 @@ def test_a_call_that_its_caller_left_has_a_line(
     running = launch(access_log="errors")
     held = gate()
     call = running.predictions.ClassifyText.future(running.request("bank"), timeout=30)
-    assert held.entered.wait(20)
+    assert held.entered.wait(60)
     call.cancel()
     (line,) = log.accesses(1)
     assert line["code"] == "CANCELLED"

@@ -204,7 +204,8 @@ def test_expired_and_cancelled_calls_are_never_computed(
     request = ClassifyTextRequest(texts=["bank"])
     first = running.predictions.ClassifyText.future(request, timeout=30)
     until(held.entered.is_set)
-    expired = running.predictions.ClassifyText.future(request, timeout=0.2)
+    # Time enough to be seen waiting, also on a slow machine.
+    expired = running.predictions.ClassifyText.future(request, timeout=2)
     cancelled = running.predictions.ClassifyText.future(request, timeout=30)
     until(lambda: running.server.batcher.queue.rows == 3)
     cancelled.cancel()
@@ -239,7 +240,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(
 @pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 64, b""])
 def test_garbage_on_the_port_does_no_harm(launch: Launch, garbage: bytes) -> None:
     running = launch()
-    with socket.create_connection(("127.0.0.1", running.server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", running.server.port), timeout=30) as connection:
         connection.sendall(garbage)
     assert running.classify("still alive").classifications
 
@@ -248,7 +249,7 @@ def test_a_message_that_is_no_protobuf_is_refused(launch: Launch) -> None:
     running = launch()
     call = running.channel.unary_unary(f"/{METHOD}")
     with pytest.raises(grpc.RpcError) as failure:
-        call(b"\xff\xff\xff", timeout=10)
+        call(b"\xff\xff\xff", timeout=30)
     assert failure.value.code() is Code.INVALID_ARGUMENT
     assert details(failure.value)[0] == "INPUT_INVALID"
     assert running.classify("still alive").classifications
@@ -256,7 +257,7 @@ def test_a_message_that_is_no_protobuf_is_refused(launch: Launch) -> None:
 
 def test_a_method_that_does_not_exist_is_unimplemented(launch: Launch) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        launch().channel.unary_unary("/edgewright.v1.PredictionService/Guess")(b"", timeout=10)
+        launch().channel.unary_unary("/edgewright.v1.PredictionService/Guess")(b"", timeout=30)
     assert failure.value.code() is Code.UNIMPLEMENTED
 
 

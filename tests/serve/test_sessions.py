@@ -31,7 +31,7 @@ class One:
     ) -> dict[str, NDArray[Any]]:
         assert self._busy.acquire(blocking=False)
         if self._together is not None:
-            self._together.wait(20)
+            self._together.wait(60)
         self.runs += 1
         self._busy.release()
         if np.isnan(arrays["x"]).any():

@@ -123,7 +123,7 @@ def test_both_ports_speak_tls_and_nothing_else(
     assert classify(dial(running, authority.root)) == "news"
     assert page(running, "/readyz", authority.root)[0] == 200
     with pytest.raises(grpc.RpcError) as failure:
-        running.classify("bank", timeout=5)
+        running.classify("bank", timeout=30)
     assert failure.value.code() is Code.UNAVAILABLE
     with pytest.raises(grpc.RpcError) as failure:
         classify(dial(running, other.root))
