@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -19,6 +20,7 @@ from edgewright.serve.callers import Callers, Peer, right_for
 from edgewright.serve.tokens import Right
 
 _OUR_STREAMS = "/edgewright."
+_ON_THE_WAY_S: Final = 0.05  # what a call may have taken to get here
 # Unary methods whose calls all wait in the queue.
 QUEUED: Final = frozenset(
     (
@@ -93,7 +95,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                 caller = self._enter(right, context)
                 return await answer(_parsed(message, parse), context)
             except asyncio.CancelledError:
-                code = _left_by_caller(context)
+                code = left_by_caller(context.time_remaining(), time.monotonic() - record.started)
                 raise
             except Exception as error:  # the edge: nothing may reach the wire as it is
                 status = self._observer.failed(record, error)
@@ -122,7 +124,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
                     async for response in responses:
                         await context.write(response)
             except (asyncio.CancelledError, grpc.aio.BaseError):  # the latter from a write
-                code = _left_by_caller(context)
+                code = left_by_caller(context.time_remaining(), time.monotonic() - record.started)
                 raise
             except Exception as error:  # the edge, as above
                 status = self._observer.failed(record, error)
@@ -222,7 +224,12 @@ def _parsed(message: bytes, parse: Callable[[bytes], Any]) -> Any:
         raise InputError(f"the request is not the message of this method: {error}") from error
 
 
-def _left_by_caller(context: Any) -> grpc.StatusCode:
-    left_s = context.time_remaining()
-    late = left_s is not None and left_s <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+def left_by_caller(left_s: float | None, spent_s: float) -> grpc.StatusCode:
+    """What became of a call whose caller left after ``spent_s`` with ``left_s`` to go.
+
+    He leaves at his deadline, which is told here rounded up, by a hundredth at most, and as what
+    remained when he called: by this clock it is yet to come.
+    """
+    if left_s is None or left_s > _ON_THE_WAY_S + (spent_s + left_s) / 100:
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.DEADLINE_EXCEEDED

@@ -19,6 +19,7 @@ from edgewright.backends import get_backend, softmax
 from edgewright.errors import ConfigError, ModelNotFoundError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.interceptors import left_by_caller
 from edgewright.serve.server import Server
 from edgewright.v1 import model_pb2
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest
@@ -210,12 +211,30 @@ def test_expired_and_cancelled_calls_are_never_computed(
     until(lambda: running.server.batcher.queue.rows == 3)
     cancelled.cancel()
     assert expired.exception().code() is Code.DEADLINE_EXCEEDED
-    for code in ("DEADLINE_EXCEEDED", "CANCELLED"):
-        until(lambda code=code: requests(running, code) == 1)
+    # Which of them the first is counted as hangs on how long it was on its way.
+    left = ("DEADLINE_EXCEEDED", "CANCELLED")
+    until(lambda: sum(requests(running, code) for code in left) == 2)
     held.open.set()
     assert first.result().classifications
     until(lambda: running.server.batcher.queue.rows == 0)
     assert held.runs == [1]
+
+
+@pytest.mark.parametrize(
+    ("left_s", "spent_s", "code"),
+    [
+        (None, 1.0, Code.CANCELLED),
+        (0.0, 2.0, Code.DEADLINE_EXCEEDED),
+        (0.055, 2.0, Code.DEADLINE_EXCEEDED),  # gRPC makes 1.996 s 2 s
+        (0.9, 99.1, Code.DEADLINE_EXCEEDED),  # and 99.1 s 100 s
+        (0.9, 10.0, Code.CANCELLED),
+        (0.2, 0.0, Code.CANCELLED),
+    ],
+)
+def test_a_caller_who_leaves_at_his_deadline_has_not_cancelled(
+    left_s: float | None, spent_s: float, code: grpc.StatusCode
+) -> None:
+    assert left_by_caller(left_s, spent_s) is code
 
 
 def test_a_client_that_vanishes_leaves_nothing_behind(
