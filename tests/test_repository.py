@@ -154,8 +154,15 @@ def test_a_pointer_to_a_missing_version_says_which_there_are(
     repository.publish(bundle, "news")
     repository.publish(bundle, "news")
     (repository.path / "news" / "2").rename(repository.path / "gone")
-    with pytest.raises(IntegrityError, match="names version 2, which is missing; there are: 1"):
+    missing = "names version 2, which is missing; there are: 1; put it back, or make another"
+    with pytest.raises(IntegrityError, match=missing):
         repository.current("news")
+    with pytest.raises(IntegrityError, match=missing):
+        repository.set_traffic("news", None, 1)
+    repository.unload("news")
+    assert repository.pointer("news").unloaded
+    repository.make_current("news", 1)
+    assert (repository.current("news"), repository.pointer("news").unloaded) == (1, False)
 
 
 @pytest.mark.parametrize(

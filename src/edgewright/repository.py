@@ -70,14 +70,13 @@ class Repository:
             ModelNotFoundError: there is no such model.
             IntegrityError: current.json was altered, or names a current version that is missing.
         """
-        versions, pointer = self.versions(model), self._pointer(model)
-        if not pointer.history:
-            return replace(pointer, history=(versions[-1],))
-        if pointer.history[-1] not in versions:
-            known = ", ".join(map(str, versions))
+        pointer = self._written(model)
+        versions, current = self.versions(model), pointer.history[-1]
+        if current not in versions and not pointer.unloaded:
             raise IntegrityError(
-                f"{self.path / model / CURRENT_FILE} names version {pointer.history[-1]}, "
-                f"which is missing; there are: {known}"
+                f"{self.path / model / CURRENT_FILE} names version {current}, which is missing; "
+                f"there are: {', '.join(map(str, versions))}; put it back, or make another current "
+                "with `edgewright rollback` or `edgewright admin load`"
             )
         return pointer
 
@@ -178,7 +177,8 @@ class Repository:
             ConfigError: the current version is named, or one version for both.
         """
         versions = [each for each in (canary.version if canary else None, shadow) if each]
-        with self._changing(model, *versions) as pointer:
+        with self._changing(model, *versions):
+            pointer = self.pointer(model)
             faults = [
                 f"version {each} of {model!r} is current; name another for canary or shadow"
                 for each in versions
@@ -192,12 +192,12 @@ class Repository:
 
     @contextmanager
     def _changing(self, model: str, *versions: int) -> Iterator[Pointer]:
-        """The pointer, under the lock; ``versions`` must be there."""
+        """The pointer, under the lock; ``versions`` must be there, the current one need not."""
         self.versions(model)
         with self._locked(model):
             for version in versions:
                 self.folder(model, version)
-            yield self.pointer(model)
+            yield self._written(model)
 
     @contextmanager
     def _locked(self, model: str) -> Iterator[None]:
@@ -207,6 +207,11 @@ class Repository:
         with (folder / LOCK_FILE).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def _written(self, model: str) -> Pointer:
+        """With a history, whose last version may be missing."""
+        versions, pointer = self.versions(model), self._pointer(model)
+        return pointer if pointer.history else replace(pointer, history=(versions[-1],))
 
     def _pointer(self, model: str) -> Pointer:
         """As it was written; empty where nothing was."""

@@ -21,7 +21,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from edgewright.admin_command import admin
 from edgewright.cli import run
+from edgewright.errors import BackendUnavailableError
 from edgewright.repository import Repository
+from edgewright.serve import host_choice
 from edgewright.serve.models import ServedModel
 from edgewright.v1 import model_pb2
 from edgewright.v1.admin_pb2 import (
@@ -227,6 +229,29 @@ def test_a_model_that_gives_nan_is_refused(served: Served, monkeypatch: pytest.M
         code, details = code_of(lambda: served.admin.LoadVersion(load, timeout=60))
     assert (code, "golden 0" in details) == (Code.FAILED_PRECONDITION, True)
     assert served.version() == 1
+
+
+def test_a_version_whose_runtime_is_missing_is_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(name: str) -> Any:
+        raise BackendUnavailableError(f"{name} is not installed; pip install it")
+
+    version = served.publish()
+    with monkeypatch.context() as patch:
+        patch.setattr(host_choice, "get_backend", get)
+        load = LoadVersionRequest(model="news", version=version)
+        code, details = code_of(lambda: served.admin.LoadVersion(load, timeout=60))
+        assert code is Code.FAILED_PRECONDITION
+        assert "onnxruntime is not installed; pip install it" in details
+        served.repository.make_current("news", version)
+        served.look()
+        served.look()
+    assert served.version() == 1
+    (problem,) = served.status().problems
+    assert "onnxruntime is not installed" in problem.message
+    refused = served.running.metric("edgewright_refused_loads_total", model="news")
+    assert refused == 1  # of the call; for the same files it is not tried again
 
 
 def health(served: Served, name: str) -> Any:

@@ -195,3 +195,13 @@ def test_a_model_that_is_no_longer_served_is_not_kept() -> None:
     gc.collect()
     assert kept() is None
     assert queue.wait_s() == 0
+
+
+def test_a_model_that_takes_the_place_of_another_is_counted() -> None:
+    first, second = FakeModel(), FakeModel()
+    queue = learned(Queue(QueueLimit(100, 60.0)), first, 0.1)
+    del first
+    gc.collect()
+    learned(queue, second, 0.5)
+    queue.enter(call(second, 10), None)
+    assert queue.wait_s() == pytest.approx(5.0)

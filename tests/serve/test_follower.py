@@ -213,6 +213,21 @@ def test_what_vanishes_from_the_disk_goes_on_being_served_and_is_told(
         assert "goes on answering" in server.follower.problems.of(name)[WHOLE_MODEL]
 
 
+def test_a_version_that_vanished_can_be_left_for_another(disk: Disk) -> None:
+    point(disk, 2, "two")
+    with following(disk) as server:
+        disk.remove(2)
+        server.look()
+        assert server.current == 2
+        server.run(server.follower.make_current("news", 1))
+        assert (server.current, server.loaded, server.problems()) == (1, [1], {})
+        point(disk, 3, "three")
+        server.look()
+        disk.remove(3)
+        server.run(server.follower.unload("news"))
+        assert (server.current, server.problems()) == (None, {})
+
+
 def test_an_unmounted_repository_is_not_an_empty_one(disk: Disk) -> None:
     with following(disk) as server:
         disk.path.rename(disk.path.parent / "away")
