@@ -8,9 +8,6 @@ counts is whether the figures go on rising afterwards.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import click
 from benchmarks.load import Load, build_load_generator, run_load
 from benchmarks.serve_protocol import TYPED
 from benchmarks.serve_subject import payloads_of
+from benchmarks.served import served
 
 _ROUND_S = 30.0
 _KIB_A_MIB = 1024
@@ -31,30 +29,20 @@ _KIB_A_MIB = 1024
 def main(repository: Path, calls: int, callers: int) -> None:
     """Serve REPOSITORY, call it, and print its memory after every half minute of calls."""
     program = build_load_generator()
-    ports = ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0", "--json"]
-    command = [sys.executable, "-m", "edgewright", "serve", str(repository), *ports]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(command, stdout=subprocess.PIPE) as server,
-    ):
-        try:
-            assert server.stdout is not None
-            port = json.loads(server.stdout.readline())["port"]
-            load = Load(
-                "grpc", f"127.0.0.1:{port}", TYPED.path, payloads_of(TYPED, 12, Path(folder)),
-                callers=callers, seconds=_ROUND_S, warmup=0,
-            )  # fmt: skip
-            sent = 0
-            click.echo(f"{sent:>10,} calls  {resident_mib(server.pid):7.1f} MiB")
-            while sent < calls:
-                result = run_load(load, program)
-                sent += result.sent
-                click.echo(
-                    f"{sent:>10,} calls  {resident_mib(server.pid):7.1f} MiB  "
-                    f"{result.per_second:,.0f} a second, errors {dict(result.errors)}"
-                )
-        finally:
-            server.terminate()
+    with tempfile.TemporaryDirectory() as folder, served(repository) as server:
+        load = Load(
+            "grpc", server.target, TYPED.path, payloads_of(TYPED, 12, Path(folder)),
+            callers=callers, seconds=_ROUND_S, warmup=0,
+        )  # fmt: skip
+        sent = 0
+        click.echo(f"{sent:>10,} calls  {resident_mib(server.pid):7.1f} MiB")
+        while sent < calls:
+            result = run_load(load, program)
+            sent += result.sent
+            click.echo(
+                f"{sent:>10,} calls  {resident_mib(server.pid):7.1f} MiB  "
+                f"{result.per_second:,.0f} a second, errors {dict(result.errors)}"
+            )
 
 
 def resident_mib(pid: int) -> float:

