@@ -22,6 +22,7 @@ from edgewright.errors import (
     ModelNotFoundError,
     NotReadyError,
     OverloadedError,
+    ServiceError,
 )
 from edgewright.rpc_errors import STATUS_METADATA_KEY, to_status
 from edgewright.v1 import model_pb2
@@ -145,6 +146,43 @@ class Failure(grpc.RpcError):
 
     def trailing_metadata(self) -> Any:
         return ((STATUS_METADATA_KEY, self._status.SerializeToString()),)
+
+
+class Cancelled(grpc.RpcError):
+    """A call without an answer, cancelled by whoever says ``details``."""
+
+    def __init__(self, details: str) -> None:
+        self._details = details
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.CANCELLED
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> Any:
+        return ()
+
+
+def test_what_the_server_dropped_unseen_is_tried_again_and_told_in_words() -> None:
+    clock = Clock()
+    plan = Calls("host:1", 1, random.Random(0))
+    deadline = Deadline.after(10.0, clock)
+    steps = plan.unary("ListModels", model_pb2.ListModelsRequest(), deadline)
+    next(steps)
+    assert isinstance(steps.throw(Cancelled("CANCELLED")), Pause)  # as gRPC words it
+    assert isinstance(steps.send(None), Send)
+    with pytest.raises(ServiceError, match="host:1 dropped the call unseen"):
+        steps.throw(Cancelled("CANCELLED"))
+
+
+def test_what_this_side_cancelled_is_not_tried_again() -> None:
+    clock = Clock()
+    plan = Calls("host:1", 1, random.Random(0))
+    steps = plan.unary("ListModels", model_pb2.ListModelsRequest(), Deadline.after(10.0, clock))
+    next(steps)
+    with pytest.raises(EdgewrightError, match="Channel closed!"):
+        steps.throw(Cancelled("Channel closed!"))
 
 
 Delays = list[float | None]  # what each attempt meets: UNAVAILABLE, or RetryInfo with seconds

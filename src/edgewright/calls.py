@@ -302,7 +302,7 @@ class Calls:
         pause = self.backoff_s(attempt)
         if isinstance(error, OverloadedError):  # only where the server sent RetryInfo
             pause += error.retry_after_s
-        elif failure.code() is not grpc.StatusCode.UNAVAILABLE:
+        elif failure.code() is not grpc.StatusCode.UNAVAILABLE and not _dropped(failure):
             raise error from failure
         if attempt >= self.retries or pause >= deadline.remaining_s():
             raise error from failure
@@ -344,6 +344,11 @@ def explained(failure: RpcFailure, target: str, timeout_s: float) -> EdgewrightE
         message = _unreachable(target, details)
     elif failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = _late(target, timeout_s)
+    elif _dropped(failure):
+        message = (
+            f"{target} dropped the call unseen, as gRPC does where more calls come than the server "
+            "can look at; try again later, or ask another replica"
+        )
     elif failure.code() is grpc.StatusCode.UNIMPLEMENTED:
         message = (
             f"{target} is a gRPC server, but not one of edgewright ({details}); "
@@ -352,6 +357,11 @@ def explained(failure: RpcFailure, target: str, timeout_s: float) -> EdgewrightE
     else:
         message = f"{target}: {details}"
     return from_rpc_error(_Explained(failure, message))
+
+
+def _dropped(failure: RpcFailure) -> bool:
+    """Whether the server's gRPC cancelled the call; what this side cancels has other details."""
+    return failure.code() is grpc.StatusCode.CANCELLED and failure.details() == "CANCELLED"
 
 
 def _late(target: str, timeout_s: float) -> str:

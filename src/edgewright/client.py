@@ -7,8 +7,8 @@
         client.classify_images(Path("cat.jpg").read_bytes(), model="pets")
 
 ``AsyncClient`` is the same with ``async with`` and ``await``. Every method has a deadline, which
-covers its retries too. Retried, with growing and randomised pauses, are UNAVAILABLE and a full
-queue that says when to come back; nothing else.
+covers its retries too. Retried, with growing and randomised pauses, are UNAVAILABLE, a full queue
+that says when to come back, and a call that the server's gRPC dropped unseen; nothing else.
 
 A client may be shared by threads (an ``AsyncClient``, by the tasks of one event loop). It does not
 survive ``fork``: gRPC's threads stay behind, so make the client in the child.

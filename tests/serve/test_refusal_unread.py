@@ -157,4 +157,6 @@ def test_what_waits_unseen_is_bounded(launch: Launch) -> None:
             until(lambda: sum(call.done() for call in calls) >= too_many)
         codes = Counter(call.code() for call in calls)
     assert codes[grpc.StatusCode.CANCELLED] >= too_many
+    dropped = (call for call in calls if call.code() is grpc.StatusCode.CANCELLED)
+    assert {call.details() for call in dropped} == {"CANCELLED"}  # by which our client knows it
     assert codes[grpc.StatusCode.OK]
