@@ -39,7 +39,8 @@ class AccessLog:
 
 
 def _fields(record: CallRecord, code: str, ended: float) -> Mapping[str, Any]:
-    fields: dict[str, Any] = {"method": record.method, "code": code, "caller": record.caller}
+    fields: dict[str, Any] = {"method": record.method, "code": code}
+    fields |= {"caller": record.known_as or record.caller, "address": record.caller}
     if record.model is not None:
         fields |= {"model": record.model.name, "version": record.model.version}
     fields |= {"rows": record.rows, "ms": _ms(ended - record.started)}

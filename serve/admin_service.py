@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 from edgewright.errors import ArtifactError, ConfigError, InputError, ModelNotFoundError
 from edgewright.pointer import Canary
 from edgewright.repository import Repository
+from edgewright.serve.call_record import current_call
 from edgewright.serve.follower import Follower
 from edgewright.serve.problems import REPOSITORY
 from edgewright.serve.registry import Registry
 from edgewright.v1 import admin_pb2
 from edgewright.v1.admin_pb2_grpc import AdminServiceServicer
+
+log = logging.getLogger(__name__)
 
 
 class AdminService(AdminServiceServicer):
@@ -26,36 +30,36 @@ class AdminService(AdminServiceServicer):
         self._follower = follower
 
     async def LoadVersion(  # noqa: N802 -- the name in the .proto
-        self, request: admin_pb2.LoadVersionRequest, _context: Any
+        self, request: admin_pb2.LoadVersionRequest, context: Any
     ) -> admin_pb2.LoadVersionResponse:
         """Make a version current; raises as ``Follower.make_current``."""
-        with _told(request):
+        with _told(request, context):
             versions = await asyncio.to_thread(self._repository.versions, request.model)
             version = request.version or versions[-1]
             await self._follower.make_current(request.model, version)
         return admin_pb2.LoadVersionResponse(status=self._status(request.model))
 
     async def RollbackModel(  # noqa: N802 -- the name in the .proto
-        self, request: admin_pb2.RollbackModelRequest, _context: Any
+        self, request: admin_pb2.RollbackModelRequest, context: Any
     ) -> admin_pb2.RollbackModelResponse:
         """Go back to the version before; raises as ``Follower.rollback``."""
-        with _told(request):
+        with _told(request, context):
             await self._follower.rollback(request.model)
         return admin_pb2.RollbackModelResponse(status=self._status(request.model))
 
     async def UnloadModel(  # noqa: N802 -- the name in the .proto
-        self, request: admin_pb2.UnloadModelRequest, _context: Any
+        self, request: admin_pb2.UnloadModelRequest, context: Any
     ) -> admin_pb2.UnloadModelResponse:
         """Answer no more calls of a model; raises as ``Follower.unload``."""
-        with _told(request):
+        with _told(request, context):
             await self._follower.unload(request.model)
         return admin_pb2.UnloadModelResponse(status=self._status(request.model))
 
     async def SetTraffic(  # noqa: N802 -- the name in the .proto
-        self, request: admin_pb2.SetTrafficRequest, _context: Any
+        self, request: admin_pb2.SetTrafficRequest, context: Any
     ) -> admin_pb2.SetTrafficResponse:
         """Set canary and shadow; raises as ``Follower.set_traffic``."""
-        with _told(request):
+        with _told(request, context):
             canary = _canary(request)
             shadow = request.shadow_version or None
             await self._follower.set_traffic(request.model, canary, shadow)
@@ -108,8 +112,8 @@ def _canary(request: admin_pb2.SetTrafficRequest) -> Canary | None:
 
 
 @contextmanager
-def _told(request: Any) -> Iterator[None]:
-    """Errors that are not meant for the wire, in words of those that are."""
+def _told(request: Any, context: Any) -> Iterator[None]:
+    """Log who changed what; errors that are not meant for the wire, in words of those that are."""
     if not request.model:
         raise InputError("model is empty; name one", field="model")
     try:
@@ -121,3 +125,7 @@ def _told(request: Any) -> Iterator[None]:
             f"the repository cannot be changed by this server: {error}; use `edgewright publish` "
             "or `rollback` where it can be written, and this server follows"
         ) from error
+    record = current_call.get()
+    caller = (record.known_as if record else "") or context.peer()
+    done = type(request).__name__.removesuffix("Request")
+    log.info("%s of %s, by %s", done, request.model, caller)

@@ -22,8 +22,8 @@ class CallRecord:
     """One call of a method, from its arrival to its end. It belongs to the event loop."""
 
     __slots__ = (
-        "caller", "epoch_ns", "method", "model", "parent", "request_id", "rows", "span", "started",
-        "trace_id", "work",
+        "caller", "epoch_ns", "known_as", "method", "model", "parent", "request_id", "rows", "span",
+        "started", "trace_id", "work",
     )  # fmt: skip
 
     epoch_ns: int  # set with the span: of ``started`` and all moments by its clock
@@ -35,6 +35,7 @@ class CallRecord:
         self.trace_id = ""  # in hexadecimal, where the trace is kept
         self.method = ""
         self.caller = ""  # its address, on a server that logs calls
+        self.known_as = ""  # by token, certificate or address, on a server that asks who calls
         self.started = 0.0  # by time.monotonic, as the batcher's clock
         self.model: ServedModel | None = None  # once it is known
         self.rows = 0  # that were asked for

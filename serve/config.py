@@ -132,6 +132,13 @@ class ServeConfig:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
+    @property
+    def admin_is_exposed(self) -> bool:
+        """Whether other machines reach the admin port, and nothing is asked of them."""
+        here = self.admin_host.startswith(("localhost", "127.", "::1", "[::1]"))
+        asked = self.tokens is not None or self.tls_client_ca is not None
+        return self.admin_port is not None and not here and not asked
+
     def _tls_faults(self) -> list[str]:
         faults = []
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -28,6 +28,7 @@ from edgewright.errors import (
 from edgewright.kinds import IMAGE
 from edgewright.rpc_errors import reason_of
 from edgewright.serve.call_observer import CODES, CallObserver
+from edgewright.serve.call_record import CallRecord
 from edgewright.serve.callers import Callers, Peer
 from edgewright.serve.http_server import Request, Response
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
@@ -96,7 +97,7 @@ class HttpApi:
         self._inference = Inference(predictor)
         self._watched = watched
         self._observer = observer
-        self._callers = callers or Callers()
+        self._callers = None if callers is None or callers.open else callers
         self._draining = False
         routes = (
             ("GET", "/metrics", self._metrics, "", Right.METRICS),
@@ -146,7 +147,7 @@ class HttpApi:
         record = self._observer.arrived(request.headers.items())
         if not route.call:
             try:
-                return await self._let_in(route, request, groups)
+                return await self._let_in(route, record, request, groups)
             except EdgewrightError as error:
                 return _failed(error, self._observer.failed(record, error))
         self._observer.begin(record, route.call, lambda: request.peer)
@@ -155,7 +156,7 @@ class HttpApi:
         try:
             if self._draining:
                 raise NotReadyError("the server is shutting down; call another replica")
-            response = await self._let_in(route, request, groups)
+            response = await self._let_in(route, record, request, groups)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -169,11 +170,16 @@ class HttpApi:
         named = {**response.headers, "X-Request-Id": record.request_id}
         return replace(response, headers=named)
 
-    async def _let_in(self, route: _Route, request: Request, groups: Mapping[str, str]) -> Response:
+    async def _let_in(
+        self, route: _Route, record: CallRecord, request: Request, groups: Mapping[str, str]
+    ) -> Response:
         """The answer to who may have it; else raises as ``Callers.enter``."""
+        if self._callers is None:
+            return await route.answer(request, groups)
         header = request.headers.get("authorization", "")
         address = request.peer.rpartition(":")[0]
-        caller = self._callers.enter(route.right, Peer(address, header, request.subject))
+        peer = Peer(address, header, request.subject)
+        caller = record.known_as = self._callers.enter(route.right, peer)
         try:
             return await route.answer(request, groups)
         finally:

@@ -195,7 +195,10 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
     def _enter(self, right: Right | None, context: Any) -> str:
         if self._callers is None or right is None:
             return ""
-        return self._callers.enter(right, Peer.of(context))
+        caller = self._callers.enter(right, Peer.of(context))
+        if (record := current_call.get()) is not None:
+            record.known_as = caller
+        return caller
 
     def _exit(self, caller: str) -> None:
         if self._callers is not None and caller:

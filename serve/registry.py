@@ -147,6 +147,8 @@ class Registry:
         if not name and len(self._lineups) > 1:
             raise InputError(f"model is empty; name one of: {self._known()}", field="model")
         lineup = self._lineups.get(name) if name else next(iter(self._lineups.values()), None)
+        if lineup is None and not name:
+            raise ModelNotFoundError("no model is served; load or publish one")
         if lineup is None:
             raise ModelNotFoundError(f"no model {name!r} is served; there are: {self._known()}")
         return lineup

@@ -47,6 +47,11 @@ class Security:
         self._tell_expiry()
         if self._tokens is not None and self._tls is None:
             log.warning("tokens are taken, but without --tls-cert they travel in the clear")
+        if config.admin_is_exposed:
+            log.warning(
+                "whoever reaches --admin-host %s may change what is served; give --tokens too",
+                config.admin_host,
+            )
 
     @property
     def context(self) -> ssl.SSLContext | None:
@@ -83,7 +88,10 @@ class Security:
     async def _watch(self, renew: Callable[[ssl.SSLContext], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(RELOAD_S)
-            await self.look(renew)
+            try:
+                await self.look(renew)
+            except Exception:  # an edge: nobody else would hear of it, and the next look may do
+                log.exception("the files of TLS and tokens could not be looked at")
 
     def _tell_expiry(self) -> None:
         if self._tls is not None:
@@ -100,7 +108,10 @@ def _tokens(config: ServeConfig, instruments: Instruments) -> Reloaded[Tokens] |
     if path is None:
         return None
     return Reloaded(
-        "tokens", [path], lambda files: read_tokens(path, files[0]), instruments.reloaded
+        "tokens",
+        {"--tokens": path},
+        lambda files: read_tokens(path, files[0]),
+        instruments.reloaded,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from edgewright.errors import ConfigError
-from edgewright.serve.reloaded import Reloaded
+from edgewright.serve.reloaded import Reloaded, contents_of
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -31,9 +31,10 @@ class TlsFiles:
     client_ca: Path | None = None
 
     @property
-    def paths(self) -> list[Path]:
-        """All that there are."""
-        return [path for path in (self.certificate, self.key, self.client_ca) if path is not None]
+    def paths(self) -> Mapping[str, Path]:
+        """All that there are, by option: certificate, key, authority."""
+        paths = {"--tls-cert": self.certificate, "--tls-key": self.key}
+        return paths if self.client_ca is None else {**paths, "--tls-client-ca": self.client_ca}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_identity(files: TlsFiles, pem: Sequence[bytes]) -> Identity:
     _warn(files, certificates[0])
     context = _context(files)
     # OpenSSL takes files only: were they swapped meanwhile, the two ports would differ.
-    if [path.read_bytes() for path in files.paths] != list(pem):
+    if contents_of(files.paths) != list(pem):
         raise ConfigError(f"{files.certificate} and its key changed while they were read")
     roots = pem[2] if files.client_ca is not None else None
     rpc = grpc.ssl_server_certificate_configuration([(pem[1], pem[0])], root_certificates=roots)

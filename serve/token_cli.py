@@ -63,7 +63,10 @@ def _add(path: Path, line: str) -> None:
     if before.strip():
         _check_new(path, before, line)
     gap = b"" if before.endswith(b"\n") or not before else b"\n"
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(f"--add-to {path} cannot be written: {error.strerror}") from error
     try:
         os.write(file, gap + line.encode() + b"\n")
     finally:
@@ -72,7 +75,10 @@ def _add(path: Path, line: str) -> None:
 
 def _check_new(path: Path, before: bytes, line: str) -> None:
     """ConfigError where ``path`` is no file of tokens, or has the name already."""
-    names = read_tokens(path, before).names
+    try:
+        names = read_tokens(path, before).names
+    except ConfigError as error:
+        raise ConfigError([f"--add-to {path} is no file of tokens", *error.faults]) from error
     name = line.partition(" ")[0]
     if name in names:
         raise ConfigError(

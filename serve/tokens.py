@@ -21,6 +21,7 @@ from edgewright.errors import ConfigError
 
 PREFIX: Final = "ew_"  # so that scanners for secrets know one
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_MOST_FAULTS: Final = 10  # that are told of a file, which may be another altogether
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -80,7 +81,9 @@ def new_token(name: str, rights: Iterable[Right]) -> tuple[str, Token]:
         ConfigError: what is wrong with the name.
     """
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"a token's name is up to 64 of A-Z a-z 0-9 . _ @ -; {name!r} is not")
+        raise ConfigError(
+            f"--name {name!r}: use up to 64 of A-Z a-z 0-9 . _ @ -, beginning with no sign"
+        )
     secret = PREFIX + secrets.token_urlsafe(32)
     return secret, Token(name, digest_of(secret), frozenset(rights))
 
@@ -104,6 +107,8 @@ def read_tokens(path: Path, content: bytes) -> Tokens:
     faults += [f"--tokens {path}: {each}" for each in _twice(tokens)]
     if not tokens and not faults:
         faults.append(f"--tokens {path} holds no token; `edgewright token new` makes one")
+    if len(faults) > _MOST_FAULTS:
+        faults[_MOST_FAULTS:] = [f"--tokens {path}: {len(faults) - _MOST_FAULTS} more faults"]
     if faults:
         raise ConfigError(faults)
     return Tokens(tokens)

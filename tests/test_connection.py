@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,8 +65,13 @@ class Quiet(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def http_port() -> Iterator[int]:
+def http_port(context: ssl.SSLContext | None = None) -> Iterator[int]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as listener:
+        listener.handle_error = lambda *_: None  # type: ignore[method-assign]  # a refused client
+        if context is not None:
+            listener.socket = context.wrap_socket(
+                listener.socket, server_side=True, do_handshake_on_connect=False
+            )  # it is shaken in the connection's thread
         thread = threading.Thread(target=listener.serve_forever)
         thread.start()
         yield listener.server_port
@@ -74,6 +82,16 @@ def http_port() -> Iterator[int]:
 def test_the_metrics_port_is_recognised(kind: str) -> None:
     with http_port() as port, pytest.raises(NotReadyError, match=r"not in gRPC.*--port"):
         ask(kind, f"127.0.0.1:{port}", "classify", "x", retries=0)
+
+
+def test_the_metrics_port_is_recognised_under_tls(
+    kind: str, certificate: tuple[Path, Path]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    tls = Tls(roots=certificate[0])
+    with http_port(context) as port, pytest.raises(NotReadyError, match=r"not in gRPC.*--port"):
+        ask(kind, f"127.0.0.1:{port}", "classify", "x", retries=0, tls=tls)
 
 
 def test_another_grpc_server_is_recognised(kind: str) -> None:
@@ -160,6 +178,19 @@ def test_tls_trusts_the_roots_it_is_given_and_no_others(
         assert answer.label == "sport"
         with pytest.raises(NotReadyError, match="TLS handshake"):
             ask(kind, server.target, "classify", "x", tls=Tls(), retries=0)
+
+
+def test_a_command_has_no_lines_of_grpc_s_own_on_stderr(certificate: tuple[Path, Path]) -> None:
+    public, private = (path.read_bytes() for path in certificate)
+    credentials = grpc.ssl_server_credentials([(private, public)])
+    command = [sys.executable, "-c", "from edgewright.cli import main; main()", "predict"]
+    with FakeServer(credentials=credentials) as server:
+        done = subprocess.run(
+            [*command, "--target", server.target, "--tls", "--timeout", "60", "x"],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 6
+    assert all(line.startswith("error: the TLS handshake") for line in done.stderr.splitlines())
 
 
 def test_a_server_that_wants_tls_is_told_of(kind: str, certificate: tuple[Path, Path]) -> None:

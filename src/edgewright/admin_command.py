@@ -202,7 +202,7 @@ def _call(
                     f"{target} is no admin port; give the one that `edgewright serve --admin-port` "
                     "names"
                 ) from failure
-            raise explained(failure, target, timeout) from failure
+            raise explained(failure, target, timeout, "--admin-port") from failure
 
 
 def _tell(status: ModelStatus, output: Output) -> None:

@@ -334,14 +334,19 @@ class _Explained:
         return self.failure.trailing_metadata()
 
 
-def explained(failure: RpcFailure, target: str, timeout_s: float) -> EdgewrightError:
-    """The exception that a failed call stands for, with a message that says what to do about it."""
+def explained(
+    failure: RpcFailure, target: str, timeout_s: float, option: str = "--port"
+) -> EdgewrightError:
+    """The exception that a failed call stands for, with a message that says what to do about it.
+
+    ``option`` of `edgewright serve` names the port that was meant.
+    """
     told_by_server = any(key == STATUS_METADATA_KEY for key, _ in failure.trailing_metadata() or ())
     details = failure.details() or failure.code().name
     if told_by_server:
         message = f"{target}: {details}"
     elif failure.code() is grpc.StatusCode.UNAVAILABLE:
-        message = _unreachable(target, details)
+        message = _unreachable(target, details, option)
     elif failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = _late(target, timeout_s)
     elif _dropped(failure):
@@ -352,7 +357,7 @@ def explained(failure: RpcFailure, target: str, timeout_s: float) -> EdgewrightE
     elif failure.code() is grpc.StatusCode.UNIMPLEMENTED:
         message = (
             f"{target} is a gRPC server, but not one of edgewright ({details}); "
-            "give the port that `edgewright serve --port` names"
+            f"give the port that `edgewright serve {option}` names"
         )
     else:
         message = f"{target}: {details}"
@@ -368,13 +373,13 @@ def _late(target: str, timeout_s: float) -> str:
     return f"no answer from {target} within {timeout_s:g} s; allow more, or send fewer texts"
 
 
-def _unreachable(target: str, details: str) -> str:
+def _unreachable(target: str, details: str, option: str) -> str:
     """The next step by what gRPC says of the connection, which has no code of its own."""
     said = details.lower()
-    if "http/2" in said or "http1" in said:
+    if "http/2" in said or "http1" in said or "alpn" in said:
         return (
             f"{target} answers, but not in gRPC ({details}); is it the metrics port? "
-            "Give the port that `edgewright serve --port` names"
+            f"Give the port that `edgewright serve {option}` names"
         )
     if "handshake" in said:
         return (
@@ -389,10 +394,10 @@ def _unreachable(target: str, details: str) -> str:
     if "resol" in said or "dns" in said or "lookup" in said:
         return f"no host goes by the name in {target} ({details}); check the spelling"
     port = target.rpartition(":")[2]
-    option = f" --port {port}" if port.isdigit() else ""
+    given = f" {option} {port}" if port.isdigit() else ""
     return (
         f"no server answers at {target} ({details}); "
-        f"start one with `edgewright serve REPOSITORY{option}`"
+        f"start one with `edgewright serve REPOSITORY{given}`"
     )
 
 

@@ -121,6 +121,8 @@ def edgewright() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that ``errors`` documents."""
+    # Whatever it has to say is in our errors too, and stderr may be read as JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run(arguments))
 
 

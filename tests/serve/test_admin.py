@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -24,6 +26,7 @@ from edgewright.cli import run
 from edgewright.errors import BackendUnavailableError
 from edgewright.repository import Repository
 from edgewright.serve import host_choice
+from edgewright.serve.config import ServeConfig
 from edgewright.serve.models import ServedModel
 from edgewright.v1 import model_pb2
 from edgewright.v1.admin_pb2 import (
@@ -485,6 +488,36 @@ def test_a_server_without_the_option_has_no_admin_port(launch: Launch) -> None:
     assert launch().server.admin_port is None
 
 
+def test_what_an_admin_changed_is_in_the_log_and_what_he_could_not_is_not(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="edgewright.serve.admin_service"):
+        code_of(lambda: served.admin.RollbackModel(RollbackModelRequest(model="news"), timeout=60))
+        served.admin.UnloadModel(UnloadModelRequest(model="news"), timeout=60)
+    lines = [each for each in caplog.records if each.name == "edgewright.serve.admin_service"]
+    (line,) = (each.getMessage() for each in lines)
+    assert line.startswith("UnloadModel of news, by ipv4:127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("host", "tokens", "exposed"),
+    [
+        ("127.0.0.1", None, False),
+        ("localhost", None, False),
+        ("[::1]", None, False),
+        ("0.0.0.0", None, True),
+        ("10.1.2.3", None, True),
+        ("0.0.0.0", Path("tokens.txt"), False),
+    ],
+)
+def test_an_admin_port_for_everybody_is_known_as_such(
+    host: str, tokens: Path | None, exposed: bool
+) -> None:
+    config = ServeConfig(Path("repository"), admin_port=0, admin_host=host, tokens=tokens)
+    assert config.admin_is_exposed == exposed
+    assert not replace(config, admin_port=None).admin_is_exposed
+
+
 def command(served: Served, *arguments: str) -> Any:
     done = CliRunner().invoke(
         admin, [*arguments, "--target", served.target, "--json"], catch_exceptions=False
@@ -514,7 +547,7 @@ def test_the_commands_say_what_is_wrong(served: Served, capsys: pytest.CaptureFi
         (["load", "mail", *at], 4, "no model 'mail'"),
         (["rollback", "news", *at], 4, "no earlier version"),
         (["traffic", "news", "--canary", "2", *at], 2, "--canary and --weight"),
-        (["status", "--target", "127.0.0.1:1"], 6, "no server answers"),
+        (["status", "--target", "127.0.0.1:1"], 6, "serve REPOSITORY --admin-port 1`"),
         (["status", "--target", "nonsense"], 2, "HOST:PORT is expected"),
         (["status", "--target", f"127.0.0.1:{served.running.server.port}"], 6, "is no admin port"),
     ):

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import logging
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -252,6 +253,37 @@ def test_the_server_looks_by_itself(
     assert classify(dial(running, other.root)) == "news"
 
 
+def test_a_look_that_fails_is_not_the_last_and_what_it_missed_is_taken(
+    launch: Launch, authority: Authority, other: Authority, dial: Dial,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    running = launch(**authority.files())
+    certificate, key = other.issue("server")
+    (authority.folder / "server.key").write_bytes(key.read_bytes())
+    (authority.folder / "server.pem").write_bytes(certificate.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr("edgewright.serve.tls._warn", lambda *_: (authority.folder / "no").stat())
+        with pytest.raises(FileNotFoundError):
+            look(running)
+    look(running)
+    assert classify(dial(running, other.root)) == "news"
+
+
+def test_the_watch_of_the_files_outlives_what_nobody_foresaw(
+    launch: Launch, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgewright.serve.security.RELOAD_S", 0.01)
+    looked = threading.Semaphore(0)
+
+    async def failing(*_: object) -> None:
+        looked.release()
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(Security, "look", failing)
+    launch(**authority.files())
+    assert all(looked.acquire(timeout=30) for _ in range(3))
+
+
 def security(**options: Path) -> Security:
     return Security(ServeConfig(Path("repository"), **options), Instruments())
 
@@ -272,8 +304,8 @@ def test_everything_that_is_wrong_with_the_files_is_told_at_once(
     with pytest.raises(ConfigError) as caught:
         security(tls_cert=missing, tls_key=tmp_path)
     assert caught.value.faults == (
-        f"{missing} cannot be read: No such file or directory",
-        f"{tmp_path} cannot be read: Is a directory",
+        f"--tls-cert {missing} cannot be read: No such file or directory",
+        f"--tls-key {tmp_path} cannot be read: Is a directory",
     )
     mine, its = authority.issue("mine"), authority.issue("its")
     with pytest.raises(ConfigError, match="does not belong to --tls-cert .*mine.pem"):

@@ -221,6 +221,23 @@ def test_a_changed_file_lets_in_and_out_and_a_bad_one_changes_nothing(
     assert running.metric("edgewright_reloads_total", files="tokens", outcome="taken") == 2
 
 
+def test_the_access_log_names_who_called_by_his_token(
+    launch: Launch, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = launch(tokens=keys.file, access_log="all")
+    for secret in (keys.secrets["only-call"], NOBODY):
+        with suppress(grpc.RpcError):
+            call(running, "/edgewright.v1.ModelService/ListModels", secret)
+    fetch(running, "GET", "/v2/models/news", keys.secrets["only-call"])
+    until(lambda: sum(each.name == "edgewright.access" for each in caplog.records) == 3)
+    fields = [each.fields for each in caplog.records if each.name == "edgewright.access"]
+    known, unknown, by_http = fields
+    assert (known["caller"], by_http["caller"]) == ("only-call", "only-call")
+    assert known["address"].startswith("ipv4:127.0.0.1:")
+    assert by_http["address"].startswith("127.0.0.1:")
+    assert unknown["caller"] == unknown["address"]
+
+
 def test_no_secret_gets_into_the_log_or_the_metrics(
     launch: Launch, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,11 +321,16 @@ def test_the_command_prints_a_token_once_and_adds_its_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--name", "a b"], "a token's name is up to 64 of"),
+        (["--name", "a b"], "--name 'a b': use up to 64 of"),
         (["--name", "a", "--rights", "root,call"], "'root' is none; there are call, feedback"),
         (["--name", "a", "--add-to", "TAKEN"], "has a token of a; give another name"),
+        (["--name", "b", "--add-to", "OTHER"], "--add-to OTHER is no file of tokens"),
         (["--name", "b", "--add-to", "OTHER"], "line 1: `name sha256 rights` is expected"),
-        (["--name", "b", "--add-to", "NOWHERE/x"], "No such file"),
+        (["--name", "b", "--add-to", "OTHER"], "--tokens OTHER: 2 more faults"),
+        (
+            ["--name", "b", "--add-to", "NOWHERE/x"],
+            "--add-to NOWHERE/x cannot be written: No such file",
+        ),
     ],
 )
 def test_the_command_says_what_it_cannot_do(
@@ -320,9 +342,9 @@ def test_the_command_says_what_it_cannot_do(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("TAKEN").write_text(f"a {'0' * 64} call\n")
-    Path("OTHER").write_text("shopping list\n")
-    assert run(["token", "new", *arguments]) in (1, 2)
+    Path("OTHER").write_text(12 * "shopping list\n")
+    assert run(["token", "new", *arguments]) == 2
     out, err = capsys.readouterr()
     assert (out, message in err, "bug" in err) == ("", True, False)
     assert Path("TAKEN").read_text() == f"a {'0' * 64} call\n"
-    assert Path("OTHER").read_text() == "shopping list\n"
+    assert Path("OTHER").read_text() == 12 * "shopping list\n"
