@@ -247,6 +247,7 @@ def test_a_version_whose_runtime_is_missing_is_refused(
         code, details = code_of(lambda: served.admin.LoadVersion(load, timeout=60))
         assert code is Code.FAILED_PRECONDITION
         assert "onnxruntime is not installed; pip install it" in details
+        assert "cannot be loaded" not in details  # as if it were for want of memory
         served.repository.make_current("news", version)
         served.look()
         served.look()
@@ -263,7 +264,8 @@ def health(served: Served, name: str) -> Any:
 
 
 def test_unloading_turns_a_model_not_serving_and_swapping_never_does(served: Served) -> None:
-    turns = HealthStub(served.running.channel).Watch(HealthCheckRequest(service="news"))
+    watch = HealthStub(served.running.channel).Watch
+    turns = watch(HealthCheckRequest(service="news"), timeout=120)
     assert next(turns).status == HealthCheckResponse.SERVING
     served.publish()
     served.admin.LoadVersion(LoadVersionRequest(model="news"), timeout=60)

@@ -24,10 +24,10 @@ from edgewright.pointer import Canary
 from edgewright.serve.follower import Follower
 from edgewright.serve.loader import Loader
 from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL
-from edgewright.serve.registry import Registry, State
+from edgewright.serve.registry import Lineup, Registry, State
 from edgewright.serve.version_policy import VersionPolicy
 
-from .versions_on_disk import BAD, Disk, FakeCounts, FakeSurroundings
+from .versions_on_disk import BAD, Disk, FakeCounts, FakeModel, FakeSurroundings
 
 T = TypeVar("T")
 
@@ -354,6 +354,17 @@ def test_the_policy_holds_versions_beside_the_current_one(disk: Disk) -> None:
         server.look()
         assert server.loaded == [1, 2, 3]
         assert list(server.problems()) == [3]
+
+
+def test_a_canary_gets_its_weight_of_the_calls_that_name_no_version() -> None:
+    versions: dict[int, Any] = {each: FakeModel("news", each, "") for each in (1, 2)}
+    registry = Registry(random.Random(0))
+    registry.state = State.READY
+    for weight in (0.01, 0.1, 0.9, 1.0):
+        registry.put(Lineup("news", 1, versions, canary=2, canary_weight=weight))
+        share = sum(registry.route("news").version == 2 for _ in range(10_000)) / 10_000
+        assert share == pytest.approx(weight, abs=0.01)
+        assert {registry.route("news", 1).version for _ in range(100)} == {1}
 
 
 @pytest.mark.parametrize("told", ["", "Current", "latest", "latest:0", "latest:-1", "2", "all "])
