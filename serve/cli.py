@@ -32,6 +32,18 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @click.command(
     cls=Command,
     no_args_is_help=False,  # everything may come from the environment
+    sections={
+        "--host": "Ports",
+        "--versions": "Models",
+        "--max-batch": "Batches and queue",
+        "--max-texts": "Limits of callers",
+        "--tls-cert": "Security",
+        "--drain-delay": "Shutting down",
+        "--feedback": "Feedback",
+        "--state-dir": "This host",
+        "--log-format": "Logs and traces",
+        "--config": "Common",
+    },
     examples=(
         "edgewright serve repository/",
         "edgewright serve repository/ --host 127.0.0.1 --port 0 --metrics-port 0 --json",
@@ -167,6 +179,13 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 )
 @_option("--log-format", "Form of the log on stderr.", type=click.Choice(FORMATS), default="text")
 @_option(
+    "--access-log",
+    "Log a line about each call that ended, or that failed: method, code, model, version, rows, "
+    "caller, milliseconds by stage, request id. Never inputs.",
+    type=click.Choice([each.value for each in AccessLevel]),
+    default=AccessLevel.OFF.value,
+)
+@_option(
     "--otlp-endpoint",
     "OpenTelemetry collector to send traces to, by OTLP over gRPC: http://HOST:4317 or https://. "
     "Needs edgewright[otel]; without it nothing is traced.",
@@ -177,13 +196,6 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     "Share of the traces begun here that are kept; a caller's own traceparent decides for itself.",
     type=float,
     default=1.0,
-)
-@_option(
-    "--access-log",
-    "Log a line about each call that ended, or that failed: method, code, model, version, rows, "
-    "caller, milliseconds by stage, request id. Never inputs.",
-    type=click.Choice([each.value for each in AccessLevel]),
-    default=AccessLevel.OFF.value,
 )
 @config_option
 @output_options

@@ -138,6 +138,22 @@ def test_every_command_ends_its_help_with_examples(
     assert any(f"edgewright {' '.join(names)} " in example for example in examples)
 
 
+@pytest.mark.parametrize("name", ["serve", "bench"])
+def test_many_options_stand_below_headings_each_once(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = cli.edgewright.get_command(click.Context(cli.edgewright), name)
+    assert isinstance(command, Command)
+    assert run([name, "--help"]) == 0
+    told = capsys.readouterr().out
+    headings = re.findall(r"^([A-Z][\w ]+):$", told, flags=re.MULTILINE)
+    assert headings == [*command.sections.values(), "Examples"]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            option = max(parameter.opts, key=len)
+            assert len(re.findall(rf"^  (?:-\w, )?{option}\b(?!-)", told, flags=re.MULTILINE)) == 1
+
+
 @pytest.mark.parametrize("names", every_command(), ids=" ".join)
 def test_every_example_in_help_is_one_that_the_command_takes(
     names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

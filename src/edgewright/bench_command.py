@@ -49,6 +49,13 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 @click.command(
     "bench",
     cls=Command,
+    sections={
+        "--model": "Load",
+        "--data": "What is sent",
+        "--processes": "Generator and report",
+        "--tls": "Connection",
+        "--config": "Common",
+    },
     examples=(
         "edgewright bench localhost:8001 --model news",
         "edgewright bench localhost:8001 --model news --rate 50,100,200 -o report.html",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +16,36 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """A click command whose help page ends with ``examples``, printed as they are typed."""
+    """A click command whose help page ends with ``examples``, printed as they are typed.
 
-    def __init__(self, *args: Any, examples: tuple[str, ...], **kwargs: Any) -> None:
+    ``sections`` are headings of its options, by the option that each begins with.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: tuple[str, ...],
+        sections: Mapping[str, str] = {},
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("no_args_is_help", True)
         kwargs.setdefault("context_settings", {"show_default": True, "max_content_width": 100})
         super().__init__(*args, **kwargs)
         self.examples = examples
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options below their headings, in the order they were declared in."""
+        heading, rows = "Options", dict[str, list[tuple[str, str]]]()
+        for parameter in self.get_params(ctx):
+            if not isinstance(parameter, click.Option):
+                continue
+            heading = self.sections.get(max(parameter.opts, key=len), heading)
+            if (record := parameter.get_help_record(ctx)) is not None:
+                rows.setdefault(heading, []).append(record)
+        for heading, records in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples unwrapped: a reader copies them."""
