@@ -145,7 +145,7 @@ class Follower:
         async with self._locks[name]:
             version = await asyncio.to_thread(self._repository.previous, name)
             proven = await self._proven(name, [version])
-            version = await asyncio.to_thread(self._repository.rollback, name)
+            await asyncio.to_thread(self._repository.rollback, name, version)
             await self._follow_now(name, proven)
         return version
 

@@ -93,6 +93,20 @@ def test_rolling_back_goes_one_back_each_time_and_deletes_nothing(
     assert repository.current("news") == 1
 
 
+def test_a_version_that_was_looked_at_is_the_one_gone_back_to(
+    bundle: Path, repository: Repository
+) -> None:
+    repository.publish(bundle, "news")
+    repository.publish(bundle, "news")
+    looked_at = repository.previous("news")
+    repository.publish(bundle, "news")  # by somebody else, meanwhile
+    assert repository.rollback("news", looked_at) == 1
+    assert repository.current("news") == 1
+    with pytest.raises(ModelNotFoundError, match="version 2 .* somebody else"):
+        repository.rollback("news", 2)
+    assert repository.current("news") == 1
+
+
 def test_after_a_rollback_the_next_version_is_new_and_skips_the_bad_one(
     bundle: Path, repository: Repository
 ) -> None:

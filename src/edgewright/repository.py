@@ -139,16 +139,26 @@ class Repository:
             self._write(model, pointer if keep_current and taken else pointer.to(version))
         return version
 
-    def rollback(self, model: str) -> int:
-        """Make the version that was current before this one current again, and return it.
+    def rollback(self, model: str, to: int | None = None) -> int:
+        """Make a version that was current before this one current again, and return it.
+
+        Args:
+            model: its name.
+            to: the version, for whoever has looked at ``previous``; None for what that is now.
 
         Raises:
             ModelNotFoundError: there is no such model, or no version before the current one.
         """
         self.versions(model)
         with self._locked(model):
-            version = self.previous(model)
-            self._write(model, self._pointer(model).back_to(version))
+            version = self.previous(model) if to is None else to
+            pointer = self._pointer(model)
+            if version not in pointer.history:
+                raise ModelNotFoundError(
+                    f"version {version} of {model!r} is not among those before the current one any "
+                    "more: somebody else has rolled it back"
+                )
+            self._write(model, pointer.back_to(version))
         return version
 
     def make_current(self, model: str, version: int) -> None:
