@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import click
 from edgewright.options import Command, config_option, output_options, state_dir_option
 from edgewright.output import Output
 from edgewright.serve.access_log import AccessLevel
+from edgewright.serve.announcement import lines, told
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import CUT_OFF
-from edgewright.serve.host_choice import ChosenBy, Remeasure
+from edgewright.serve.host_choice import Remeasure
 from edgewright.serve.logs import FORMATS, log_to_stderr
-from edgewright.serve.models import ServedModel
+from edgewright.serve.member import Logs
 from edgewright.serve.prediction_log import LogInputs
-from edgewright.serve.server import Ready
+from edgewright.serve.processes import serve_in_processes
 from edgewright.serve.server import serve as serve_repository
 
 
@@ -53,6 +54,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
         "edgewright serve repository/ --otlp-endpoint http://localhost:4317 --trace-sample 0.01",
         "edgewright serve repository/ --admin-port 8003 --versions latest:2 --watch-seconds 10",
         "edgewright serve repository/ --threads 1 --instances 2 --max-wait 0.5",
+        "edgewright serve repository/ --processes 4 --metrics-port 9000",
         "edgewright serve repository/ --tls-cert cert.pem --tls-key key.pem --tokens tokens.txt",
         "EDGEWRIGHT_REPOSITORY=repository/ EDGEWRIGHT_THREADS=2 edgewright serve",
     ),
@@ -94,6 +96,13 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     "Instances of each model that compute at once.  [default: as many as the cores have room for, "
     "at most 8]",
     type=int,
+)
+@_option(
+    "--processes",
+    "Processes that answer on --port and divide the cores; each has an HTTP port, from "
+    "--metrics-port on. For hosts with many cores.",
+    type=int,
+    default=1,
 )
 @_option("--max-batch", "Rows that are computed together at most.", type=int, default=32)
 @_option(
@@ -218,44 +227,17 @@ def serve(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     level = logging.WARNING if output.silent else logging.INFO
     with log_to_stderr(log_format, level=level) as log_thread:
-        whole = asyncio.run(
-            serve_repository(config, lambda ready: _announce(output, ready), log_thread)
-        )
-    if not whole:
-        click.get_current_context().exit(CUT_OFF)
+        if config.processes > 1:
+            logs = Logs(log_format, level)
+            running = serve_in_processes(config, lambda each: _announce(output, each), logs)
+            code = asyncio.run(running)
+        else:
+            whole = asyncio.run(
+                serve_repository(config, lambda ready: _announce(output, told(ready)), log_thread)
+            )
+            code = 0 if whole else CUT_OFF
+    click.get_current_context().exit(code)
 
 
-def _announce(output: Output, ready: Ready) -> None:
-    models = [
-        {
-            "name": model.name,
-            "version": model.version,
-            "variant": model.variant.name,
-            "runtime": model.runtime,
-            "instances": model.instances,
-            "verdict": str(model.verdict),
-            "chosen_by": str(model.chosen_by),
-        }
-        for model in ready.models
-    ]
-    output.result(
-        {
-            "host": ready.host,
-            "port": ready.port,
-            "metrics_port": ready.metrics_port,
-            "admin_port": ready.admin_port,
-            "ready_ms": round(ready.ready_ms, 1),
-            "models": models,
-        },
-        [
-            *(_line(model) for model in ready.models),
-            f"ready in {ready.ready_ms / 1000:.1f} s: gRPC on {ready.host}:{ready.port}, "
-            f"metrics on {ready.host}:{ready.metrics_port}"
-            + ("" if ready.admin_port is None else f", admin on port {ready.admin_port}"),
-        ],
-    )
-
-
-def _line(model: ServedModel) -> str:
-    here = ", chosen on this host" if model.chosen_by is ChosenBy.HOST else ""
-    return f"{model.name} version {model.version}: {model.variant.name}{here}, {model.verdict}"
+def _announce(output: Output, announced: Mapping[str, Any]) -> None:
+    output.result(announced, lines(announced))

@@ -15,6 +15,7 @@ from edgewright.serve.trace_endpoint import is_endpoint
 from edgewright.serve.version_policy import VersionPolicy
 
 _PORTS = 2**16
+_MOST_PROCESSES = 256
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class ServeConfig:
     state_dir: Path | None = None  # of what this host measures; None: the user's
     remeasure: str = Remeasure.AUTO  # the variants of a bundle, before the first answer
     remeasure_seconds: float = 30.0  # that timing one bundle's variants may take at most
+    processes: int = 1  # that answer on ``port``; each has an HTTP port, from ``metrics_port`` on
+    sharing: int = 1  # processes that share port and cores with this one; set by ``processes``
 
     def __post_init__(self) -> None:
         rules = {
@@ -68,6 +71,10 @@ class ServeConfig:
             "--threads": (self.threads is None or self.threads >= 1, "1 or more"),
             "--instances": (self.instances is None or self.instances >= 1, "1 or more"),
             "--max-batch": (self.max_batch >= 1, "1 or more"),
+            "--processes": (
+                1 <= self.processes <= _MOST_PROCESSES,
+                f"1 to {_MOST_PROCESSES}",
+            ),
             "--batch-tokens": (self.batch_tokens >= 1, "1 or more"),
             "--max-wait": (0 < self.max_wait_s < float("inf"), "above 0 seconds"),
             "--max-texts": (self.max_texts >= 1, "1 or more"),
@@ -99,7 +106,7 @@ class ServeConfig:
         for one, other in combinations(ports, 2):
             if 0 < ports[one] == ports[other]:
                 faults.append(f"{one} and {other} are both {ports[one]}; they must differ")
-        faults += self._tls_faults()
+        faults += self._tls_faults() + self._processes_faults()
         if self.remeasure not in tuple(Remeasure):
             listed = ", ".join(Remeasure)
             faults.append(f"--remeasure is {self.remeasure}; it must be one of {listed}")
@@ -145,6 +152,29 @@ class ServeConfig:
             faults.append("--tls-cert and --tls-key are given together or not at all")
         if self.tls_client_ca is not None and self.tls_cert is None:
             faults.append("--tls-client-ca needs TLS; give --tls-cert and --tls-key too")
+        return faults
+
+    def _processes_faults(self) -> list[str]:
+        if not 1 < self.processes <= _MOST_PROCESSES:
+            return []
+        faults = []
+        last = self.metrics_port + self.processes - 1
+        if self.metrics_port and last >= _PORTS:
+            faults.append(
+                f"--metrics-port is {self.metrics_port}; --processes {self.processes} need a port "
+                f"each, up to {last}, and the highest is {_PORTS - 1}"
+            )
+        for option, port in (("--port", self.port), ("--admin-port", self.admin_port or 0)):
+            if self.metrics_port and self.metrics_port < port <= last:
+                faults.append(
+                    f"{option} is {port}; --processes {self.processes} have their HTTP ports at "
+                    f"{self.metrics_port} to {last}; they must differ"
+                )
+        if self.admin_port is not None and not self.watch_seconds:
+            faults.append(
+                "--admin-port with several --processes needs --watch-seconds above 0: one process "
+                "takes the commands, the others see the change in the repository"
+            )
         return faults
 
     @property

@@ -13,10 +13,11 @@ MAX_CALLS_PER_CONNECTION: Final = 128
 MAX_UNSEEN_CALLS: Final = (2048, 4096)
 
 
-def grpc_options(max_message_bytes: int) -> list[tuple[str, Any]]:
+def grpc_options(max_message_bytes: int, *, shares_port: bool = False) -> list[tuple[str, Any]]:
     """Arguments of the server's channels."""
     return [
-        ("grpc.so_reuseport", 0),  # two servers on one port would share calls in silence
+        # Two servers on one port would share calls in silence.
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),

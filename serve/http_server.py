@@ -77,12 +77,13 @@ class HttpServer:
         *,
         max_body_bytes: int,
         context: ssl.SSLContext | None = None,
+        reserved: bool = False,
         head_s: float = HEAD_S,
         body_s: float = BODY_S,
     ) -> None:
         """Bind the port; ConfigError when it cannot be had. It answers after ``start``.
 
-        With ``context`` it speaks HTTPS.
+        With ``context`` it speaks HTTPS. ``reserved``: another process keeps the port for this one.
 
         ``answer`` must not raise; it is cancelled when the client leaves.
         """
@@ -95,7 +96,7 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = socket.create_server((host, port), family=family)
+            self._socket = socket.create_server((host, port), family=family, reuse_port=reserved)
         except OSError as error:
             raise ConfigError(
                 f"--metrics-port {port} on {host} cannot be had ({error.strerror}); "

@@ -142,6 +142,7 @@ def load_model(
     threads: int | None,
     max_batch: int,
     instances: int | None = None,
+    cores: int | None = None,
     host: HostOptions = DEFAULT_OPTIONS,
     preprocessors: Preprocessors | None = None,
 ) -> ServedModel:
@@ -153,7 +154,8 @@ def load_model(
         version: of the model.
         threads: of its session; None for as many as it was certified with, or this host has.
         max_batch: the most rows that will run together, for the warm-up.
-        instances: sessions, each on ``threads``; None for as many as this host's cores hold.
+        instances: sessions, each on ``threads``; None for as many as the cores hold.
+        cores: that it may keep busy; None for all that this process may use.
         host: what to do where its certificate does not hold.
         preprocessors: those that may be shared with it.
 
@@ -164,7 +166,8 @@ def load_model(
     """
     started = time.monotonic()
     bundle = repository.bundle(name, version)
-    choice, session, runtime = _open(bundle, threads, instances, max_batch, host)
+    threads = threads_here(bundle, threads, cores)
+    choice, session, runtime = _open(bundle, threads, instances, cores, max_batch, host)
     variant, isa = choice.variant, choice.instruction_set
     preprocessor = (preprocessors or Preprocessors()).of(bundle)
     certificate = variant.certificate
@@ -209,8 +212,9 @@ def load_model(
 
 def _open(
     bundle: Bundle,
-    threads: int | None,
+    threads: int,
     instances: int | None,
+    cores: int | None,
     max_batch: int,
     host: HostOptions,
 ) -> tuple[Choice, Sessions, str]:
@@ -219,27 +223,27 @@ def _open(
     if engine is not None:  # one: a second would share the GPU with it
         variant, session, runtime = engine
         isa = host.isa or instruction_set()
-        choice = Choice(variant, ChosenBy.HOST, threads_here(bundle, threads), isa)
+        choice = Choice(variant, ChosenBy.HOST, threads, isa)
         return choice, Sessions([session]), runtime
     choice = choose(bundle, threads, host)
     backend = get_backend(choice.variant.backend)
     sessions = backend.load_instances(
         bundle.path / choice.variant.file,
-        instances or _instances(choice),
+        instances or _instances(choice, cores),
         threads=choice.threads,
         options=choice.variant.session_options,
     )
     return choice, Sessions(sessions), backend.runtime()
 
 
-def _instances(choice: Choice) -> int:
+def _instances(choice: Choice, cores: int | None = None) -> int:
     """On a GPU one, for another would share it and hold the weights once more."""
-    return instances_here(choice.threads) if choice.variant.backend in _ON_CPU else 1
+    return instances_here(choice.threads, cores) if choice.variant.backend in _ON_CPU else 1
 
 
-def instances_here(threads: int) -> int:
-    """As many as the cores that this process may use can run on ``threads`` each."""
-    return min(max(1, available_cores() // threads), _MOST_INSTANCES)
+def instances_here(threads: int, cores: int | None = None) -> int:
+    """As many as the cores, by default all that this process may use, can run on ``threads``."""
+    return min(max(1, (cores or available_cores()) // threads), _MOST_INSTANCES)
 
 
 def _proven(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:

@@ -73,6 +73,8 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 MIB: Final = 1 << 20
 # A call that gRPC has accepted may not have reached its handler when new ones are refused.
 _SETTLE_S: Final = 0.05
+# Gives what is waited for before a server stops, and calls what it is given when that comes.
+Stops = Callable[[Callable[[], None]], asyncio.Event]
 
 log = logging.getLogger(__name__)
 
@@ -117,21 +119,17 @@ class Server:
         observer = CallObserver(self.instruments, access_log, self._tracing)
         callers = self._security.callers
         self._edge = CallEdge(observer, callers, lambda: self.batcher.queue.refusal())
-        self._rpc = grpc.aio.server(
-            interceptors=[self._edge], options=grpc_options(config.max_message_mb * MIB)
-        )
-        self.port = bound(
-            config.host,
-            config.port,
-            "--port",
-            lambda address: self._security.add_port(self._rpc, address),
-        )
+        self._shares_port = config.sharing > 1
+        options = grpc_options(config.max_message_mb * MIB, shares_port=self._shares_port)
+        self._rpc = grpc.aio.server(interceptors=[self._edge], options=options)
+        self.port = config.port if self._shares_port else self._bound()
         self._http = HttpServer(
             config.host,
             config.metrics_port,
             lambda request: self._api.answer(request),
             max_body_bytes=config.max_message_mb * MIB,
             context=self._security.context,
+            reserved=self._shares_port,
         )
         self.metrics_port = self._http.port
         self.batcher = Batcher(
@@ -139,9 +137,8 @@ class Server:
             limit=QueueLimit(config.queue_size, config.max_wait_s),
             observer=self.instruments,
         )
-        self._decoder = ImageDecoder(
-            self.batcher.queue, available_cores(), self.instruments.decoded
-        )
+        self._cores = max(1, available_cores() // config.sharing)
+        self._decoder = ImageDecoder(self.batcher.queue, self._cores, self.instruments.decoded)
         self.follower = self._follower()
         self._watching: asyncio.Task[None] | None = None
         self._admin = self._admin_server(CallEdge(observer, callers))
@@ -179,7 +176,8 @@ class Server:
         self.health.set(SERVICES, serving=False)
         observe = self.instruments.event_loop_lag_seconds.observe
         self._lag = asyncio.create_task(watch_loop(observe))
-        await self._rpc.start()
+        if not self._shares_port:
+            await self._rpc.start()
 
     async def load(self) -> list[ServedModel]:
         """Load what the repository says of every model, then answer calls and follow it.
@@ -189,6 +187,9 @@ class Server:
             IntegrityError, BackendUnavailableError: as ``load_model``.
         """
         await self.follower.start()
+        if self._shares_port:  # not before: calls that come here would be lost to the others
+            self._bound()
+            await self._rpc.start()
         self._answer_calls()
         if self.config.watch_seconds:
             self._watching = asyncio.create_task(self.follower.watch(self.config.watch_seconds))
@@ -255,6 +256,15 @@ class Server:
         if self.intake is not None:
             await self.intake.close()
 
+    def _bound(self) -> int:
+        return bound(
+            self.config.host,
+            self.config.port,
+            "--port",
+            lambda address: self._security.add_port(self._rpc, address),
+            shared=self._shares_port,
+        )
+
     def _predictor(self) -> Predictor:
         return Predictor(
             self.registry,
@@ -309,6 +319,7 @@ class Server:
             version,
             threads=config.threads,
             instances=config.instances,
+            cores=self._cores,
             max_batch=config.max_batch,
             host=config.host_options,
             preprocessors=preprocessors,
@@ -336,20 +347,23 @@ class Server:
 
 
 async def serve(
-    config: ServeConfig, announce: Callable[[Ready], None], log_thread: LogThread
+    config: ServeConfig,
+    announce: Callable[[Ready], None],
+    log_thread: LogThread,
+    stops: Stops | None = None,
 ) -> bool:
     """Serve until SIGTERM or SIGINT, drain, and tell whether every call was answered.
 
     ``announce`` is called once, when calls are answered. A signal that comes before waits for the
     model that is being loaded, and no longer. What hangs after the first signal is given up as
-    ``Grace`` says; a second signal ends the process at once.
+    ``Grace`` says; a second signal ends the process at once. ``stops`` takes the place of signals.
 
     Raises:
         ConfigError: a port cannot be had.
         ModelNotFoundError, IntegrityError, BackendUnavailableError: as ``Server.load``.
     """
     started = time.monotonic()
-    stop = _stop_on_signals(Grace(config, log_thread))
+    stop = (stops or stop_on_signals)(Grace(config, log_thread).begin)
     async with Server(config) as server:
         log_thread.dropped = server.instruments.dropped_log_lines.inc
         await server.start()
@@ -373,15 +387,20 @@ async def serve(
     return whole
 
 
-def _stop_on_signals(grace: Grace) -> asyncio.Event:
+def stop_on_signals(
+    at_the_first: Callable[[], None] = lambda: None,
+    at_the_second: Callable[[], None] = lambda: None,
+) -> asyncio.Event:
+    """Set by SIGTERM or SIGINT; a second one ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def received(number: signal.Signals) -> None:
         if stop.is_set():
+            at_the_second()
             os._exit(128 + number)  # the second: whoever sent it does not want to wait
         stop.set()
-        grace.begin()
+        at_the_first()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number)

@@ -62,9 +62,9 @@ class HostKey:
         return f"{self.folder}/{self.threads}{_RECORD}"
 
 
-def threads_here(bundle: Bundle, threads: int | None) -> int:
-    """As many as asked for, else as were certified and this host has cores for."""
-    return threads or min(bundle.certified_threads, available_cores())
+def threads_here(bundle: Bundle, threads: int | None, cores: int | None = None) -> int:
+    """As many as asked for, else as were certified and ``cores``, or this host's, can run."""
+    return threads or min(bundle.certified_threads, cores or available_cores())
 
 
 def _runtime(backend: str) -> str | None:

@@ -1,0 +1,27 @@
+"""Run by a server of several processes: every run of a model waits while the file GATE exists.
+
+Spawn imports the script of the first process into each, so that it holds for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from edgewright.serve.models import ServedModel
+
+if __name__ in ("__main__", "__mp_main__"):
+    plain = ServedModel.scores_with
+
+    def scores_with(*arguments: Any) -> Any:
+        while Path(os.environ["GATE"]).exists():
+            time.sleep(0.01)
+        return plain(*arguments)
+
+    ServedModel.scores_with = scores_with  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    exec(sys.argv.pop(1))

@@ -1,0 +1,268 @@
+"""``edgewright serve --processes``: one port, several processes, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from sqlalchemy import create_engine, text
+
+from edgewright.errors import ConfigError
+from edgewright.repository import Repository
+from edgewright.serve.config import ServeConfig
+from edgewright.serve.ports import reserved
+from edgewright.v1.feedback_pb2 import FeedbackEntry, SendFeedbackRequest
+from edgewright.v1.feedback_pb2_grpc import FeedbackServiceStub
+from edgewright.v1.prediction_pb2 import ClassifyTextRequest
+from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
+
+from . import held
+from .bundles import make_bundle
+from .processes import FREE_PORTS, Process, page, until
+
+WAIT_S = 60
+TRIES = 200  # connections until both processes have met one; all at the same: 2 ** -199
+CALLERS = 40  # likewise, at once
+Start = Callable[..., "Family"]
+
+
+class Family(Process):
+    """A server of two processes, and what it printed when it was ready."""
+
+    told: dict[str, Any]
+
+    def announced(self) -> Family:
+        self.told = self.ready()
+        return self
+
+    @property
+    def pids(self) -> list[int]:
+        return [each["pid"] for each in self.told["processes"]]
+
+    @property
+    def http_ports(self) -> list[int]:
+        return [each["metrics_port"] for each in self.told["processes"]]
+
+    def channel(self) -> grpc.Channel:
+        """A connection of its own."""
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        return grpc.insecure_channel(f"127.0.0.1:{self.told['port']}", options=options)
+
+    def classify(self) -> str:
+        """The id of a prediction; its last part is that of the process."""
+        with self.channel() as channel:
+            request = ClassifyTextRequest(texts=["bank shares"])
+            answer = PredictionServiceStub(channel).ClassifyText(request, timeout=WAIT_S)
+        return str(answer.classifications[0].prediction_id)
+
+    def nodes(self) -> set[str]:
+        """Who answers, asked until two have."""
+        found: set[str] = set()
+        for _ in range(TRIES):
+            found.add(self.classify().rpartition("-")[2])
+            if len(found) == 2:
+                break
+        return found
+
+    def page(self, number: int, path: str) -> tuple[int, str]:
+        """Status 0 where nobody listens."""
+        try:
+            return page(self.http_ports[number], path)
+        except OSError:
+            return 0, ""
+
+    def in_flight(self) -> list[int]:
+        """Calls being answered, by process."""
+        pages = [self.page(number, "/metrics")[1].splitlines() for number in range(2)]
+        name = "edgewright_requests_in_flight "
+        return [
+            int(float(line.removeprefix(name)))
+            for page in pages
+            for line in page
+            if line.startswith(name)
+        ]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    families: list[Family] = []
+
+    def begin(repository: Path, *options: str, gate: Path | None = None) -> Family:
+        arguments = (str(repository), "--processes", "2", *FREE_PORTS, "--json", *options)
+        env = {} if gate is None else {"GATE": str(gate)}
+        families.append(Family(*arguments, without=None if gate is None else held, **env))
+        return families[-1]
+
+    yield begin
+    for family in families:
+        if family.popen.poll() is None:
+            family.popen.kill()
+            for pid in family.pids if hasattr(family, "told") else ():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            family.popen.communicate()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # ended; whoever adopted it has not looked yet
+
+
+def test_two_processes_answer_on_one_port_and_keep_all_feedback(
+    start: Start, repository: Path, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'feedback.db'}"
+    family = start(repository, "--feedback", url, "--log-inputs", "all").announced()
+    predictions, nodes = [], set()
+    for _ in range(TRIES):
+        with family.channel() as channel:
+            request = ClassifyTextRequest(texts=["bank shares"])
+            answer = PredictionServiceStub(channel).ClassifyText(request, timeout=WAIT_S)
+            predictions.append(answer.classifications[0].prediction_id)
+            entry = FeedbackEntry(
+                entry_id=f"entry-{len(predictions)}", prediction_id=predictions[-1], label="sport"
+            )
+            stub = FeedbackServiceStub(channel)
+            stub.SendFeedback(SendFeedbackRequest(entries=[entry]), timeout=WAIT_S)
+        nodes.add(predictions[-1].rpartition("-")[2])
+        if len(nodes) == 2:
+            break
+    assert len(nodes) == 2
+    assert len(set(predictions)) == len(predictions)
+    assert len(set(family.pids)) == len(set(family.http_ports)) == 2
+    for number in range(2):
+        assert family.page(number, "/readyz")[0] == 200
+        assert 'edgewright_requests_total{code="OK"' in family.page(number, "/metrics")[1]
+    family.popen.terminate()
+    code, out, err = family.wait()
+    assert (code, out, err) == (0, "", "")
+    assert feedback_in(url) == {(f"entry-{n}", each) for n, each in enumerate(predictions, start=1)}
+
+
+def feedback_in(url: str) -> set[tuple[str, str]]:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT entry_id, prediction_id FROM edgewright_feedback")
+        ).all()
+    engine.dispose()
+    return {(row[0], row[1]) for row in found}
+
+
+def test_a_killed_process_comes_back_while_the_other_answers(
+    start: Start, repository: Path
+) -> None:
+    family = start(repository).announced()
+    before = family.nodes()
+    assert len(before) == 2
+    os.kill(family.pids[1], signal.SIGKILL)
+    until(lambda: not is_running(family.pids[1]))
+    until(lambda: bool(family.classify()) and family.page(1, "/readyz")[0] == 200)
+    after = family.nodes()
+    assert len(after - before) == len(after & before) == 1
+    family.popen.terminate()
+    assert family.wait()[0] == 0
+
+
+def test_sigterm_finishes_what_is_in_flight_in_every_process(
+    start: Start, repository: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    options = ("--max-wait", "1000")
+    family = start(repository, *options, gate=gate).announced()
+    gate.touch()
+    with ThreadPoolExecutor(CALLERS) as pool:
+        calls = []
+        while len(calls) < CALLERS and 0 in family.in_flight():
+            calls.append(pool.submit(family.classify))
+            until(lambda: sum(family.in_flight()) == len(calls))
+        assert 0 not in family.in_flight()
+        family.popen.terminate()
+        until(lambda: all(family.page(number, "/readyz")[0] == 503 for number in range(2)))
+        assert not any(call.done() for call in calls)
+        gate.unlink()
+        assert all(call.result() for call in calls)
+    assert family.wait()[0] == 0
+
+
+def test_a_second_signal_ends_all_at_once(start: Start, repository: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    family = start(repository, "--grace", "1000", gate=gate).announced()
+    gate.touch()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(family.classify)
+        until(lambda: sum(family.in_flight()) == 1)
+        family.popen.send_signal(signal.SIGINT)
+        until(lambda: family.page(0, "/readyz")[0] != 200)
+        family.popen.send_signal(signal.SIGINT)
+        assert family.wait()[0] == 128 + signal.SIGINT
+        assert isinstance(call.exception(), grpc.RpcError)
+    until(lambda: not any(is_running(pid) for pid in family.pids))
+
+
+def test_processes_whose_parent_was_killed_end_too(start: Start, repository: Path) -> None:
+    family = start(repository).announced()
+    assert all(is_running(pid) for pid in family.pids)
+    family.popen.kill()
+    until(lambda: not any(is_running(pid) for pid in family.pids))
+    assert family.wait()[0] == -signal.SIGKILL
+
+
+def test_a_corrupt_bundle_stops_it_with_4_and_is_named_once(start: Start, tmp_path: Path) -> None:
+    Repository(tmp_path / "repository").publish(make_bundle(tmp_path / "bundle"), "news")
+    file = tmp_path / "repository" / "news" / "1" / "variants" / "fp32.onnx"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(bytes(content))
+    code, out, err = start(tmp_path / "repository").wait()
+    assert (code, out) == (4, "")
+    assert err.count(f"error: {file} was altered") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_a_port_in_use_is_an_error_of_its_option(
+    start: Start, repository: Path, option: str
+) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # it would share
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, out, err = start(repository, option, port).wait()
+    assert (code, out) == (2, "")
+    assert f"error: {option} {port} on 127.0.0.1 cannot be had" in err
+    assert "Traceback" not in err
+
+
+def test_a_reserved_port_is_nobody_elses() -> None:
+    with reserved("127.0.0.1", 0, "--port") as keeper:
+        port = keeper.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port} on 127.0.0.1 cannot be had"):
+            reserved("127.0.0.1", port, "--port")
+
+
+def test_faults_of_several_processes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as none:
+        ServeConfig(tmp_path, processes=0)
+    assert none.value.faults == ("--processes is 0; it must be 1 to 256",)
+    with pytest.raises(ConfigError) as told:
+        ServeConfig(
+            tmp_path, processes=4, port=65534, metrics_port=65533, admin_port=0, watch_seconds=0
+        )
+    highest, meets, blind = told.value.faults
+    assert "up to 65536, and the highest is 65535" in highest
+    assert "--port is 65534" in meets
+    assert "--watch-seconds above 0" in blind
+    ServeConfig(tmp_path, processes=4, port=9000, metrics_port=0, admin_port=9001)
