@@ -167,7 +167,9 @@ def test_a_killed_process_comes_back_while_the_other_answers(
     before = family.nodes()
     assert len(before) == 2
     os.kill(family.pids[1], signal.SIGKILL)
-    until(lambda: not is_running(family.pids[1]))
+    family.logs(
+        f"(pid {family.pids[1]}, HTTP port {family.http_ports[1]}) ended with exit code 137"
+    )
     until(lambda: bool(family.classify()) and family.page(1, "/readyz")[0] == 200)
     after = family.nodes()
     assert len(after - before) == len(after & before) == 1
