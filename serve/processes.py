@@ -22,7 +22,7 @@ from edgewright.serve.grace import LAST_S
 from edgewright.serve.host_choice import Remeasure
 from edgewright.serve.member import Logs, Member
 from edgewright.serve.ports import reserved
-from edgewright.serve.server import stop_on_signals
+from edgewright.serve.stop_signals import stop_on_signals
 
 _FIRST_PAUSE_S: Final = 1.0  # before what ended is started again
 _LONGEST_PAUSE_S: Final = 30.0

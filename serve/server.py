@@ -6,8 +6,6 @@ import asyncio
 import gc
 import logging
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,6 +54,7 @@ from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.registry import Registry, State
 from edgewright.serve.security import Security
 from edgewright.serve.shadow import Shadow
+from edgewright.serve.stop_signals import Stops, stop_on_signals
 from edgewright.serve.surroundings import ServerSurroundings
 from edgewright.serve.trace_endpoint import open_tracing
 from edgewright.serve.version_policy import VersionPolicy
@@ -73,8 +72,6 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 MIB: Final = 1 << 20
 # A call that gRPC has accepted may not have reached its handler when new ones are refused.
 _SETTLE_S: Final = 0.05
-# Gives what is waited for before a server stops, and calls what it is given when that comes.
-Stops = Callable[[Callable[[], None]], asyncio.Event]
 
 log = logging.getLogger(__name__)
 
@@ -385,23 +382,3 @@ async def serve(
         whole = await server.drain()
     log.info("drained")
     return whole
-
-
-def stop_on_signals(
-    at_the_first: Callable[[], None] = lambda: None,
-    at_the_second: Callable[[], None] = lambda: None,
-) -> asyncio.Event:
-    """Set by SIGTERM or SIGINT; a second one ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def received(number: signal.Signals) -> None:
-        if stop.is_set():
-            at_the_second()
-            os._exit(128 + number)  # the second: whoever sent it does not want to wait
-        stop.set()
-        at_the_first()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, received, number)
-    return stop
