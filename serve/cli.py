@@ -236,6 +236,8 @@ def serve(
                 serve_repository(config, lambda ready: _announce(output, told(ready)), log_thread)
             )
             code = 0 if whole else CUT_OFF
+    if log_thread.stuck:  # the interpreter would wait at its end for whoever does not read stderr
+        os._exit(code)
     click.get_current_context().exit(code)
 
 

@@ -11,6 +11,9 @@ MAX_CALLS_PER_CONNECTION: Final = 128
 # some beyond the first, all beyond the second; both bound memory and the wait that nobody sees.
 # The first is as much as sixteen full connections.
 MAX_UNSEEN_CALLS: Final = (2048, 4096)
+# A client that vanished without a word, as where its cable was pulled, is found by a ping.
+PING_AFTER_MS: Final = 60_000
+PING_TIMEOUT_MS: Final = 20_000
 
 
 def grpc_options(max_message_bytes: int, *, shares_port: bool = False) -> list[tuple[str, Any]]:
@@ -29,4 +32,7 @@ def grpc_options(max_message_bytes: int, *, shares_port: bool = False) -> list[t
         # Clients may ping to keep an idle connection through a proxy; the default calls it abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", PING_AFTER_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ]

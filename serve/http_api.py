@@ -35,6 +35,7 @@ from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
 from edgewright.serve.json_input import from_base64, json_object, refuse_keys, taken, utf8
 from edgewright.serve.model_tensors import array_types, example_type, extra_types, output_types
 from edgewright.serve.models import ServedModel
+from edgewright.serve.oip_config import config_json, model_config
 from edgewright.serve.oip_json import answer_body, metadata, parse_call
 from edgewright.serve.predictor import Predicted, Predictor
 from edgewright.serve.tokens import Right
@@ -215,14 +216,7 @@ class HttpApi:
 
     async def _model_config(self, _request: Request, groups: Mapping[str, str]) -> Response:
         model = self._inference.model(groups["model"], groups["version"])
-        return _json(
-            {
-                "name": model.name,
-                "platform": PLATFORM,
-                "backend": model.variant.backend,
-                "max_batch_size": self._inference.max_rows,
-            }
-        )
+        return _json(config_json(model_config(model, self._inference.max_rows)))
 
     async def _infer(self, request: Request, groups: Mapping[str, str]) -> Response:
         end = request.headers.get("inference-header-content-length")

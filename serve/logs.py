@@ -85,6 +85,11 @@ class LogThread(logging.Handler):
         self._waiting.append(record)
         self._some.set()
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the writer waits, after ``close``, for somebody who does not read."""
+        return self._closing and self._thread.is_alive()
+
     def close(self) -> None:
         """Write what waits, if it can be written soon."""
         self._closing = True

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from edgewright import __version__
 from edgewright.oip import inference_pb2
 from edgewright.oip.inference_pb2_grpc import GRPCInferenceServiceServicer
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
 from edgewright.serve.model_tensors import array_types, example_type, extra_types, output_types
+from edgewright.serve.oip_config import model_config
 from edgewright.serve.oip_messages import infer_call, infer_response
 from edgewright.serve.registry import Entry, State
-from edgewright.serve.tensors import BYTES, FP32, INT64, TensorType
-
-_DATA_TYPES: Final = {
-    BYTES: inference_pb2.TYPE_STRING,
-    INT64: inference_pb2.TYPE_INT64,
-    FP32: inference_pb2.TYPE_FP32,
-}
+from edgewright.serve.tensors import TensorType
 
 
 class OipService(GRPCInferenceServiceServicer):
@@ -72,23 +67,7 @@ class OipService(GRPCInferenceServiceServicer):
     async def ModelConfig(self, request: Any, _context: Any) -> Any:  # noqa: N802
         """What Triton's tools ask before they call; raises as ``model``."""
         model = self._inference.model(request.name, request.version)
-        inputs = [_input(example_type(model))]
-        inputs += [_input(each, optional=True) for each in array_types(model)]
-        outputs = [
-            inference_pb2.ModelOutput(
-                name=each.name, data_type=_DATA_TYPES[each.datatype], dims=each.shape[1:]
-            )
-            for each in (*output_types(model), *extra_types(model))
-        ]
-        config = inference_pb2.ModelConfig(
-            name=model.name,
-            platform=PLATFORM,
-            backend=model.variant.backend,
-            max_batch_size=self._inference.max_rows,
-            input=inputs,
-            output=outputs,
-            dynamic_batching=inference_pb2.ModelDynamicBatching(),
-        )
+        config = model_config(model, self._inference.max_rows)
         return inference_pb2.ModelConfigResponse(config=config)
 
     async def RepositoryIndex(self, request: Any, _context: Any) -> Any:  # noqa: N802
@@ -111,13 +90,4 @@ class OipService(GRPCInferenceServiceServicer):
 def _metadata(each: TensorType) -> inference_pb2.ModelMetadataResponse.TensorMetadata:
     return inference_pb2.ModelMetadataResponse.TensorMetadata(
         name=each.name, datatype=each.datatype, shape=each.shape
-    )
-
-
-def _input(each: TensorType, *, optional: bool = False) -> inference_pb2.ModelInput:
-    return inference_pb2.ModelInput(
-        name=each.name,
-        data_type=_DATA_TYPES[each.datatype],
-        dims=each.shape[1:],
-        optional=optional,
     )

@@ -1,7 +1,14 @@
 """Faults of the world around a server: its clock, and clients that vanish or never read.
 
-Bad input is tested where it comes in: test_server, test_oip_service, test_http_api; a model that
-gives no numbers in test_server and test_alerts; a full disk in test_feedback_service.
+The others are tested where they come in:
+
+    wrong dtype, shape, name, count, byte length    test_oip_service, test_http_api
+    unknown model or version, empty batch, 10 MB    test_server, test_oip_service, test_http_api
+    bytes that are no UTF-8, unknown fields         test_oip_service, test_http_api, test_fuzz
+    corrupt image                                   test_image_decoder, test_bombs, test_classify_stream
+    a model that gives NaN                          test_server, test_http_api, test_embed, test_alerts
+    a full disk                                     test_feedback_service, test_process_faults,
+                                                    test_host_choice (the state folder)
 """
 
 from __future__ import annotations
@@ -17,8 +24,13 @@ from pathlib import Path
 import pytest
 
 import edgewright.serve
+from edgewright.serve import grpc_options
+from edgewright.serve.classify_stream import MESSAGES_AHEAD
+from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION
+from edgewright.v1.prediction_pb2 import StreamClassifyRequest, StreamItem
 
-from .conftest import Gate, Launch, until
+from .conftest import Gate, Launch, Running, until
+from .raw_http2 import DeafClient
 
 TEN_YEARS_NS = 10 * 365 * 86_400 * 10**9
 # Who tells the time of day to people or to a store; all others measure by time.monotonic.
@@ -104,3 +116,72 @@ def test_a_client_of_http_that_never_reads_holds_up_nobody(launch: Launch) -> No
         assert len(running.classify("bank").classifications) == 1
         until(lambda: running.server.in_flight == 0)
         running.loop.run(running.server.drain())
+
+
+CLASSIFY_TEXT = "/edgewright.v1.PredictionService/ClassifyText"
+STREAM_CLASSIFY = "/edgewright.v1.PredictionService/StreamClassify"
+
+
+@pytest.fixture
+def deaf() -> Iterator[Callable[[Running], DeafClient]]:
+    """Makes gRPC clients that never read."""
+    clients: list[DeafClient] = []
+
+    def make(running: Running) -> DeafClient:
+        clients.append(DeafClient(running.server.port))
+        return clients[-1]
+
+    yield make
+    for each in clients:
+        each.close()
+
+
+def answered(running: Running) -> float:
+    return running.metric("edgewright_predictions_total")
+
+
+def test_answers_that_a_client_of_grpc_never_takes_hold_up_nobody(
+    launch: Launch, deaf: Callable[[Running], DeafClient]
+) -> None:
+    running = launch(grace_s=1000.0)
+    client = deaf(running)
+    for _ in range(MAX_CALLS_PER_CONNECTION):
+        client.call(CLASSIFY_TEXT, [running.request("bank")])
+    until(lambda: answered(running) == MAX_CALLS_PER_CONNECTION)
+    until(lambda: running.server.in_flight == 0)
+    assert running.server.batcher.queue.rows == 0
+    for _ in range(50):  # the memory of those not taken bounds what is taken in
+        client.call(CLASSIFY_TEXT, [running.request("bank")])
+        assert running.classify("bank").classifications
+    assert answered(running) == MAX_CALLS_PER_CONNECTION + 50
+    assert running.loop.run(running.server.drain())
+
+
+def test_a_stream_that_a_client_never_reads_is_not_read_on_and_ends_with_the_grace(
+    launch: Launch, deaf: Callable[[Running], DeafClient]
+) -> None:
+    running = launch(grace_s=0.1)
+    message = StreamClassifyRequest(items=[StreamItem(text="bank")])
+    deaf(running).call(STREAM_CLASSIFY, [message] * 1000)
+    until(lambda: answered(running) > 0)
+    for _ in range(50):
+        assert running.classify("goal").classifications
+    # What is being sent, what is ahead of it, and what was asked for beside.
+    assert answered(running) - 50 <= MESSAGES_AHEAD + 2
+    assert not running.loop.run(running.server.drain())
+    assert running.server.in_flight == 0
+
+
+def test_a_client_of_grpc_that_vanishes_without_a_word_is_found_by_a_ping(
+    launch: Launch, deaf: Callable[[Running], DeafClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_options, "PING_AFTER_MS", 1000)
+    monkeypatch.setattr(grpc_options, "PING_TIMEOUT_MS", 1000)
+    running = launch()
+    client = deaf(running)
+    message = StreamClassifyRequest(items=[StreamItem(text="bank")])
+    client.call(STREAM_CLASSIFY, [message], last=False)
+    until(lambda: running.server.in_flight == 1)
+    client.answer_ping()  # gRPC's own, after data has come
+    client.wait_until_closed()
+    until(lambda: running.server.in_flight == 0)

@@ -26,7 +26,7 @@ from edgewright.oip import inference_pb2
 from edgewright.repository import Repository
 from edgewright.v1 import feedback_pb2, model_pb2, prediction_pb2
 
-from .bundles import make_bundle
+from .bundles import Recipe, make_bundle
 from .conftest import Launch, Running, until
 from .image_bundles import SIDE, make_image_bundle, png
 from .mutations import odd_bytes, odd_fields
@@ -70,6 +70,10 @@ MESSAGES: list[tuple[str, Any]] = [
      prediction_pb2.ClassifyTextRequest(model="news", texts=["bank shares", "goal"], top_k=2)),
     (OURS + "PredictionService/ClassifyImage",
      prediction_pb2.ClassifyImageRequest(model="pets", images=[RED])),
+    (OURS + "PredictionService/EmbedText",
+     prediction_pb2.EmbedTextRequest(model="news", texts=["bank", "goal"], normalize=True)),
+    (OURS + "PredictionService/EmbedImage",
+     prediction_pb2.EmbedImageRequest(model="pets", images=[RED])),
     (OURS + "ModelService/GetModel", model_pb2.GetModelRequest(model="news")),
     (OURS + "ModelService/ListModels", model_pb2.ListModelsRequest()),
     (OURS + "FeedbackService/SendFeedback", feedback_pb2.SendFeedbackRequest(entries=[ENTRY])),
@@ -110,7 +114,7 @@ BODIES = [
 def running(launch: Launch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Running]:
     """A server of texts and images with a store; afterwards it must be as it was."""
     repository = Repository(tmp_path / "repository")
-    repository.publish(make_bundle(tmp_path / "news"), "news")
+    repository.publish(make_bundle(tmp_path / "news", Recipe(features=True)), "news")
     repository.publish(make_image_bundle(tmp_path / "pets"), "pets")
     store = f"sqlite:///{tmp_path / 'feedback.db'}"
     started = launch(repository.path, feedback=store, log_inputs="all")

@@ -67,7 +67,19 @@ def test_tritonclient_works_unmodified(running: Running, triton_python: Path, ki
     assert told["live"] is told["ready"] is told["model_ready"] is True
     assert told["other_ready"] is False
     assert told["inputs"][0] == "text"
-    assert told["max_batch_size"] == 256
+    assert told["config"] == {
+        "name": "news", "platform": "edgewright", "backend": "onnxruntime", "max_batch_size": 256,
+    }  # fmt: skip
+    assert told["tensors"] == {
+        "text": ["TYPE_STRING", [1]],
+        "input_ids": ["TYPE_INT64", [-1]],
+        "attention_mask": ["TYPE_INT64", [-1]],
+        "label": ["TYPE_STRING", []],
+        "score": ["TYPE_FP32", []],
+        "scores": ["TYPE_FP32", [3]],
+        "prediction_id": ["TYPE_STRING", []],
+        "logits": ["TYPE_FP32", [3]],
+    }
     invalid, missing = ("400", "404") if kind == "http" else (
         "StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND",
     )  # fmt: skip

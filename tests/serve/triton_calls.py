@@ -24,6 +24,16 @@ def given(module: Any, name: str, datatype: str, array: Any) -> Any:
     return made
 
 
+def as_json(config: Any) -> dict[str, Any]:
+    """A configuration, by the names that tritonclient's own .proto gives to what came."""
+    from google.protobuf.json_format import MessageToDict
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    for each in (config, *config.input, *config.output):
+        assert not len(UnknownFieldSet(each)), each
+    return MessageToDict(config, preserving_proto_field_name=True)
+
+
 async def failure(call: Any, kind: type[Exception]) -> list[str]:
     try:
         await maybe(call())
@@ -57,7 +67,7 @@ async def main(kind: str, target: str, picture: bytes) -> dict[str, Any]:
     config = await maybe(client.get_model_config("news"))
     if kind != "http":
         metadata = {"inputs": [{"name": each.name} for each in metadata.inputs]}
-        config = {"max_batch_size": config.config.max_batch_size}
+        config = as_json(config.config)
         assert answer.get_response().id == "7"
     wrong = [module.InferRequestedOutput("embedding")]
     told = {
@@ -72,7 +82,13 @@ async def main(kind: str, target: str, picture: bytes) -> dict[str, Any]:
         "model_ready": await maybe(client.is_model_ready("news", "1")),
         "other_ready": await maybe(client.is_model_ready("wine")),
         "inputs": [each["name"] for each in metadata["inputs"]],
-        "max_batch_size": config["max_batch_size"],
+        "config": {
+            name: config[name] for name in ("name", "platform", "backend", "max_batch_size")
+        },
+        "tensors": {
+            each["name"]: [each["data_type"], [int(side) for side in each.get("dims", [])]]
+            for each in (*config["input"], *config["output"])
+        },
         "errors": {
             "bad": await failure(
                 lambda: client.infer("news", [text], outputs=wrong), InferenceServerException
