@@ -381,7 +381,9 @@ def test_a_variant_that_depends_on_its_neighbours_is_certified_one_row_at_a_time
             def load(self, path: Path, **options: Any) -> Any:
                 session = backend.load(path, **options)
                 run, seen = session.run, shapes.setdefault(path.stem, set())
-                session.run = lambda arrays: seen.add(len(arrays["input_ids"])) or run(arrays)
+                session.run = lambda arrays, outputs=(): (
+                    seen.add(len(arrays["input_ids"])) or run(arrays, outputs)
+                )
                 return session
 
         return Spy()
