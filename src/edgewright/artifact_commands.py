@@ -184,7 +184,8 @@ def _describe_bundle(bundle: Bundle) -> list[str]:
 def _describe_features(bundle: Bundle) -> Iterator[str]:
     from edgewright.bundle import MEASUREMENTS_FILE
 
-    measured = json.loads((bundle.path / MEASUREMENTS_FILE).read_bytes())
+    file = bundle.path / MEASUREMENTS_FILE
+    measured = json.loads(file.read_bytes()) if file.exists() else {}
     for name, near in measured.get("features", {}).items():
         yield (
             f"  features   {name}: cosine to the model's {near['cosine_median']:.4f} (median), "

@@ -161,7 +161,7 @@ def test_an_image_that_cannot_be_decoded_is_named(
             client.classify_images(b"not an image")
         with pytest.raises(InputError, match=r"images\[0\] is empty"):
             client.classify_images(b"")
-        with pytest.raises(InputError, match="digits classifies images; call ClassifyImage"):
+        with pytest.raises(InputError, match="digits reads images; call ClassifyImage"):
             client.classify("a text")
         with pytest.raises(InputError, match="top_k is 99"):
             client.classify_images(good, top_k=99)
