@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from edgewright.errors import InputError
 from edgewright.kinds import IMAGE, TEXT, Kind
@@ -27,6 +27,8 @@ from edgewright.v1.prediction_pb2 import (
     StreamClassifyResponse,
 )
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceServicer
+
+Embedded = TypeVar("Embedded", EmbedTextResponse, EmbedImageResponse)
 
 
 class PredictionService(PredictionServiceServicer):
@@ -72,29 +74,13 @@ class PredictionService(PredictionServiceServicer):
         self, request: EmbedTextRequest, context: Any
     ) -> EmbedTextResponse:
         """What the head reads of each text, in order; raises as ``ClassifyText``."""
-        model = self._ready(request, TEXT, "Embed")
-        answers = await self._predictor.embed(model, list(request.texts), context.time_remaining())
-        vectors = embeddings(answers, normalize=request.normalize)
-        return EmbedTextResponse(
-            model=model.name,
-            version=model.version,
-            dimension=len(vectors[0].values),
-            embeddings=vectors,
-        )
+        return await self._embed(request, request.texts, TEXT, context, EmbedTextResponse)
 
     async def EmbedImage(  # noqa: N802 -- the name in the .proto
         self, request: EmbedImageRequest, context: Any
     ) -> EmbedImageResponse:
         """The same of each image."""
-        model = self._ready(request, IMAGE, "Embed")
-        answers = await self._predictor.embed(model, list(request.images), context.time_remaining())
-        vectors = embeddings(answers, normalize=request.normalize)
-        return EmbedImageResponse(
-            model=model.name,
-            version=model.version,
-            dimension=len(vectors[0].values),
-            embeddings=vectors,
-        )
+        return await self._embed(request, request.images, IMAGE, context, EmbedImageResponse)
 
     async def StreamClassify(  # noqa: N802 -- the name in the .proto
         self, requests: AsyncIterator[StreamClassifyRequest], context: Any
@@ -105,6 +91,24 @@ class PredictionService(PredictionServiceServicer):
         ) as answers:
             async for response in answers:
                 yield response
+
+    async def _embed(
+        self,
+        request: Any,
+        inputs: Sequence[Any],
+        kind: Kind,
+        context: Any,
+        response: Callable[..., Embedded],
+    ) -> Embedded:
+        model = self._ready(request, kind, "Embed")
+        answers = await self._predictor.embed(model, list(inputs), context.time_remaining())
+        vectors = embeddings(answers, normalize=request.normalize)
+        return response(
+            model=model.name,
+            version=model.version,
+            dimension=len(vectors[0].values),
+            embeddings=vectors,
+        )
 
     def _ready(self, request: Any, kind: Kind, verb: str = "Classify") -> ServedModel:
         model = self._predictor.registry.route(request.model, request.version)

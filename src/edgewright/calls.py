@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -100,13 +100,13 @@ class Deadline:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a classification asks for, beside its inputs."""
+class _Inputs:
+    """One kind of what callers send: the field of a request, and what bounds one request."""
 
-    model: str
-    version: int
-    top_k: int
-    deadline: Deadline
+    field: str
+    check: Callable[[Sequence[Any]], None]  # raises InputError
+    size_of: Callable[[Any], int]  # in bytes
+    limit: int  # bytes of a request that holds several
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,10 @@ class _Method(Generic[T]):
     """An RPC that answers each of its inputs."""
 
     name: str
-    inputs: str  # the field of its request
+    request: Callable[..., Message]
+    inputs: _Inputs
     answers: str  # the field of its response
     read: Callable[[Any], T]
-
-
-_CLASSIFY_TEXT: Final = _Method("ClassifyText", "texts", "classifications", classification)
-_CLASSIFY_IMAGE: Final = _Method("ClassifyImage", "images", "classifications", classification)
-_EMBED_TEXT: Final = _Method("EmbedText", "texts", "embeddings", embedding)
-_EMBED_IMAGE: Final = _Method("EmbedImage", "images", "embeddings", embedding)
 
 
 @dataclass(frozen=True)
@@ -141,15 +136,8 @@ class Calls:
         Raises:
             InputError: no texts, or one that is not Unicode; or the server refused one.
         """
-        _check_texts(texts)
-        asked = _Asked(model, version, top_k, deadline)
-        requests = (
-            prediction_pb2.ClassifyTextRequest(
-                model=model, version=version, texts=chunk, top_k=top_k
-            )
-            for chunk in chunks(texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
-        )
-        return (yield from self._in_parts(_CLASSIFY_TEXT, requests, asked))
+        options = {"model": model, "version": version, "top_k": top_k}
+        return self._in_parts(_CLASSIFY_TEXT, texts, options, deadline)
 
     def classify_images(
         self, images: Sequence[bytes], model: str, version: int, top_k: int, deadline: Deadline
@@ -159,61 +147,49 @@ class Calls:
         Raises:
             InputError: no images, or one that is not bytes; or the server refused one.
         """
-        _check_images(images)
-        asked = _Asked(model, version, top_k, deadline)
-        requests = (
-            prediction_pb2.ClassifyImageRequest(
-                model=model, version=version, images=chunk, top_k=top_k
-            )
-            for chunk in chunks(images, len, MAX_IMAGE_BYTES)
-        )
-        return (yield from self._in_parts(_CLASSIFY_IMAGE, requests, asked))
+        options = {"model": model, "version": version, "top_k": top_k}
+        return self._in_parts(_CLASSIFY_IMAGE, images, options, deadline)
 
     def embed(
         self, texts: Sequence[str], model: str, version: int, normalize: bool, deadline: Deadline
     ) -> Steps[list[Embedding]]:
         """The vectors of ``texts``, in as many requests as it takes; raises as ``classify``."""
-        _check_texts(texts)
-        asked = _Asked(model, version, 0, deadline)
-        requests = (
-            prediction_pb2.EmbedTextRequest(
-                model=model, version=version, texts=chunk, normalize=normalize
-            )
-            for chunk in chunks(texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
-        )
-        return (yield from self._in_parts(_EMBED_TEXT, requests, asked))
+        options = {"model": model, "version": version, "normalize": normalize}
+        return self._in_parts(_EMBED_TEXT, texts, options, deadline)
 
     def embed_images(
         self, images: Sequence[bytes], model: str, version: int, normalize: bool, deadline: Deadline
     ) -> Steps[list[Embedding]]:
         """The vectors of image files; raises as ``classify_images``."""
-        _check_images(images)
-        asked = _Asked(model, version, 0, deadline)
-        requests = (
-            prediction_pb2.EmbedImageRequest(
-                model=model, version=version, images=chunk, normalize=normalize
-            )
-            for chunk in chunks(images, len, MAX_IMAGE_BYTES)
-        )
-        return (yield from self._in_parts(_EMBED_IMAGE, requests, asked))
+        options = {"model": model, "version": version, "normalize": normalize}
+        return self._in_parts(_EMBED_IMAGE, images, options, deadline)
 
     def _in_parts(
-        self, method: _Method[T], requests: Iterable[Any], asked: _Asked
+        self,
+        method: _Method[T],
+        inputs: Sequence[Any],
+        options: Mapping[str, Any],
+        deadline: Deadline,
     ) -> Steps[list[T]]:
-        """Send requests of some inputs each; the answers of all, in the order of the inputs."""
-        check_range("version", asked.version, 2**63)
-        check_range("top_k", asked.top_k, 2**31)
+        """Send requests of some inputs each; the answers of all, in the order of the inputs.
+
+        ``options`` are what every request says beside its inputs.
+        """
+        kind = method.inputs
+        kind.check(inputs)
+        check_range("version", options["version"], 2**63)
+        check_range("top_k", options.get("top_k", 0), 2**31)
         answers: list[T] = []
-        for request in requests:
-            count = len(getattr(request, method.inputs))
+        for chunk in chunks(inputs, kind.size_of, kind.limit):
+            request = method.request(**options, **{kind.field: chunk})
             try:
-                response = yield from self.unary(method.name, request, asked.deadline)
+                response = yield from self.unary(method.name, request, deadline)
             except InputError as error:
                 raise _at_its_place(error, len(answers)) from error
             found = getattr(response, method.answers)
-            if len(found) != count:
+            if len(found) != len(chunk):
                 raise ServiceError(
-                    f"{self.target} gave {len(found)} answers to {count} {method.inputs}; the "
+                    f"{self.target} gave {len(found)} answers to {len(chunk)} {kind.field}; the "
                     "server and this client do not fit together"
                 )
             answers.extend(map(method.read, found))
@@ -454,3 +430,27 @@ def _at_its_place(error: InputError, offset: int) -> InputError:
         return re.sub(r"\b(texts|images)\[(\d+)\]", lambda m: f"{m[1]}[{int(m[2]) + offset}]", text)
 
     return InputError(counted(str(error)), field=counted(error.field))
+
+
+_TEXTS: Final = _Inputs("texts", _check_texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
+_IMAGES: Final = _Inputs("images", _check_images, len, MAX_IMAGE_BYTES)
+_CLASSIFY_TEXT: Final = _Method(
+    "ClassifyText",
+    prediction_pb2.ClassifyTextRequest,
+    _TEXTS,
+    "classifications",
+    classification,
+)
+_CLASSIFY_IMAGE: Final = _Method(
+    "ClassifyImage",
+    prediction_pb2.ClassifyImageRequest,
+    _IMAGES,
+    "classifications",
+    classification,
+)
+_EMBED_TEXT: Final = _Method(
+    "EmbedText", prediction_pb2.EmbedTextRequest, _TEXTS, "embeddings", embedding
+)
+_EMBED_IMAGE: Final = _Method(
+    "EmbedImage", prediction_pb2.EmbedImageRequest, _IMAGES, "embeddings", embedding
+)

@@ -27,16 +27,6 @@ MIXED = [b"a" * 80, b"missing", b"c" * 300_000, b"full"]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return build_load_generator(tmp_path_factory.mktemp("built") / "load")
-    except LoadGeneratorError as missing:
-        if "apt-get" not in str(missing):
-            raise
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     running = asyncio.new_event_loop()
     thread = threading.Thread(target=running.run_forever, daemon=True)

@@ -24,7 +24,6 @@ from serve.bundles import make_bundle
 
 from benchmarks import serve, serve_rounds
 from benchmarks.environment import OwnEnvironment, PeerMissingError
-from benchmarks.load import LoadGeneratorError, build_load_generator
 from benchmarks.process import RunFailedError
 from benchmarks.running_server import free_ports, running
 from benchmarks.serve_comparison import ServeComparison
@@ -73,16 +72,6 @@ class Handler(BaseHTTPRequestHandler):
 
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return build_load_generator(tmp_path_factory.mktemp("built") / "load")
-    except LoadGeneratorError as missing:
-        if "apt-get" not in str(missing):
-            raise
-        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")

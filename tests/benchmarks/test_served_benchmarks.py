@@ -14,18 +14,11 @@ from click.testing import CliRunner
 from serve.bundles import Recipe, make_bundle
 
 from benchmarks import serve_memory, serve_reload
-from benchmarks.load import LoadGeneratorError, build_load_generator
 from benchmarks.process import RunFailedError
 from benchmarks.served import served
 from edgewright.repository import Repository
 
-
-@pytest.fixture(scope="module", autouse=True)
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return build_load_generator()
-    except LoadGeneratorError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("program")  # no load generator, no benchmark
 
 
 @pytest.fixture
