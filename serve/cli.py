@@ -19,9 +19,7 @@ from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import CUT_OFF
 from edgewright.serve.host_choice import Remeasure
 from edgewright.serve.logs import FORMATS, log_to_stderr
-from edgewright.serve.member import Logs
 from edgewright.serve.prediction_log import LogInputs
-from edgewright.serve.processes import serve_in_processes
 from edgewright.serve.server import serve as serve_repository
 
 
@@ -228,6 +226,10 @@ def serve(
     level = logging.WARNING if output.silent else logging.INFO
     with log_to_stderr(log_format, level=level) as log_thread:
         if config.processes > 1:
+            # multiprocessing takes its time to load, which one process need not wait for.
+            from edgewright.serve.member import Logs
+            from edgewright.serve.processes import serve_in_processes
+
             logs = Logs(log_format, level)
             running = serve_in_processes(config, lambda each: _announce(output, each), logs)
             code = asyncio.run(running)
