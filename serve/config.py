@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 
@@ -16,6 +18,39 @@ from edgewright.serve.version_policy import VersionPolicy
 
 _PORTS = 2**16
 _MOST_PROCESSES = 256
+_PORT_FIELDS = ("port", "metrics_port", "admin_port")
+_COUNTS = (
+    "threads",
+    "instances",
+    "max_batch",
+    "batch_tokens",
+    "max_texts",
+    "max_text_chars",
+    "max_calls_per_caller",
+)
+# Fields, what must hold for each that is not None, and how that is said.
+_RANGES: tuple[tuple[Sequence[str], Callable[[float], bool], str], ...] = (
+    (_COUNTS, lambda count: count >= 1, "1 or more"),
+    (_PORT_FIELDS, lambda port: 0 <= port < _PORTS, f"0 to {_PORTS - 1}"),
+    (("processes",), lambda count: 1 <= count <= _MOST_PROCESSES, f"1 to {_MOST_PROCESSES}"),
+    (("max_message_mb",), lambda size: 1 <= size < 2048, "1 to 2047"),
+    (("trace_sample",), lambda share: 0 <= share <= 1, "0 to 1"),
+    (
+        ("watch_seconds", "drain_delay_s", "grace_s"),
+        lambda seconds: 0 <= seconds < float("inf"),
+        "0 seconds or more",
+    ),
+    (
+        ("max_wait_s", "remeasure_seconds"),
+        lambda seconds: 0 < seconds < float("inf"),
+        "above 0 seconds",
+    ),
+)
+_CHOICES: dict[str, type[StrEnum]] = {
+    "remeasure": Remeasure,
+    "access_log": AccessLevel,
+    "log_inputs": LogInputs,
+}
 
 
 @dataclass(frozen=True)
@@ -61,74 +96,15 @@ class ServeConfig:
     sharing: int = 1  # processes that share port and cores with this one; set by ``processes``
 
     def __post_init__(self) -> None:
-        rules = {
-            "--host": (bool(self.host), "an address or host name"),
-            "--port": (0 <= self.port < _PORTS, f"0 to {_PORTS - 1}"),
-            "--metrics-port": (0 <= self.metrics_port < _PORTS, f"0 to {_PORTS - 1}"),
-            "--watch-seconds": (0 <= self.watch_seconds < float("inf"), "0 seconds or more"),
-            "--admin-host": (bool(self.admin_host), "an address or host name"),
-            "--admin-port": (0 <= (self.admin_port or 0) < _PORTS, f"0 to {_PORTS - 1}"),
-            "--threads": (self.threads is None or self.threads >= 1, "1 or more"),
-            "--instances": (self.instances is None or self.instances >= 1, "1 or more"),
-            "--max-batch": (self.max_batch >= 1, "1 or more"),
-            "--processes": (
-                1 <= self.processes <= _MOST_PROCESSES,
-                f"1 to {_MOST_PROCESSES}",
-            ),
-            "--batch-tokens": (self.batch_tokens >= 1, "1 or more"),
-            "--max-wait": (0 < self.max_wait_s < float("inf"), "above 0 seconds"),
-            "--max-texts": (self.max_texts >= 1, "1 or more"),
-            "--queue-size": (
-                self.queue_size >= self.max_texts,
-                f"at least --max-texts ({self.max_texts}), or the largest call could never enter",
-            ),
-            "--max-text-chars": (self.max_text_chars >= 1, "1 or more"),
-            "--max-message-mb": (1 <= self.max_message_mb < 2048, "1 to 2047"),
-            "--max-calls-per-caller": (
-                self.max_calls_per_caller is None or self.max_calls_per_caller >= 1,
-                "1 or more",
-            ),
-            "--drain-delay": (0 <= self.drain_delay_s < float("inf"), "0 seconds or more"),
-            "--remeasure-seconds": (0 < self.remeasure_seconds < float("inf"), "above 0 seconds"),
-            "--trace-sample": (0 <= self.trace_sample <= 1, "0 to 1"),
-            "--grace": (0 <= self.grace_s < float("inf"), "0 seconds or more"),
-        }
         faults = [
-            f"{option} is {getattr(self, _field(option))}; it must be {expected}"
-            for option, (holds, expected) in rules.items()
-            if not holds
+            *self._range_faults(),
+            *self._port_faults(),
+            *self._tls_faults(),
+            *self._processes_faults(),
+            *self._choice_faults(),
+            *self._store_faults(),
+            *self._form_faults(),
         ]
-        ports = {
-            "--port": self.port,
-            "--metrics-port": self.metrics_port,
-            "--admin-port": self.admin_port or 0,
-        }
-        for one, other in combinations(ports, 2):
-            if 0 < ports[one] == ports[other]:
-                faults.append(f"{one} and {other} are both {ports[one]}; they must differ")
-        faults += self._tls_faults() + self._processes_faults()
-        if self.remeasure not in tuple(Remeasure):
-            listed = ", ".join(Remeasure)
-            faults.append(f"--remeasure is {self.remeasure}; it must be one of {listed}")
-        if self.otlp_endpoint is not None and not is_endpoint(self.otlp_endpoint):
-            faults.append(
-                f"--otlp-endpoint is {self.otlp_endpoint}; it must be http://HOST:PORT of a "
-                "collector that takes OTLP over gRPC, or https:// (usual is port 4317)"
-            )
-        if self.access_log not in tuple(AccessLevel):
-            listed = ", ".join(AccessLevel)
-            faults.append(f"--access-log is {self.access_log}; it must be one of {listed}")
-        if self.log_inputs not in tuple(LogInputs):
-            listed = ", ".join(LogInputs)
-            faults.append(f"--log-inputs is {self.log_inputs}; it must be one of {listed}")
-        elif self.log_inputs != LogInputs.OFF and self.feedback is None:
-            faults.append(
-                f"--log-inputs {self.log_inputs} needs a store to log to; give --feedback too"
-            )
-        try:
-            VersionPolicy.parse(self.versions)
-        except ConfigError as error:
-            faults += error.faults
         if faults:
             raise ConfigError(faults)
 
@@ -146,43 +122,84 @@ class ServeConfig:
         asked = self.tokens is not None or self.tls_client_ca is not None
         return self.admin_port is not None and not here and not asked
 
-    def _tls_faults(self) -> list[str]:
-        faults = []
-        if (self.tls_cert is None) != (self.tls_key is None):
-            faults.append("--tls-cert and --tls-key are given together or not at all")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            faults.append("--tls-client-ca needs TLS; give --tls-cert and --tls-key too")
-        return faults
-
-    def _processes_faults(self) -> list[str]:
-        if not 1 < self.processes <= _MOST_PROCESSES:
-            return []
-        faults = []
-        last = self.metrics_port + self.processes - 1
-        if self.metrics_port and last >= _PORTS:
-            faults.append(
-                f"--metrics-port is {self.metrics_port}; --processes {self.processes} need a port "
-                f"each, up to {last}, and the highest is {_PORTS - 1}"
-            )
-        for option, port in (("--port", self.port), ("--admin-port", self.admin_port or 0)):
-            if self.metrics_port and self.metrics_port < port <= last:
-                faults.append(
-                    f"{option} is {port}; --processes {self.processes} have their HTTP ports at "
-                    f"{self.metrics_port} to {last}; they must differ"
-                )
-        if self.admin_port is not None and not self.watch_seconds:
-            faults.append(
-                "--admin-port with several --processes needs --watch-seconds above 0: one process "
-                "takes the commands, the others see the change in the repository"
-            )
-        return faults
-
     @property
     def host_options(self) -> HostOptions:
         """What to do about a host that is not the certified one."""
         return HostOptions(self.state_dir, self.remeasure, self.remeasure_seconds)
 
+    def _range_faults(self) -> Iterator[str]:
+        for fields, holds, expected in _RANGES:
+            for name in fields:
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    yield f"{_option(name)} is {value}; it must be {expected}"
+        if self.queue_size < self.max_texts:
+            yield (
+                f"--queue-size is {self.queue_size}; it must be at least --max-texts "
+                f"({self.max_texts}), or the largest call could never enter"
+            )
 
-def _field(option: str) -> str:
-    name = option.removeprefix("--").replace("-", "_")
-    return f"{name}_s" if option in ("--drain-delay", "--grace", "--max-wait") else name
+    def _port_faults(self) -> Iterator[str]:
+        ports = {_option(name): getattr(self, name) for name in _PORT_FIELDS}
+        for one, other in combinations(ports, 2):
+            if ports[one] and 0 < ports[one] == ports[other]:
+                yield f"{one} and {other} are both {ports[one]}; they must differ"
+
+    def _choice_faults(self) -> Iterator[str]:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in tuple(choices):
+                listed = ", ".join(choices)
+                yield f"{_option(name)} is {value}; it must be one of {listed}"
+
+    def _store_faults(self) -> Iterator[str]:
+        logs = self.log_inputs in tuple(LogInputs) and self.log_inputs != LogInputs.OFF
+        if logs and self.feedback is None:
+            yield f"--log-inputs {self.log_inputs} needs a store to log to; give --feedback too"
+
+    def _form_faults(self) -> Iterator[str]:
+        if not self.host:
+            yield "--host is empty; it must be an address or host name"
+        if not self.admin_host:
+            yield "--admin-host is empty; it must be an address or host name"
+        if self.otlp_endpoint is not None and not is_endpoint(self.otlp_endpoint):
+            yield (
+                f"--otlp-endpoint is {self.otlp_endpoint}; it must be http://HOST:PORT of a "
+                "collector that takes OTLP over gRPC, or https:// (usual is port 4317)"
+            )
+        try:
+            VersionPolicy.parse(self.versions)
+        except ConfigError as error:
+            yield from error.faults
+
+    def _tls_faults(self) -> Iterator[str]:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            yield "--tls-cert and --tls-key are given together or not at all"
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            yield "--tls-client-ca needs TLS; give --tls-cert and --tls-key too"
+
+    def _processes_faults(self) -> Iterator[str]:
+        if not 1 < self.processes <= _MOST_PROCESSES:
+            return
+        last = self.metrics_port + self.processes - 1
+        if self.metrics_port and last >= _PORTS:
+            yield (
+                f"--metrics-port is {self.metrics_port}; --processes {self.processes} need a port "
+                f"each, up to {last}, and the highest is {_PORTS - 1}"
+            )
+        for option, port in (("--port", self.port), ("--admin-port", self.admin_port or 0)):
+            if self.metrics_port and self.metrics_port < port <= last:
+                yield (
+                    f"{option} is {port}; --processes {self.processes} have their HTTP ports at "
+                    f"{self.metrics_port} to {last}; they must differ"
+                )
+        if self.admin_port is not None and not self.watch_seconds:
+            yield (
+                "--admin-port with several --processes needs --watch-seconds above 0: one process "
+                "takes the commands, the others see the change in the repository"
+            )
+
+
+def _option(field_name: str) -> str:
+    """The option of the command that a field is told by."""
+    return "--" + field_name.removesuffix("_s").replace("_", "-")

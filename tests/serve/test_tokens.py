@@ -26,7 +26,7 @@ from edgewright.oip import inference_pb2
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve import tokens
 from edgewright.serve.callers import right_for
-from edgewright.serve.server import SERVICES
+from edgewright.serve.parts import SERVICES
 from edgewright.serve.tokens import Right, Token, Tokens, digest_of, new_token, read_tokens
 from edgewright.v1 import feedback_pb2, model_pb2, prediction_pb2
 

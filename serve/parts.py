@@ -1,0 +1,213 @@
+"""What a server is made of, with its ports bound: nothing of it answers yet."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
+
+from edgewright.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from edgewright.proof.host import available_cores
+from edgewright.repository import Repository
+from edgewright.serve.access_log import AccessLevel, AccessLog
+from edgewright.serve.admin_server import AdminServer
+from edgewright.serve.admin_service import AdminService
+from edgewright.serve.admission import Limits, QueueLimit
+from edgewright.serve.batching import Batcher
+from edgewright.serve.call_observer import CallObserver
+from edgewright.serve.config import ServeConfig
+from edgewright.serve.feedback_intake import FeedbackIntake, open_store
+from edgewright.serve.feedback_service import FeedbackService
+from edgewright.serve.follower import Follower
+from edgewright.serve.grpc_options import grpc_options
+from edgewright.serve.health import HealthService
+from edgewright.serve.http_api import HttpApi, Watched
+from edgewright.serve.http_server import HttpServer
+from edgewright.serve.image_decoder import ImageDecoder
+from edgewright.serve.inference import Inference
+from edgewright.serve.instruments import Instruments
+from edgewright.serve.interceptors import CallEdge
+from edgewright.serve.line import BatchLimit
+from edgewright.serve.loader import Loader
+from edgewright.serve.methods_by_name import MethodsByName
+from edgewright.serve.model_service import ModelService
+from edgewright.serve.models import ServedModel, load_model
+from edgewright.serve.oip_service import OipService
+from edgewright.serve.ports import bound
+from edgewright.serve.prediction_service import PredictionService
+from edgewright.serve.predictor import Predictor
+from edgewright.serve.preprocessors import Preprocessors
+from edgewright.serve.registry import Registry, State
+from edgewright.serve.security import Security
+from edgewright.serve.shadow import Shadow
+from edgewright.serve.surroundings import ServerSurroundings
+from edgewright.serve.trace_endpoint import open_tracing
+from edgewright.serve.version_policy import VersionPolicy
+from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
+from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
+from edgewright.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
+
+SERVICES: Final = (
+    "edgewright.v1.PredictionService",
+    "edgewright.v1.ModelService",
+    "edgewright.v1.FeedbackService",
+    "inference.GRPCInferenceService",
+)
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+MIB: Final = 1 << 20
+
+
+class Parts:
+    """Ports, services and the compute threads; built on a running event loop."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        """Open the store of feedback, read certificates and tokens, and bind both ports.
+
+        Raises:
+            ConfigError: a port cannot be had, a file is not what it must be, or the store is no
+                place to write to.
+            BackendUnavailableError, FeedbackStoreError: as ``FeedbackStore.open``.
+        """
+        self.config = config
+        self.instruments = Instruments()
+        self._security = Security(config, self.instruments)
+        self._tracing = open_tracing(config.otlp_endpoint, config.trace_sample)
+        store = open_store(config.feedback)
+        self.registry = Registry()
+        self.health = HealthService()
+        observer, callers = self._observer(), self._security.callers
+        self._edge = CallEdge(observer, callers, lambda: self.batcher.queue.refusal())
+        self._shares_port = config.sharing > 1
+        options = grpc_options(config.max_message_mb * MIB, shares_port=self._shares_port)
+        self._rpc = grpc.aio.server(interceptors=[self._edge], options=options)
+        self.port = config.port if self._shares_port else self._bound()
+        self._http = self._http_server()
+        self.metrics_port = self._http.port
+        self.batcher = self._batcher()
+        self._cores = max(1, available_cores() // config.sharing)
+        self._decoder = ImageDecoder(self.batcher.queue, self._cores, self.instruments.decoded)
+        self.follower = self._follower()
+        self._admin = self._admin_server(CallEdge(observer, callers))
+        self.admin_port = self._admin.port if self._admin else None
+        self.intake: FeedbackIntake | None = None
+        if store is not None:
+            self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
+        self.feedback = FeedbackService(self.intake, self.instruments)
+        self._shadow = self._shadow_calls()
+        predictor = self._predictor()
+        self.predictions = PredictionService(predictor)
+        self._add_services(predictor)
+        watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
+        self._api = HttpApi(predictor, watched, observer, callers)
+        self.instruments.watch(self.batcher.queue, lambda: self.in_flight, config)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls being answered now, by either protocol."""
+        return self._edge.in_flight + self._api.in_flight
+
+    def is_alive(self) -> bool:
+        """Whether it can still answer, now or once it has loaded."""
+        return self.batcher.alive or self.registry.state is State.DRAINING
+
+    def is_ready(self) -> bool:
+        """Whether calls should be sent here."""
+        return self.registry.state is State.READY and self.batcher.alive
+
+    def _observer(self) -> CallObserver:
+        level = AccessLevel(self.config.access_log)
+        access_log = None if level is AccessLevel.OFF else AccessLog(level)
+        return CallObserver(self.instruments, access_log, self._tracing)
+
+    def _bound(self) -> int:
+        return bound(
+            self.config.host,
+            self.config.port,
+            "--port",
+            lambda address: self._security.add_port(self._rpc, address),
+            shared=self._shares_port,
+        )
+
+    def _http_server(self) -> HttpServer:
+        return HttpServer(
+            self.config.host,
+            self.config.metrics_port,
+            lambda request: self._api.answer(request),
+            max_body_bytes=self.config.max_message_mb * MIB,
+            context=self._security.context,
+            reserved=self._shares_port,
+        )
+
+    def _batcher(self) -> Batcher:
+        config = self.config
+        return Batcher(
+            batch=BatchLimit(config.max_batch, config.batch_tokens),
+            limit=QueueLimit(config.queue_size, config.max_wait_s),
+            observer=self.instruments,
+        )
+
+    def _shadow_calls(self) -> Shadow:
+        queue = self.batcher.queue
+        return Shadow(self.registry, self.instruments.shadow, lambda: queue.rows > 0)
+
+    def _predictor(self) -> Predictor:
+        return Predictor(
+            self.registry,
+            self.batcher,
+            Limits(self.config.max_texts, self.config.max_text_chars),
+            self.instruments,
+            self._decoder,
+            self.intake.log if self.intake else None,
+            self._shadow,
+        )
+
+    def _add_services(self, predictor: Predictor) -> None:
+        oip = OipService(Inference(predictor), alive=self.is_alive, ready=self.is_ready)
+        # Generated code has no types.
+        rpc = MethodsByName(self._rpc)
+        add_PredictionServiceServicer_to_server(self.predictions, rpc)  # type: ignore[no-untyped-call]
+        add_GRPCInferenceServiceServicer_to_server(oip, rpc)  # type: ignore[no-untyped-call]
+        models = ModelService(self.registry, self.follower.problems)
+        add_ModelServiceServicer_to_server(models, rpc)  # type: ignore[no-untyped-call]
+        add_FeedbackServiceServicer_to_server(self.feedback, rpc)  # type: ignore[no-untyped-call]
+        add_HealthServicer_to_server(self.health, rpc)
+        if self.config.reflection:
+            enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
+
+    def _admin_server(self, edge: CallEdge) -> AdminServer | None:
+        config = self.config
+        if config.admin_port is None:
+            return None
+        repository = Repository(config.repository)
+        service = AdminService(repository, self.registry, self.follower)
+        return AdminServer(
+            service, edge, config.admin_host, config.admin_port, self._security.add_port
+        )
+
+    def _follower(self) -> Follower:
+        repository = Repository(self.config.repository)
+        around = ServerSurroundings(self.registry, self.batcher, self.health, self.instruments)
+        load = partial(self._load_one, repository, Preprocessors())
+        policy = VersionPolicy.parse(self.config.versions)
+        counts = self.instruments.repository
+        loader = Loader(repository, load, counts.refused)
+        return Follower(repository, self.registry, loader, policy, around, counts)
+
+    def _load_one(
+        self, repository: Repository, preprocessors: Preprocessors, name: str, version: int
+    ) -> ServedModel:
+        config = self.config
+        return load_model(
+            repository,
+            name,
+            version,
+            threads=config.threads,
+            instances=config.instances,
+            cores=self._cores,
+            max_batch=config.max_batch,
+            host=config.host_options,
+            preprocessors=preprocessors,
+        )
