@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cgroups
 import pytest
 import without_amx
 
-from edgewright.proof import host
+from edgewright.proof import cgroup, host
 from edgewright.proof.host import available_cores, has_bf16, instruction_set, saturates, this_host
 
 X86 = """processor\t: 0
@@ -143,13 +144,43 @@ def test_cores_are_those_this_process_may_use(one_core: None) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "cores"),
-    [("max 100000", 8), ("350000 100000", 3), ("50000 100000", 1), ("9900000 100000", 8)],
+    [(None, 8), (0.5, 1), (1.5, 1), (3.0, 3), (3.5, 3), (99.0, 8)],
 )
+@pytest.mark.parametrize("place", cgroups.PLACES)
 def test_a_cgroup_limit_cuts_the_cores(
-    limit: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    limit: float | None,
+    cores: int,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    file = tmp_path / "cpu.max"
-    file.write_text(f"{limit}\n")
-    monkeypatch.setattr(host, "Path", lambda path: file if path.endswith("/cpu.max") else None)
+    cgroups.PLACES[place](tmp_path, limit)
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert available_cores() == cores
+
+
+def test_the_tightest_limit_of_a_cgroup_and_those_above_it_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cgroups.service_of_v2(tmp_path, 6.0)
+    (tmp_path / "sys/fs/cgroup/system.slice/cpu.max").write_text("200000 100000\n")
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    assert cgroup.cpu_limit() == 2.0
+
+
+@pytest.mark.parametrize("content", ["", "max", "-1 100000", "100000 0", "lots of them"])
+def test_a_limit_that_cannot_be_read_is_none(
+    content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cgroups.container_of_v2(tmp_path, 1.0)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(content)
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    assert cgroup.cpu_limit() is None
+
+
+def test_a_system_without_cgroups_has_no_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    assert cgroup.cpu_limit() is None

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cgroups
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from edgewright.backends.onnxruntime import OnnxRuntimeSession
 from edgewright.bundle import Bundle, Verdict
 from edgewright.errors import IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
-from edgewright.proof import host_record
+from edgewright.proof import cgroup, host_record
 from edgewright.repository import Repository
 from edgewright.serve import models
 from edgewright.serve.host_choice import Choice, ChosenBy, HostOptions
@@ -85,14 +87,9 @@ def seal_again(path: Path) -> None:
     (path / "seal.json").write_bytes(canonical_json({"files": seal, "checksum": checksum}))
 
 
-@pytest.mark.parametrize(("certified", "asked", "used"), [(1, None, 1), (99, None, 2), (1, 2, 2)])
-def test_threads_are_those_certified_within_this_hosts_cores(
-    repository: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    certified: int,
-    asked: int | None,
-    used: int,
-) -> None:
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads of every session of a model that is loaded from now on."""
     given: list[int] = []
 
     class Spy:
@@ -105,10 +102,22 @@ def test_threads_are_those_certified_within_this_hosts_cores(
             return runtime.load_instances(path, count, threads=threads, options=options)
 
     monkeypatch.setattr(models, "get_backend", lambda _name: Spy())
+    return given
+
+
+@pytest.mark.parametrize(("certified", "asked", "used"), [(1, None, 1), (99, None, 2), (1, 2, 2)])
+def test_threads_are_those_certified_within_this_hosts_cores(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: list[int],
+    certified: int,
+    asked: int | None,
+    used: int,
+) -> None:
     monkeypatch.setattr(Bundle, "certified_threads", certified)
     monkeypatch.setattr(host_record, "available_cores", lambda: 2)
     load_model(Repository(repository), "news", 1, threads=asked, max_batch=8, instances=2)
-    assert given == [used] * 2
+    assert opened == [used] * 2
 
 
 @pytest.mark.parametrize(
@@ -120,6 +129,30 @@ def test_instances_fill_the_cores_that_this_process_may_use(
     monkeypatch.setattr(models, "available_cores", lambda: cores)
     model = load_model(Repository(repository), "news", 1, threads=threads, max_batch=8)
     assert model.instances == instances
+
+
+@pytest.mark.parametrize("place", cgroups.PLACES)
+@pytest.mark.parametrize(
+    ("limit", "certified", "threads", "instances"),
+    [(0.5, 2, 1, 1), (1.5, 2, 1, 1), (3.0, 1, 1, 3), (3.0, 2, 2, 1), (None, 2, 2, 4)],
+)
+def test_a_cgroup_limit_cuts_threads_and_instances(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: list[int],
+    place: str,
+    limit: float | None,
+    certified: int,
+    threads: int,
+    instances: int,
+) -> None:
+    cgroups.PLACES[place](tmp_path, limit)
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.setattr(Bundle, "certified_threads", certified)
+    load_model(Repository(repository), "news", 1, threads=None, max_batch=8)
+    assert opened == [threads] * instances
 
 
 def test_every_instance_gives_the_same_scores(repository: Path) -> None:

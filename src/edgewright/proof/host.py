@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edgewright.proof.cgroup import cpu_limit
+
 _CPUINFO: Final = Path("/proc/cpuinfo")
 # The first that applies names the class: integer kernels differ between these, and with them the
 # rounding of int8 activations.
@@ -82,14 +84,14 @@ def has_bf16(flags: frozenset[str] | None = None) -> bool:
 
 
 def available_cores() -> int:
-    """Cores this process may use: its affinity mask, cut by a cgroup v2 CPU limit."""
+    """Cores this process may use: its affinity mask, cut by the CPU limits of its cgroups.
+
+    A limit is rounded down, to 1 at the least: threads that use up what is allowed all stand still
+    until the next period, those that answer among them.
+    """
     cores = len(os.sched_getaffinity(0))
-    limit = Path("/sys/fs/cgroup/cpu.max")
-    if limit.is_file():
-        quota, _, period = limit.read_text().partition(" ")
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
+    limit = cpu_limit()
+    return cores if limit is None else min(cores, max(1, int(limit)))
 
 
 def _read_cpuinfo() -> str:
