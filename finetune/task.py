@@ -15,6 +15,7 @@ from torch import nn
 from edgewright.errors import ConfigError
 from edgewright.examples import Examples, Image
 from edgewright.finetune.augment import Augmentation
+from edgewright.finetune.batch_statistics import trained_normalisations
 from edgewright.finetune.batches import TokenRows, to_device
 from edgewright.finetune.cached_rows import KeyedRows
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
@@ -30,7 +31,7 @@ from edgewright.finetune.schedule import layer_factors
 from edgewright.finetune.start import Start
 from edgewright.finetune.strict import refuse_violations
 from edgewright.finetune.table_audit import TableAudit, audit_tables
-from edgewright.finetune.train import normalises_batches, refuse_processes
+from edgewright.finetune.train import refuse_processes
 from edgewright.kinds import IMAGE
 from edgewright.output import Output
 from edgewright.preprocess import ImagePreprocessor, Preprocessor, TextPreprocessor
@@ -289,7 +290,7 @@ def _refuse_other_logits(
 
 
 def _refuse_single_rows(model: Any, config: FinetuneConfig) -> None:
-    if config.batch_size == 1 and normalises_batches(model):
+    if config.batch_size == 1 and trained_normalisations(model):
         raise ConfigError(
             "--batch-size 1: this model normalises over its batch, so a pass needs two pictures "
             "or more; give --batch-size 2 at least, or --freeze all of its blocks"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edgewright.errors import ConfigError
+from edgewright.finetune.batch_statistics import measure_statistics, trained_normalisations
 from edgewright.finetune.batches import (
     ChangingRows,
     Indices,
@@ -23,7 +24,6 @@ from edgewright.finetune.batches import (
 )
 from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import Scores
-from edgewright.finetune.freeze import is_frozen
 from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
 from edgewright.finetune.processes import ALONE, Processes
 from edgewright.finetune.recipe import Epoch, Fit, Recipe, Watcher
@@ -132,7 +132,7 @@ class _Training:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         # A batch normalisation needs two values by channel, and one picture may give a single one.
-        self.least_rows = 2 if normalises_batches(model) else 1
+        self.least_rows = 2 if trained_normalisations(model) else 1
         self.steps_per_epoch = math.ceil(len(rows.labels) / recipe.step_rows)
         weights = recipe.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=device)
@@ -173,6 +173,7 @@ class _Training:
             if index + 1 < len(steps):
                 saver.save_now_and_then(self.state)
         self.share_weights()
+        self._measure_statistics(steps)
         return float(np.mean(self.losses)), lr
 
     def share_weights(self) -> None:
@@ -258,6 +259,16 @@ class _Training:
         self._update(lr)
         return loss
 
+    def _measure_statistics(self, steps: list[Indices]) -> None:
+        measure_statistics(
+            self.model,
+            self.rows,
+            steps,
+            self.device,
+            batch_size=max(self.batch_size, self.least_rows),
+            precision=self.recipe.precision,
+        )
+
     def _gradients(self, rows: Indices, weight: float) -> float | None:
         """Accumulate the gradient of the rows' loss / ``weight``; None when memory ran out."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -325,12 +336,6 @@ def _checked(scores: Scores | None, epoch: int) -> Scores | None:
     return scores
 
 
-def normalises_batches(model: nn.Module) -> bool:
-    """Whether a batch normalisation trains, so that the rows of a step depend on each other."""
-    kinds = nn.modules.batchnorm._BatchNorm  # the common base has no public name
-    return any(isinstance(each, kinds) and not is_frozen(each) for each in model.modules())
-
-
 def refuse_processes(processes: Processes, model: nn.Module, step_rows: int) -> None:
     """Refuse what several processes cannot train as one would.
 
@@ -339,7 +344,7 @@ def refuse_processes(processes: Processes, model: nn.Module, step_rows: int) -> 
     """
     if processes.count == 1:
         return
-    if normalises_batches(model):
+    if trained_normalisations(model):
         raise ConfigError(
             f"{processes.count} processes: this model has batch normalisations that train, and "
             "each process would normalise by its own rows; start one process, or --freeze all of "

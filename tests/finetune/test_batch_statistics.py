@@ -1,0 +1,111 @@
+"""What batch normalisations validate with: the statistics of the weights that are validated."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from edgewright.finetune.batch_statistics import MOST_ROWS, measure_statistics
+from edgewright.finetune.recipe import Recipe
+from edgewright.finetune.train import fit
+
+CPU = torch.device("cpu")
+MOMENTUM = 0.01  # EfficientNet's
+
+
+@dataclass(eq=False)
+class Points:
+    """Points of two classes, which lie far from zero."""
+
+    values: np.ndarray
+    reads: int = 0
+
+    @classmethod
+    def draw(cls, count: int) -> "Points":
+        rng = np.random.default_rng(5)
+        sides = np.where(np.arange(count) % 2, 1.0, -1.0)
+        return cls((rng.normal(size=(count, 3)) + sides[:, None] + 7).astype(np.float32))
+
+    @property
+    def labels(self):
+        return np.arange(len(self.values)) % 2
+
+    @property
+    def lengths(self):
+        return np.ones(len(self.values), np.int64)
+
+    def inputs(self, indices):
+        self.reads += len(indices)
+        return {"values": torch.from_numpy(self.values[indices])}
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first = torch.nn.BatchNorm1d(3, momentum=MOMENTUM)
+        self.drop = torch.nn.Dropout(0.5)
+        self.hidden = torch.nn.Linear(3, 4)
+        self.second = torch.nn.BatchNorm1d(4, momentum=MOMENTUM)
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, values):
+        hidden = self.hidden(self.drop(self.first(values)))
+        return SimpleNamespace(logits=self.head(torch.relu(self.second(hidden))))
+
+
+def measure(net, points, steps):
+    measure_statistics(net, points, steps, CPU, batch_size=16, precision="fp32")
+
+
+def test_they_are_the_mean_and_the_variance_of_the_rows():
+    net, points = Net(), Points.draw(64)
+    measure(net, points, np.split(np.arange(64), 4))
+    torch.testing.assert_close(net.first.running_mean.numpy(), points.values.mean(axis=0))
+    variance = np.mean([part.var(axis=0, ddof=1) for part in np.split(points.values, 4)], axis=0)
+    torch.testing.assert_close(net.first.running_var.numpy(), variance)
+    with torch.no_grad():  # in eval mode: nothing was dropped out while it was measured
+        hidden = net.hidden(torch.nn.functional.batch_norm(
+            torch.from_numpy(points.values), None, None, net.first.weight, net.first.bias, True
+        ))  # fmt: skip
+    torch.testing.assert_close(net.second.running_mean, hidden.mean(dim=0), atol=0.05, rtol=0)
+
+
+def test_a_validation_sees_the_weights_of_its_epoch_without_lag():
+    net, points, answers = Net(), Points.draw(96), []
+
+    def validate():
+        net.eval()
+        with torch.no_grad():
+            validated = net(**points.inputs(np.arange(96))).logits
+            net.first.train(), net.second.train()  # normalise by the very rows
+            answers.append((validated, net(**points.inputs(np.arange(96))).logits))
+
+    fit(net, points, Recipe(epochs=1, lr=0.02, batch_size=16), CPU, validate=validate)
+    ((validated, without_lag),) = answers
+    assert (validated - without_lag).abs().max() < 0.3
+    assert net.first.momentum == MOMENTUM
+
+
+def test_what_does_not_train_keeps_its_own():
+    net, points = Net(), Points.draw(32)
+    net.first.requires_grad_(False)
+    before = net.first.running_mean.clone()
+    measure(net, points, [np.arange(32)])
+    assert torch.equal(net.first.running_mean, before)
+    assert net.second.running_mean.abs().min() > 0
+
+
+@pytest.mark.parametrize(("count", "reads"), [(MOST_ROWS * 2, MOST_ROWS), (33, 33)])
+def test_no_more_rows_are_read_than_it_takes(count, reads):
+    points = Points.draw(count)
+    measure(Net(), points, np.array_split(np.arange(count), -(-count // 32)))
+    assert points.reads == reads
+
+
+def test_a_model_without_them_is_not_run():
+    points = Points.draw(4)
+    measure(torch.nn.Sequential(torch.nn.Linear(3, 2)), points, [np.arange(4)])
+    assert points.reads == 0
