@@ -1,7 +1,9 @@
 """A CUDA runtime without a GPU: its memory is the host's, its streams do their work when waited for.
 
-Work that is given to a stream happens in ``cudaStreamSynchronize`` and not before, so that code
-which does not wait gets zeros, and code that reuses a buffer too early gets the wrong numbers.
+Work that is given to a stream happens when that stream is waited for and not before, so that code
+which does not wait reads nonsense. What a GPU would only answer with wrong numbers now and then is
+``MisuseError`` here: a copy from memory that is not pinned, or that changes before it is copied, or that
+is freed; a stream that is destroyed with work on it. ``log`` keeps what was called, in order.
 """
 
 from __future__ import annotations
@@ -9,12 +11,19 @@ from __future__ import annotations
 import ctypes
 import enum
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+NONSENSE = 0xA5
+
+
+class MisuseError(AssertionError):
+    """CUDA was used as its documentation forbids."""
 
 
 class cudaError_t(enum.IntEnum):
@@ -22,6 +31,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorIllegalAddress = 700
 
 
 class cudaMemcpyKind(enum.IntEnum):
@@ -29,18 +39,46 @@ class cudaMemcpyKind(enum.IntEnum):
     cudaMemcpyDeviceToHost = 2
 
 
+@dataclass(frozen=True)
+class Block:
+    """What was allocated in one call; ``content`` keeps it alive."""
+
+    kind: str  # "device" or "pinned"
+    content: Any
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something a stream has to do, and the addresses that it reads or writes."""
+
+    do: Callable[[], None]
+    touches: frozenset[int] = frozenset()
+
+
 @dataclass
 class FakeCuda:
     """One GPU's memory and streams; ``refuse`` names functions that fail."""
+
+    cudaDeviceScheduleBlockingSync = 4
+    cudaStreamNonBlocking = 1
+    cudaHostAllocDefault = 0
 
     name: str = "NVIDIA Fake"
     capability: tuple[int, int] = (9, 0)
     devices: int = 1
     driver: int = 13020
     refuse: set[str] = field(default_factory=set)
-    memory: dict[int, Any] = field(default_factory=dict)  # address -> what keeps it alive
-    kinds: dict[int, str] = field(default_factory=dict)  # address -> "device" or "host"
-    streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    fault: cudaError_t | None = None  # happens in the next work, and in all that is called then
+    memory: dict[int, Block] = field(default_factory=dict)  # by address
+    streams: dict[int, list[Work]] = field(default_factory=dict)
+    flags: int = 0
+    log: list[tuple[Any, ...]] = field(default_factory=list)
+    _faulted: bool = False
+    _handles: Iterator[int] = field(default_factory=lambda: count(1))
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take the place of cuda-python."""
@@ -49,17 +87,33 @@ class FakeCuda:
         )
         cuda.bindings = bindings  # type: ignore[attr-defined]
         bindings.runtime = runtime  # type: ignore[attr-defined]
-        for name in (each for each in dir(self) if each.startswith("cuda")):
-            setattr(runtime, name, self._failing(name))
+        for name in names():
+            value = getattr(self, name)
+            setattr(runtime, name, self._failing(name) if callable(value) else value)
         runtime.cudaError_t = cudaError_t  # type: ignore[attr-defined]
         runtime.cudaMemcpyKind = cudaMemcpyKind  # type: ignore[attr-defined]
         for module in (cuda, bindings, runtime):
             monkeypatch.setitem(sys.modules, module.__name__, module)
 
+    def do(self, stream: int, work: Callable[[], None], *touches: int) -> None:
+        """Give work to a stream."""
+        self.streams[stream].append(Work(work, frozenset(touches)))
+
+    def block(self, address: int, kind: str, size: int = 0) -> Block:
+        """What lies at an address, which must be of a kind and hold ``size`` bytes."""
+        found = self.memory.get(address)
+        if found is None or found.kind != kind or found.size < size:
+            raise MisuseError(f"{size} bytes at {address:#x} are not {kind} memory: {found}")
+        return found
+
     def _failing(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> tuple[Any, ...]:
             if name in self.refuse:
+                if name == "cudaStreamSynchronize":  # what it tells of has ended all the same
+                    self.streams[arguments[0]].clear()
                 return (cudaError_t.cudaErrorMemoryAllocation, None)
+            if self._faulted and not name.startswith("cudaGetError"):
+                return (self.fault, None)
             value = getattr(self, name)(*arguments)
             return value if isinstance(value, tuple) else (cudaError_t.cudaSuccess, value)
 
@@ -86,51 +140,102 @@ class FakeCuda:
     def cudaGetErrorString(self, error: cudaError_t) -> bytes:
         return b"what CUDA says of it"
 
+    def cudaSetDeviceFlags(self, flags: int) -> tuple[Any, ...]:
+        self.flags = flags
+        return (cudaError_t.cudaSuccess,)
+
     def cudaMalloc(self, size: int) -> int:
         return self._allocate(size, "device")
 
-    def cudaMallocHost(self, size: int) -> int:
-        return self._allocate(size, "host")
+    def cudaHostAlloc(self, size: int, flags: int) -> int:
+        assert flags == self.cudaHostAllocDefault
+        return self._allocate(size, "pinned")
 
     def cudaFree(self, devPtr: int) -> tuple[Any, ...]:
         return self._free(devPtr, "device")
 
     def cudaFreeHost(self, ptr: int) -> tuple[Any, ...]:
-        return self._free(ptr, "host")
+        return self._free(ptr, "pinned")
 
-    def cudaStreamCreate(self) -> int:
-        handle = len(self.streams) + 1
+    def cudaStreamCreateWithFlags(self, flags: int) -> int:
+        assert flags == self.cudaStreamNonBlocking
+        handle = next(self._handles)
         self.streams[handle] = []
+        self.log.append(("create", "stream", handle))
         return handle
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
-        del self.streams[stream]
+        self.log.append(("destroy", "stream", stream))
+        if self.streams.pop(stream):
+            raise MisuseError(f"stream {stream} was destroyed with work on it")
         return (cudaError_t.cudaSuccess,)
 
     def cudaMemcpyAsync(
         self, dst: int, src: int, count: int, kind: cudaMemcpyKind, stream: int
     ) -> tuple[Any, ...]:
-        sides = (
-            ("device", "host")
-            if kind == cudaMemcpyKind.cudaMemcpyHostToDevice
-            else ("host", "device")
-        )
-        assert (self.kinds[dst], self.kinds[src]) == sides
-        self.streams[stream].append(lambda: ctypes.memmove(dst, src, count) and None)
+        into, out_of = ("device", "pinned")
+        if kind == cudaMemcpyKind.cudaMemcpyDeviceToHost:
+            into, out_of = out_of, into
+        self.block(dst, into, count)
+        self.block(src, out_of, count)
+        before = None
+        if out_of == "pinned":
+            before = ctypes.string_at(src, count)
+        else:
+            ctypes.memset(dst, NONSENSE, count)
+        self.log.append(("copy in" if before is not None else "copy out", stream))
+
+        def copy() -> None:
+            if before is not None and ctypes.string_at(src, count) != before:
+                raise MisuseError(f"the {count} bytes at {src:#x} changed before they were copied")
+            ctypes.memmove(dst, src, count)
+
+        self.do(stream, copy, dst, src)
         return (cudaError_t.cudaSuccess,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
-        while self.streams[stream]:
-            self.streams[stream].pop(0)()
+        self.log.append(("wait", stream))
+        work = self.streams[stream]
+        while work:
+            if self.fault is not None:
+                self._faulted = True
+                work.clear()
+                return (self.fault,)
+            work[0].do()
+            work.pop(0)
+        return (cudaError_t.cudaSuccess,)
+
+    def cudaDeviceSynchronize(self) -> tuple[Any, ...]:
+        for stream in list(self.streams):
+            status = self.cudaStreamSynchronize(stream)
+            if status[0] != cudaError_t.cudaSuccess:
+                return status
+        if self.fault is not None:
+            self._faulted = True
+            return (self.fault,)
         return (cudaError_t.cudaSuccess,)
 
     def _allocate(self, size: int, kind: str) -> int:
-        block = (ctypes.c_uint8 * size)()
-        address = ctypes.addressof(block)
-        self.memory[address], self.kinds[address] = block, kind
+        content = (ctypes.c_uint8 * size)()
+        address = ctypes.addressof(content)
+        self.memory[address] = Block(kind, content)
+        self.log.append(("create", kind, address))
         return address
 
     def _free(self, address: int, kind: str) -> tuple[Any, ...]:
-        assert self.kinds.pop(address) == kind
+        self.block(address, kind)
+        self.log.append(("destroy", kind, address))
+        if any(address in each.touches for work in self.streams.values() for each in work):
+            raise MisuseError(f"{kind} memory was freed that a stream works on")
         del self.memory[address]
         return (cudaError_t.cudaSuccess,)
+
+
+def names() -> list[str]:
+    """What the stand-in has of the bindings: functions and constants."""
+    return [name for name in dir(FakeCuda) if name.startswith("cuda")]
+
+
+def functions() -> list[str]:
+    """The functions among ``names``."""
+    return [name for name in names() if callable(getattr(FakeCuda, name))]

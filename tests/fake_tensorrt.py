@@ -11,6 +11,7 @@ import ctypes
 import enum
 import json
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -20,7 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, MisuseError
 from onnx import TensorProto
 
 _MAGIC = b"fake engine\n"
@@ -43,6 +44,9 @@ class FakeTensorRt:
     unsupported: set[str] = field(default_factory=set)  # types of ONNX nodes
     builds: int = 0
     warm_builds: int = 0  # with the timing cache of an earlier one
+    engines: int = 0  # that were loaded
+    contexts_left: float = float("inf")  # that there is room for
+    while_computing: Callable[[int], None] = lambda stream: None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
         """Take the place of tensorrt and cuda-python."""
@@ -257,13 +261,17 @@ def make_module(fake: FakeTensorRt) -> Any:
             self._profile: Any = None
             self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
+            self._at_work = False
+            fake.cuda.log.append(("create", "context", id(self)))
+            weakref.finalize(self, fake.cuda.log.append, ("destroy", "context", id(self)))
 
         def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
             self._profile = self._profiles[profile_index]
-            fake.cuda.streams[stream_handle].append(lambda: None)
+            fake.cuda.do(stream_handle, lambda: None)
             return fake.gives("IExecutionContext.set_optimization_profile_async", True, False)
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+            self._refuse_at_work()
             low, _, high = self._profile[name]
             fits = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
             self._shapes[name] = shape
@@ -280,24 +288,49 @@ def make_module(fake: FakeTensorRt) -> Any:
             return output.shape
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
-            assert fake.cuda.kinds[memory] == "device"
+            self._refuse_at_work()
+            fake.cuda.block(memory, "device")
             self._addresses[name] = memory
             return fake.gives("IExecutionContext.set_tensor_address", True, False)
 
         def execute_async_v3(self, stream_handle: int) -> bool:
-            shapes = dict(self._shapes)
-            fake.cuda.streams[stream_handle].append(lambda: self._execute(shapes))
-            return fake.gives("IExecutionContext.execute_async_v3", True, False)
+            self._refuse_at_work()
+            tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+            missing = [each.name for each in tensors if each.name not in self._addresses]
+            if missing:
+                raise MisuseError(f"the work was given before the addresses of {missing}")
+            if not fake.gives("IExecutionContext.execute_async_v3", True, False):
+                return False
+            self._at_work = True
+            shapes, context = dict(self._shapes), weakref.ref(self)
+            fake.cuda.log.append(("compute", stream_handle))
+
+            def compute() -> None:
+                alive = context()
+                if alive is None:
+                    raise MisuseError("a context was destroyed before its work was done")
+                fake.while_computing(stream_handle)
+                alive._execute(shapes)
+                alive._at_work = False
+
+            fake.cuda.do(stream_handle, compute, *self._addresses.values())
+            return True
+
+        def _refuse_at_work(self) -> None:
+            if self._at_work:
+                raise MisuseError("a context was changed while its work was not done")
 
         def _execute(self, shapes: dict[str, tuple[int, ...]]) -> None:
             arrays = {}
             for each in self._session.get_inputs():
                 dtype = np.dtype(_dtype(each.type))
                 size = int(np.prod(shapes[each.name])) * dtype.itemsize
+                fake.cuda.block(self._addresses[each.name], "device", size)
                 content = ctypes.string_at(self._addresses[each.name], size)
                 arrays[each.name] = np.frombuffer(content, dtype).reshape(shapes[each.name])
             names = [each.name for each in self._session.get_outputs()]
             for name, array in zip(names, self._session.run(names, arrays), strict=True):
+                fake.cuda.block(self._addresses[name], "device", array.nbytes)
                 ctypes.memmove(self._addresses[name], array.tobytes(), array.nbytes)
 
     class ICudaEngine:
@@ -336,8 +369,10 @@ def make_module(fake: FakeTensorRt) -> Any:
             return list(self._profiles[profile_index][name])
 
         def create_execution_context(self) -> IExecutionContext:
-            made = IExecutionContext(self._session, self._profiles)
-            return fake.gives("ICudaEngine.create_execution_context", made)
+            fake.contexts_left -= 1
+            if fake.contexts_left < 0 or "ICudaEngine.create_execution_context" in fake.refuse:
+                return None  # type: ignore[return-value]
+            return IExecutionContext(self._session, self._profiles)
 
         def create_engine_inspector(self) -> EngineInspector:
             return EngineInspector(self._content)
@@ -359,6 +394,7 @@ def make_module(fake: FakeTensorRt) -> Any:
                 tell(self._logger, "the engine was built for another TensorRT or GPU")
                 return None  # type: ignore[return-value]
             made = ICudaEngine(model, record["profiles"])
+            fake.engines += 1
             return fake.gives("Runtime.deserialize_cuda_engine", made)
 
     module = ModuleType("tensorrt")

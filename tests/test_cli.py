@@ -33,6 +33,7 @@ EXIT_CODES = {
     errors.ModelNotFoundError("no model"): 4,
     errors.BackendUnavailableError("no library"): 5,
     errors.ServiceError("cannot answer"): 6,
+    errors.GpuLostError("cudaErrorIllegalAddress"): 6,
     errors.NotReadyError("starting"): 6,
     errors.OverloadedError("full", retry_after_s=1.0): 6,
     errors.CallerLimitError("too many of yours", retry_after_s=1.0): 6,

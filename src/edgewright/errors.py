@@ -16,6 +16,7 @@
     |  `- PermissionDeniedError                 it knows, and he may not
     `- ServiceError                    exit 6   the service cannot answer now
        |- NotReadyError
+       |  `- GpuLostError                       until the process is started again
        |- OverloadedError                       carries retry_after_s
        |  `- CallerLimitError                   it is this caller who has too much in flight
        |- FeedbackStoreError
@@ -123,6 +124,10 @@ class ServiceError(EdgewrightError):
 
 class NotReadyError(ServiceError):
     """The server or the model is still starting, draining, or not reachable."""
+
+
+class GpuLostError(NotReadyError):
+    """A fault on the GPU has made it unusable to this process, which must be started again."""
 
 
 class OverloadedError(ServiceError):

@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 from bindings import Bindings, fetch, tensorrt_bindings
 from fake_cuda import FakeCuda, cudaError_t, cudaMemcpyKind
+from fake_cuda import functions as cuda_functions
+from fake_cuda import names as cuda_names
 from fake_tensorrt import FakeTensorRt, make_module, public_methods
 
 import edgewright.backends
+from edgewright.backends.cuda import LOST
 
 BACKENDS = Path(edgewright.backends.__file__).parent
-SOURCES = [BACKENDS / "cuda.py", *sorted((BACKENDS / "tensorrt").glob("*.py"))]
+SOURCES = [*sorted(BACKENDS.glob("cuda*.py")), *sorted((BACKENDS / "tensorrt").glob("*.py"))]
 VERSIONS = [
     ("tensorrt_cu12_bindings", "10.1.0"),
     ("tensorrt_cu12_bindings", "10.16.1.11"),
@@ -155,6 +158,17 @@ def test_every_call_has_an_overload_with_these_parameters(real: dict[str, Any]) 
             assert expected in returned, f"tensorrt.{name}.{method} gives {returned}"
 
 
+def test_profiles_are_shared_between_contexts_unless_that_is_turned_off(
+    trt: Bindings, real: dict[str, Any]
+) -> None:
+    """So that sessions of one engine may run one profile at once; 11 has no other way left."""
+    told = " ".join(real["PreviewFeature"]["doc"].split())
+    if trt.version.startswith("10."):
+        assert "The default value for this flag is on in TensorRT 10.0" in told
+    else:
+        assert "PROFILE_SHARING_0806" not in told
+
+
 def test_what_is_set_can_be_set(real: dict[str, Any]) -> None:
     for name, attributes_set in SETTABLE.items():
         for attribute in attributes_set:
@@ -169,9 +183,9 @@ from edgewright.backends.tensorrt.library import messages, started, tensorrt
 from edgewright.errors import BackendUnavailableError
 trt = tensorrt()
 told = messages(trt)
-told.log(trt.ILogger.Severity.ERROR, "an error")
-told.log(trt.ILogger.Severity.VERBOSE, "no error")
 for make in (trt.Builder, trt.Runtime):
+    told.log(trt.ILogger.Severity.ERROR, "an error")
+    told.log(trt.ILogger.Severity.VERBOSE, "no error")
     try:
         started(make, told)
     except BackendUnavailableError as error:
@@ -187,7 +201,7 @@ print(trt.nptype(trt.DataType.INT64).__name__, trt.nptype(trt.DataType.HALF).__n
 
 def test_every_function_of_cuda_is_real_with_these_parameters(cuda: Bindings) -> None:
     described = cuda.describe("cuda.bindings.runtime")
-    for name in (each for each in dir(FakeCuda) if each.startswith("cuda")):
+    for name in cuda_functions():
         first_line = described[name]["doc"].strip().splitlines()[0]
         text = re.fullmatch(rf"{name}\((.*)\)", first_line)
         assert text is not None, first_line
@@ -200,11 +214,71 @@ def test_every_function_of_cuda_is_real_with_these_parameters(cuda: Bindings) ->
     assert {"name", "major", "minor"} <= set(properties)
 
 
-def test_every_function_of_cuda_that_the_code_calls_is_in_the_stand_in() -> None:
-    text = "".join(file.read_text() for file in SOURCES)
-    names = set(re.findall(r"\bcuda[A-Z]\w+\b", text)) - {"cudaError_t", "cudaMemcpyKind"}
+def test_every_name_of_cuda_that_the_code_has_is_in_the_stand_in() -> None:
+    found = set()
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = getattr(node, "attr", getattr(node, "value", ""))
+            if isinstance(name, str) and re.fullmatch(r"cuda[A-Z]\w+", name):
+                found.add(name)
     members = {each.name for each in (*cudaError_t, *cudaMemcpyKind)}
-    assert names - members == {each for each in dir(FakeCuda) if each.startswith("cuda")} - {"cuda"}
+    assert found - members - LOST - {"cudaError_t", "cudaMemcpyKind"} == set(cuda_names())
+
+
+def test_every_constant_of_cuda_is_the_real_one(cuda: Bindings) -> None:
+    constants = {name for name in cuda_names() if name not in cuda_functions()}
+    code = "from cuda.bindings import runtime\n" + "".join(
+        f"print(runtime.{name})\n" for name in sorted(constants)
+    )
+    assert cuda.run(code).split() == [str(getattr(FakeCuda, name)) for name in sorted(constants)]
+
+
+def test_a_stream_is_a_number_to_tensorrt(cuda: Bindings) -> None:
+    code = """
+import warnings
+from cuda.bindings import runtime
+warnings.simplefilter("error")
+print(int(runtime.cudaStream_t(5)))
+"""
+    assert cuda.run(code) == "5\n"
+
+
+def test_the_errors_after_which_a_process_must_end_are_those_that_cuda_says(cuda: Bindings) -> None:
+    assert documented_as_final(cuda) == LOST
+
+
+def documented_as_final(cuda: Bindings) -> set[str]:
+    """Errors of which the bindings say that the process must end; older ones in comments only."""
+    source = cuda.folder / "cuda" / "bindings" / "runtime.pyx"
+    if source.is_file():
+        comments = re.findall(r"((?: +#:.*\n)+) +(\w+) = ", source.read_text())
+        documented = {name: comment.replace("#:", "") for comment, name in comments}
+    else:
+        members = cuda.describe("cuda.bindings.runtime")["cudaError_t"]["members"]
+        documented = {name: member["doc"] for name, member in members.items()}
+    final = "the process must be terminated and relaunched"
+    return {
+        name
+        for name, text in documented.items()
+        if name.startswith("cudaError") and final in " ".join(text.split())
+    }
+
+
+# From 12.9.1 on every function releases the GIL, by the release notes of cuda-bindings.
+def test_what_may_wait_releases_the_gil_also_in_the_oldest_bindings(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("oldest")
+    fetch(folder, f"cuda-bindings=={CUDA_VERSIONS[0]}")
+    source = (folder / "cuda" / "bindings" / "runtime.pyx").read_text()
+    bodies = dict(re.findall(r"^def (\w+)\((.*?)(?=^def |\Z)", source, re.MULTILINE | re.DOTALL))
+    assert "with nogil" not in bodies["cudaEventSynchronize"]  # so it is not used
+    short = {"cudaSetDeviceFlags", "cudaStreamCreateWithFlags", "cudaStreamDestroy"}
+    waiting = {
+        name for name in cuda_functions() if not name.startswith(("cudaGet", "cudaDriver", "cudaR"))
+    }
+    holding = {name for name in waiting - short if "with nogil" not in bodies[name]}
+    assert holding == set()
 
 
 def test_the_real_cuda_says_that_there_is_no_gpu_in_our_words(cuda: Bindings) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +14,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, cudaError_t
 from tiny_onnx import fp32_classifier, ids
 
 from edgewright.backends import get_backend, onnxruntime_cuda
 from edgewright.backends import onnxruntime as onnxruntime_backend
-from edgewright.errors import BackendUnavailableError, IntegrityError
+from edgewright.errors import BackendUnavailableError, GpuLostError, IntegrityError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 STRICT = (
@@ -33,6 +36,8 @@ class FakeOnnxRuntime:
     provider: str = CUDA  # that a session gets
     tells: bool = True  # whether it is 1.24 or newer
     loads: list[dict[str, str]] = field(default_factory=list)
+    cuda: FakeCuda = field(default_factory=FakeCuda)
+    running: Callable[[dict[str, Any]], None] = lambda inputs: None
 
     def session(
         self, path: str, options: Any, *, providers: list[str], enable_fallback: int
@@ -44,9 +49,13 @@ class FakeOnnxRuntime:
         if self.on_cpu and entries["session.disable_cpu_ep_fallback"] == "1":
             raise RuntimeError(STRICT)
         real = onnxruntime.InferenceSession(path, options.real, providers=[CPU])
-        made = SimpleNamespace(
-            run=real.run, get_inputs=real.get_inputs, get_outputs=real.get_outputs
-        )
+        assert self.cuda.flags == FakeCuda.cudaDeviceScheduleBlockingSync
+
+        def run(names: list[str], inputs: dict[str, Any]) -> Any:
+            self.running(inputs)
+            return real.run(names, inputs)
+
+        made = SimpleNamespace(run=run, get_inputs=real.get_inputs, get_outputs=real.get_outputs)
         made.get_providers = lambda: [self.provider, CPU]
         if self.tells:
             made.get_provider_graph_assignment_info = self._told(entries)
@@ -82,7 +91,7 @@ class Options:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeOnnxRuntime:
     made = FakeOnnxRuntime()
-    FakeCuda().install(monkeypatch)
+    made.cuda.install(monkeypatch)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     library = SimpleNamespace(
         __version__="1.31.1",
@@ -111,6 +120,80 @@ def test_a_session_runs_on_the_gpu_alone(fake: FakeOnnxRuntime, model: Path) -> 
     np.testing.assert_array_equal(session.run(ids(2, 3))["logits"], expected)
     name = "onnxruntime-cuda 1.31.1 on NVIDIA Fake (compute capability 9.0)"
     assert get_backend("onnxruntime-cuda").runtime() == name
+
+
+def addresses(inputs: dict[str, Any]) -> dict[str, int]:
+    return {name: int(array.ctypes.data) for name, array in inputs.items()}
+
+
+def test_inputs_are_read_from_pinned_memory_which_is_kept_and_given_back(
+    fake: FakeOnnxRuntime, model: Path
+) -> None:
+    session = load(model)
+    seen: list[dict[str, int]] = []
+
+    def look(inputs: dict[str, Any]) -> None:
+        seen.append(addresses(inputs))
+        for name, array in inputs.items():
+            assert fake.cuda.block(seen[-1][name], "pinned", array.nbytes)
+
+    fake.running = look
+    for rows in (8, 2):
+        # As a caller has them: in whatever order in memory.
+        inputs = {name: np.asfortranarray(array) for name, array in ids(rows, 16).items()}
+        expected = onnxruntime.InferenceSession(str(model), providers=[CPU]).run(None, inputs)
+        np.testing.assert_array_equal(session.run(inputs)["logits"], expected[0])
+    assert len(seen[0]) == 2
+    assert seen[0] == seen[1]
+    del session
+    gc.collect()
+    assert fake.cuda.memory == {}
+
+
+def test_instances_share_the_weights_and_run_at_once(fake: FakeOnnxRuntime, model: Path) -> None:
+    one, other = get_backend("onnxruntime-cuda").load_instances(model, 2, threads=1)
+    assert len(fake.loads) == 1
+    both, seen = threading.Barrier(2), list[dict[str, int]]()
+
+    def meet(inputs: dict[str, Any]) -> None:
+        seen.append(addresses(inputs))
+        both.wait(60)
+
+    fake.running = meet
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(each.run, ids(2, 3, seed=i)) for i, each in enumerate((one, other))]
+        answers = [run.result(60)["logits"] for run in runs]
+    assert not set(seen[0].values()) & set(seen[1].values())
+    for seed, logits in enumerate(answers):
+        (expected,) = onnxruntime.InferenceSession(str(model), providers=[CPU]).run(
+            None, ids(2, 3, seed=seed)
+        )
+        np.testing.assert_array_equal(logits, expected)
+
+
+def test_a_fault_of_the_gpu_is_named_and_any_other_keeps_its_words(
+    fake: FakeOnnxRuntime, model: Path
+) -> None:
+    session = load(model)
+
+    def fail(inputs: dict[str, Any]) -> None:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+    fake.running = fail
+    with pytest.raises(RuntimeError, match="CUDA failure 700"):
+        session.run(ids(1, 4))
+    fake.cuda.fault = cudaError_t.cudaErrorIllegalAddress
+    with pytest.raises(GpuLostError, match="cudaErrorIllegalAddress: .*start it again"):
+        session.run(ids(1, 4))
+
+
+def test_without_pinned_memory_it_says_so(fake: FakeOnnxRuntime, model: Path) -> None:
+    session = load(model)
+    fake.cuda.refuse = {"cudaHostAlloc"}
+    with pytest.raises(BackendUnavailableError, match="CUDA: cudaHostAlloc failed with "):
+        session.run(ids(1, 4))
+    fake.cuda.refuse = set()
+    assert session.run(ids(1, 4))["logits"].shape == (1, 3)
 
 
 def test_arithmetic_on_shapes_may_stay_on_the_cpu_and_is_told(

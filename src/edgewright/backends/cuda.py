@@ -5,14 +5,26 @@ The GPU is the first that the process sees; ``CUDA_VISIBLE_DEVICES`` chooses ano
 
 from __future__ import annotations
 
-import weakref
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from edgewright.errors import BackendUnavailableError
+from edgewright.errors import BackendUnavailableError, GpuLostError
 
 DEVICE: Final = 0
 INSTALL: Final = "run `pip install 'edgewright[serve-gpu]'` on a host with an NVIDIA GPU"
+
+
+# Of these the documentation of cudaError_t says: "the process must be terminated and relaunched".
+LOST: Final = {
+    "cudaErrorAssert", "cudaErrorContained", "cudaErrorExternalDevice",
+    "cudaErrorHardwareStackError", "cudaErrorIllegalAddress", "cudaErrorIllegalInstruction",
+    "cudaErrorInvalidAddressSpace", "cudaErrorInvalidPc", "cudaErrorLaunchFailure",
+    "cudaErrorLaunchTimeout", "cudaErrorMisalignedAddress", "cudaErrorMpsClientTerminated",
+    "cudaErrorTensorMemoryLeak",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ def call(name: str, *arguments: Any) -> Any:
 
     Raises:
         BackendUnavailableError: it failed; says which, and what CUDA says of it.
+        GpuLostError: so that no later call of this process can succeed.
     """
     bindings = runtime()
     try:
@@ -53,17 +66,42 @@ def call(name: str, *arguments: Any) -> Any:
     except RuntimeError as error:  # cuda-python 12, where there is no driver to call
         raise BackendUnavailableError(f"CUDA: {name} failed: {error}") from error
     if status != bindings.cudaError_t.cudaSuccess:
-        told = _words(bindings, status)
-        raise BackendUnavailableError(f"CUDA: {name} failed with {told}")
+        told = f"CUDA: {name} failed with {_words(bindings, status)}"
+        if status.name in LOST:
+            raise GpuLostError(f"{told}; this process cannot use the GPU any more: start it again")
+        raise BackendUnavailableError(told)
     return values[0] if values else None
 
 
-def release_with(owner: object, free: str, handle: Any) -> weakref.finalize[Any, Any]:
-    """Call ``free(handle)`` when ``owner`` goes, or when what is returned is called.
+def release(function: str, handle: Any) -> Callable[[], object]:
+    """What calls ``function(handle)`` to give something back.
 
-    What it answers is nobody's concern any more: at the process's end CUDA may have gone first.
+    What CUDA answers is nobody's concern any more: at the process's end it may have gone first.
     """
-    return weakref.finalize(owner, getattr(runtime(), free), handle)
+    return partial(getattr(runtime(), function), handle)
+
+
+def sleep_while_waiting() -> None:
+    """Let threads that wait for the GPU, in this process, give up their core meanwhile.
+
+    By default they spin, on cores that decode and tokenise for the next batch. Not by events with
+    cudaEventBlockingSync: cuda-python before 12.9.1 holds the GIL in cudaEventSynchronize, and in
+    no version in cudaStreamSynchronize, which this flag is for as well.
+
+    Raises:
+        BackendUnavailableError, GpuLostError: as ``call``.
+    """
+    call("cudaSetDeviceFlags", runtime().cudaDeviceScheduleBlockingSync)
+
+
+def check_not_lost() -> None:
+    """Wait for all that the GPU was given, to learn whether this process can still use it.
+
+    Raises:
+        GpuLostError: it cannot.
+    """
+    with contextlib.suppress(BackendUnavailableError):
+        call("cudaDeviceSynchronize")
 
 
 def this_gpu() -> Gpu:

@@ -3,8 +3,9 @@
 library.py      the library, its version, what it says
 builder.py      ONNX file -> engine
 engine_key.py   what an engine depends on     engine_cache.py   engines on this host
-memory.py       pinned and GPU memory         session.py        engine -> answers
-profiles.py     ranges of shapes              inspection.py     what an engine is made of
+engine.py       an engine, loaded             session.py        engine -> answers
+stream.py       copies and work in order      profiles.py       ranges of shapes
+inspection.py   what an engine is made of
 backend.py      all of it as a Backend
 """
 

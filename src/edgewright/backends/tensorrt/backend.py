@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 
 from edgewright.backends.cuda import this_gpu
 from edgewright.backends.tensorrt.builder import WORKSPACE_BYTES, build
+from edgewright.backends.tensorrt.engine import Engine
 from edgewright.backends.tensorrt.engine_cache import EngineCache
 from edgewright.backends.tensorrt.engine_key import EngineKey
 from edgewright.backends.tensorrt.library import tensorrt
@@ -75,8 +76,9 @@ class TensorRtBackend:
     def load_instances(
         self, path: Path, count: int, *, threads: int, options: Mapping[str, str] | None = None
     ) -> list[TensorRtSession]:
-        """Engines with memory of their own on the GPU, weights included."""
-        return [self.load(path, threads=threads, options=options) for _ in range(count)]
+        """Sessions of one engine: the weights lie on the GPU once."""
+        first = self.load(path, threads=threads, options=options)
+        return [first, *(first.another() for _ in range(count - 1))]
 
     def load_built(self, path: Path, options: Mapping[str, str]) -> TensorRtSession | None:
         """The session of an engine that was built for this very host; None where there is none.
@@ -88,7 +90,7 @@ class TensorRtBackend:
         if engine is None:
             return None
         try:
-            return TensorRtSession(engine, str(path))
+            return TensorRtSession(Engine(engine, str(path)))
         except IntegrityError as error:
             log.warning("%s", error)
             return None

@@ -73,5 +73,7 @@ def started(make: Any, told: Messages) -> Any:
 
 
 def reasons(told: Messages) -> str:
-    """Everything that TensorRT called an error, on one line."""
-    return "; ".join(told.errors)
+    """What TensorRT called an error since they were asked for last, on one line."""
+    given = list(told.errors)
+    del told.errors[: len(given)]  # others may be told meanwhile
+    return "; ".join(given)
