@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from edgewright.errors import EdgewrightError, NotReadyError
+from edgewright.errors import EdgewrightError, GpuLostError, NotReadyError
 from edgewright.serve.admission import Queue, QueueLimit
 from edgewright.serve.call import Answer, BatchModel, Call
 from edgewright.serve.call_record import current_call
@@ -42,14 +42,15 @@ class Batcher:
         self._clock = clock
         self._closing = False
         self._loop = asyncio.get_running_loop()
+        self.gpu_lost: asyncio.Future[GpuLostError] = self._loop.create_future()
         compute = Compute(batch.tokens, observer, clock, self._tell)
         self._threads = ComputeThreads(Line(batch), compute, clock)
         self._threads.grow_to(1)
 
     @property
     def alive(self) -> bool:
-        """Whether the compute threads run."""
-        return self._threads.alive
+        """Whether the compute threads run, and still have what they run on."""
+        return self._threads.alive and not self.gpu_lost.done()
 
     def grow_to(self, threads: int) -> None:
         """Let at least so many threads compute."""
@@ -114,6 +115,8 @@ class Batcher:
         for row, outcome in zip(computed.rows, computed.outcomes, strict=True):
             cost += row.cost
             row.call.run = computed.run
+            if isinstance(outcome, GpuLostError) and not self.gpu_lost.done():
+                self.gpu_lost.set_result(outcome)
             if row.call.future.done():
                 continue  # its caller has left, or has been told of another row's error
             if isinstance(outcome, EdgewrightError):

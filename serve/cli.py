@@ -92,7 +92,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option(
     "--instances",
     "Instances of each model that compute at once.  [default: as many as the cores have room for, "
-    "at most 8]",
+    "at most 8; 2 on a GPU]",
     type=int,
 )
 @_option(

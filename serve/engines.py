@@ -11,6 +11,8 @@ import logging
 from pathlib import Path
 
 from edgewright.backends import Session
+from edgewright.backends.tensorrt.backend import TensorRtBackend
+from edgewright.backends.tensorrt.session import TensorRtSession
 from edgewright.bundle import Bundle, Variant
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
 from edgewright.proof.engines import proven_session
@@ -20,17 +22,40 @@ log = logging.getLogger(__name__)
 
 
 def built_engine(
-    bundle: Bundle, state_dir: Path | None, max_batch: int
-) -> tuple[Variant, Session, str] | None:
-    """The variant, session and runtime of an engine that is proven on this host; else None.
+    bundle: Bundle, state_dir: Path | None, max_batch: int, instances: int
+) -> tuple[Variant, list[Session], str] | None:
+    """The variant, sessions and runtime of an engine that is proven on this host; else None.
 
     Args:
         bundle: verified.
         state_dir: as told by --state-dir; None for the user's.
         max_batch: rows that one run may hold; an engine for fewer is not taken.
+        instances: sessions of the engine, which may run at once.
     """
-    if not bundle.prepared:
+    found = _proven(bundle, state_dir) if bundle.prepared else None
+    if found is None:
         return None
+    variant, session, backend = found
+    if session.max_rows < max_batch:
+        log.warning(
+            "%s: its engine takes %d rows and --max-batch is %d, so it is not used",
+            bundle.path,
+            session.max_rows,
+            max_batch,
+        )
+        return None
+    try:
+        others = [session.another() for _ in range(instances - 1)]
+    except BackendUnavailableError as error:  # the GPU has no room for them, as a rule
+        told = "%s: no engine of it is used, for there cannot be %d --instances of it (%s)"
+        log.warning(told, bundle.path, instances, error)
+        return None
+    return variant, [session, *others], backend.runtime()
+
+
+def _proven(
+    bundle: Bundle, state_dir: Path | None
+) -> tuple[Variant, TensorRtSession, TensorRtBackend] | None:
     try:
         found = proven_session(bundle, StateDir.at(state_dir))
     except (BackendUnavailableError, ConfigError, IntegrityError) as error:
@@ -42,14 +67,4 @@ def built_engine(
             bundle.path,
             bundle.path,
         )
-        return None
-    variant, session, backend = found
-    if session.max_rows < max_batch:
-        log.warning(
-            "%s: its engine takes %d rows and --max-batch is %d, so it is not used",
-            bundle.path,
-            session.max_rows,
-            max_batch,
-        )
-        return None
-    return variant, session, backend.runtime()
+    return found

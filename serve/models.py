@@ -38,6 +38,7 @@ _SPECIAL_TOKENS: Final = 2
 # Beyond some, their answers outrun the event loop.
 _MOST_INSTANCES: Final = 8
 _ON_CPU: Final = ("onnxruntime", "openvino")
+_INSTANCES_ON_GPU: Final = 2  # while one computes, the other copies
 
 log = logging.getLogger(__name__)
 
@@ -219,12 +220,12 @@ def _open(
     host: HostOptions,
 ) -> tuple[Choice, Sessions, str]:
     """What answers on this host, its sessions and its runtime; first an engine proven here."""
-    engine = built_engine(bundle, host.state_dir, max_batch)
-    if engine is not None:  # one: a second would share the GPU with it
-        variant, session, runtime = engine
+    engine = built_engine(bundle, host.state_dir, max_batch, instances or _INSTANCES_ON_GPU)
+    if engine is not None:
+        variant, built, runtime = engine
         isa = host.isa or instruction_set()
         choice = Choice(variant, ChosenBy.HOST, threads, isa)
-        return choice, Sessions([session]), runtime
+        return choice, Sessions(built), runtime
     choice = choose(bundle, threads, host)
     backend = get_backend(choice.variant.backend)
     sessions = backend.load_instances(
@@ -237,8 +238,9 @@ def _open(
 
 
 def _instances(choice: Choice, cores: int | None = None) -> int:
-    """On a GPU one, for another would share it and hold the weights once more."""
-    return instances_here(choice.threads, cores) if choice.variant.backend in _ON_CPU else 1
+    if choice.variant.backend in _ON_CPU:
+        return instances_here(choice.threads, cores)
+    return _INSTANCES_ON_GPU
 
 
 def instances_here(threads: int, cores: int | None = None) -> int:

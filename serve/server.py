@@ -178,10 +178,12 @@ async def serve(
 
     Raises:
         ConfigError: a port cannot be had.
+        GpuLostError: nothing but another process can use the GPU again; it has drained.
         ModelNotFoundError, IntegrityError, BackendUnavailableError: as ``Server.load``.
     """
     started = time.monotonic()
-    stop = (stops or stop_on_signals)(Grace(config, log_thread).begin)
+    grace = Grace(config, log_thread)
+    stop = (stops or stop_on_signals)(grace.begin)
     async with Server(config) as server:
         log_thread.dropped = server.instruments.dropped_log_lines.inc
         await server.start()
@@ -198,8 +200,15 @@ async def serve(
         ready_ms = 1000 * (time.monotonic() - started)
         ports = (server.port, server.metrics_port, server.admin_port)
         announce(Ready(config.host, *ports, ready_ms, models))
-        await stopping
+        lost = server.batcher.gpu_lost
+        await asyncio.wait((stopping, lost), return_when=asyncio.FIRST_COMPLETED)
+        if lost.done():
+            log.error("%s", lost.result())
+            grace.begin()
         log.info("draining: new calls are refused, those in flight are finished")
         whole = await server.drain()
     log.info("drained")
+    if lost.done():
+        stopping.cancel()
+        raise lost.result()
     return whole

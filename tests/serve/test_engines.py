@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import prepared_bundle
@@ -37,9 +38,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
     return FakeTensorRt().install(monkeypatch)
 
 
-def load(repository: Repository, state: StateDir, max_batch: int = 8) -> ServedModel:
+def load(
+    repository: Repository, state: StateDir, max_batch: int = 8, instances: int | None = None
+) -> ServedModel:
     host = HostOptions(state_dir=state.path)
-    return load_model(repository, "news", 1, threads=None, max_batch=max_batch, host=host)
+    return load_model(
+        repository, "news", 1, threads=None, max_batch=max_batch, instances=instances, host=host
+    )
 
 
 def bundle(repository: Repository) -> Bundle:
@@ -59,6 +64,29 @@ def test_a_proven_engine_answers_and_is_said_to_be_unverified(
     assert model.runtime == "tensorrt 11.4.0.106 on NVIDIA Fake (compute capability 9.0)"
     rows = model.encode(prepared_bundle.TEXTS)
     np.testing.assert_allclose(model.scores(rows[:5]), certified.scores(rows[:5]), atol=0.05)
+
+
+@pytest.mark.parametrize(("asked", "instances"), [(None, 2), (1, 1), (3, 3)])
+def test_one_engine_computes_in_as_many_sessions_as_are_asked_for_and_else_in_two(
+    repository: Repository, state: StateDir, fake: FakeTensorRt, asked: Any, instances: int
+) -> None:
+    build_and_prove(bundle(repository), state)
+    before = fake.engines
+    model = load(repository, state, instances=asked)
+    assert model.instances == len(set(model.session.each)) == instances
+    assert fake.engines == before + 1
+
+
+def test_a_gpu_without_room_for_all_sessions_leaves_it_to_what_is_certified(
+    repository: Repository, state: StateDir, fake: FakeTensorRt, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_and_prove(bundle(repository), state)
+    fake.contexts_left = 3  # an engine of two profiles has two a session
+    assert load(repository, state).verdict is Verdict.PASS
+    told = "there cannot be 2 --instances of it (TensorRT: create_execution_context failed"
+    assert told in caplog.text
+    fake.contexts_left = 3
+    assert load(repository, state, instances=1).variant.name == "tensorrt-int8-static"
 
 
 def test_an_unproven_engine_is_not_built_at_the_start_but_asked_for(
