@@ -44,6 +44,8 @@ def _fields(record: CallRecord, code: str, ended: float) -> Mapping[str, Any]:
     if record.model is not None:
         fields |= {"model": record.model.name, "version": record.model.version}
     fields |= {"rows": record.rows, "ms": _ms(ended - record.started)}
+    if record.messages:
+        fields["messages"] = record.messages
     if (spent := stages(record, ended)) is not None:
         fields |= {f"{stage}_ms": _ms(seconds) for stage, seconds in asdict(spent).items()}
     return fields

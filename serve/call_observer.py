@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 from google.rpc.status_pb2 import Status
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _TRACE_CONTEXT: Final = ("traceparent", "tracestate")  # W3C
+T = TypeVar("T")
 _NOBODY: Final[Mapping[str, str]] = {}
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,28 @@ class CallObserver:
             log.debug("%s: %s", record.method, reason)
         return status
 
+    async def message(self, answer: Callable[[Any], Awaitable[T]], request: Any) -> T:
+        """The answer to one message of the present stream; a task of its own waits for it."""
+        stream = current_call.get()
+        if stream is None:  # whose edge tells of no calls
+            return await answer(request)
+        message = stream.of_message(time.monotonic())
+        current_call.set(message)
+        try:
+            response = await answer(request)
+        finally:
+            stream.model = message.model
+            stream.rows += message.rows
+        self._answered(stream, message, time.monotonic())
+        return response
+
+    def _answered(self, stream: CallRecord, message: CallRecord, ended: float) -> None:
+        self._instruments.models.message_answered(
+            stream.method, message.model, ended - message.started, stream.trace_id
+        )
+        if self._tracing is not None:
+            self._tracing.message(stream, message, ended)
+
     def end(self, record: CallRecord, code: grpc.StatusCode, *, stream: bool = False) -> None:
         """It has been answered or given up."""
         ended = time.monotonic()
@@ -81,6 +104,6 @@ class CallObserver:
             record.method, code.name, record.model, seconds, record.trace_id
         )
         if self._tracing is not None:
-            self._tracing.end(record, code.name, ended, stream=stream)
+            self._tracing.end(record, code.name, ended)
         if self._access_log is not None:
             self._access_log.write(record, code.name, ended)

@@ -22,8 +22,8 @@ class CallRecord:
     """One call of a method, from its arrival to its end. It belongs to the event loop."""
 
     __slots__ = (
-        "caller", "epoch_ns", "known_as", "method", "model", "parent", "request_id", "rows", "span",
-        "started", "trace_id", "work",
+        "caller", "epoch_ns", "known_as", "messages", "method", "model", "parent", "request_id",
+        "rows", "span", "started", "trace_id", "work",
     )  # fmt: skip
 
     epoch_ns: int  # set with the span: of ``started`` and all moments by its clock
@@ -39,7 +39,17 @@ class CallRecord:
         self.started = 0.0  # by time.monotonic, as the batcher's clock
         self.model: ServedModel | None = None  # once it is known
         self.rows = 0  # that were asked for
-        self.work: Call | None = None  # what was let in; of a stream, the latest
+        self.messages = 0  # of a stream, read so far; of one of them, its number
+        self.work: Call | None = None  # what was let in; of a stream, each message has its own
+
+    def of_message(self, started: float) -> CallRecord:
+        """A record of the next message of this stream, which was read then."""
+        self.messages += 1
+        record = CallRecord(self.request_id)
+        record.messages = self.messages
+        record.method = self.method
+        record.started = started
+        return record
 
 
 # Of the call in whose context the code runs; the tasks that a call starts inherit it.

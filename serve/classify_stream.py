@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
 from edgewright.errors import EdgewrightError, InputError, OverloadedError, ServiceError
 from edgewright.kinds import TEXT
 from edgewright.rpc_errors import to_status
-from edgewright.serve.call_record import cited
+from edgewright.serve.call_record import cited, current_call
+from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
 from edgewright.serve.prediction_words import classifications
 from edgewright.serve.predictor import Predicted, Predictor
@@ -24,6 +26,11 @@ from edgewright.v1.prediction_pb2 import (
 
 # Few, so that one stream leaves room in the queue for other callers.
 MESSAGES_AHEAD: Final = 4
+_STATUSES: Final = {
+    prediction_pb2.ITEM_STATUS_ANSWERED: "answered",
+    prediction_pb2.ITEM_STATUS_INVALID: "invalid",
+    prediction_pb2.ITEM_STATUS_FAILED: "failed",
+}
 _MAX_ID: Final = 1000  # characters; an id of megabytes need not travel back
 
 log = logging.getLogger(__name__)
@@ -32,8 +39,9 @@ log = logging.getLogger(__name__)
 class ItemClassifier:
     """Answers messages; what it raises ends the stream."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, instruments: Instruments) -> None:
         self._predictor = predictor
+        self._instruments = instruments
 
     async def answer(self, request: StreamClassifyRequest, context: Any) -> StreamClassifyResponse:
         """One answer for each item, in order.
@@ -43,6 +51,9 @@ class ItemClassifier:
             ModelNotFoundError, NotReadyError, DeadlineError: they will not be answered here.
         """
         model = self._predictor.registry.route(request.model, request.version)
+        call = current_call.get()
+        if call is not None:
+            call.model = model
         most = self._predictor.limits.max_texts
         if len(request.items) > most:
             raise InputError(
@@ -58,6 +69,9 @@ class ItemClassifier:
             _worded(model, item, outcome, request.top_k)
             for item, outcome in zip(request.items, outcomes, strict=True)
         ]
+        if call is not None:
+            call.rows = len(answers)  # however often some of them were tried
+        self._instruments.items(model, Counter(_STATUSES[each.status] for each in answers))
         return StreamClassifyResponse(model=model.name, version=model.version, answers=answers)
 
     def _checked(

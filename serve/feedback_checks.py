@@ -88,11 +88,10 @@ class FeedbackChecks:
         names = self._registry.names()
         if message.model:
             names = [message.model]
-        known: set[str] = set()
-        for name in names:
-            known.update(self._labels(name))
         label = message.label.strip()
-        if not message.new_label and label not in known:
+        labels = [self._labels(name) for name in names]
+        if not message.new_label and not any(label in each for each in labels):
+            known = {each for several in labels for each in several}
             raise InputError(
                 f"label {label[:60]!r} is none of {', '.join(names)}; it knows: "
                 f"{_listed(sorted(known))}. Set new_label where it is meant to be a new class",

@@ -8,6 +8,8 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from edgewright.errors import BackendUnavailableError, InputError
+from edgewright.serve.call_observer import CallObserver
+from edgewright.serve.call_record import current_call
 from edgewright.serve.feedback_checks import MAX_ENTRIES, Checked, FeedbackChecks
 from edgewright.serve.feedback_intake import FeedbackIntake
 from edgewright.serve.feedback_records import Entry, Outcome
@@ -40,11 +42,13 @@ class FeedbackService(FeedbackServiceServicer):
     Without an intake, as on a server started without --feedback, every call is refused.
     """
 
-    def __init__(self, intake: FeedbackIntake | None, instruments: Instruments) -> None:
+    def __init__(
+        self, intake: FeedbackIntake | None, instruments: Instruments, observer: CallObserver
+    ) -> None:
         self._intake = intake
         self._instruments = instruments
         self._draining = asyncio.Event()
-        self._stream = OrderedStream(self._draining, MESSAGES_AHEAD)
+        self._stream = OrderedStream(self._draining, MESSAGES_AHEAD, observer)
 
     def drain(self) -> None:
         """Read no further messages; streams acknowledge what they have read, and end."""
@@ -75,6 +79,8 @@ class FeedbackService(FeedbackServiceServicer):
         self, messages: Sequence[FeedbackEntry], *, wait_for_room: bool
     ) -> list[Acknowledgement]:
         intake = self._required_intake()
+        if (call := current_call.get()) is not None:
+            call.rows = len(messages)
         if len(messages) > MAX_ENTRIES:
             raise InputError(
                 f"entries has {len(messages)} entries and at most {MAX_ENTRIES} are taken; "

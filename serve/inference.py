@@ -37,6 +37,8 @@ from edgewright.serve.tensors import (
 EXTENSIONS: Final = ("classification", "model_configuration")
 PLATFORM: Final = "edgewright"
 CLASSIFICATION: Final = "classification"
+# Triton's clients in C++ send it with every call. It speaks of streams alone, and there are none.
+_WITHOUT_EFFECT: Final = "triton_enable_empty_final_response"
 _IN_PLACE: Final = 64 << 10  # bytes or elements that are decoded on the event loop itself
 _VERSION: Final = re.compile("[1-9][0-9]{0,17}")
 
@@ -228,7 +230,7 @@ def _requested(model: ServedModel, outputs: Sequence[RequestedTensor]) -> list[R
 
 def _sooner(time_left_s: float | None, parameters: Mapping[str, Any]) -> float | None:
     """The time left, also by the parameter "timeout"; 0 sets none."""
-    unknown = [name for name in parameters if name != "timeout"]
+    unknown = [name for name in parameters if name not in ("timeout", _WITHOUT_EFFECT)]
     if unknown:
         raise InputError(
             f"parameter {unknown[0][:200]!r} is not supported; there is: timeout, in microseconds",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -16,6 +16,7 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
+    disable_created_metrics,
 )
 
 from edgewright import __version__
@@ -42,6 +43,8 @@ class Instruments:
     """The metrics of one server, in a registry of its own. Safe to use from any thread."""
 
     def __init__(self) -> None:
+        # A series beside every counter and histogram that nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -128,6 +131,11 @@ class Instruments:
         """Rows of ``model`` were answered."""
         if one := self.models.of(model):
             one.predicted(answers)
+
+    def items(self, model: BatchModel, counts: Mapping[str, int]) -> None:
+        """So many items of a stream were told each status."""
+        if one := self.models.of(model):
+            one.items(counts)
 
     def not_finite(self, model: BatchModel) -> None:
         """A row had scores that are no numbers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -30,6 +30,7 @@ class ModelInstruments:
         self._metrics: list[Counter | Gauge | Histogram] = []
         self._of: dict[BatchModel, OneModel] = {}
         self._ends: dict[tuple[str, str, BatchModel | None], tuple[Counter, Histogram]] = {}
+        self._messages: dict[tuple[str, BatchModel | None], Histogram] = {}
         self._of_calls()
         self._of_stages()
         self._of_batches()
@@ -56,6 +57,7 @@ class ModelInstruments:
         """
         self._of.pop(model, None)
         self._ends = {key: ends for key, ends in self._ends.items() if key[-1] is not model}
+        self._messages = {key: one for key, one in self._messages.items() if key[-1] is not model}
         gone = {"model": model.name, "version": str(model.version)}
         if any({"model": each.name, "version": each.version} == gone for each in self._of.values()):
             return False
@@ -87,6 +89,19 @@ class ModelInstruments:
         if seconds is not None:
             duration.observe(seconds, {"trace_id": trace_id} if trace_id else None)
 
+    def message_answered(
+        self, method: str, model: BatchModel | None, seconds: float, trace_id: str
+    ) -> None:
+        """A message of a stream was answered; ``model`` is None where it is of none."""
+        duration = self._messages.get((method, model))
+        if duration is None:
+            one = self._of.get(model) if model is not None else None
+            named = (one.name, one.version) if one else ("", "")
+            duration = self.message_seconds.labels(method, *named)
+            if model is None or one is not None:
+                self._messages[method, model] = duration
+        duration.observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
     def _ends_of(
         self, method: str, code: str, model: BatchModel | None
     ) -> tuple[Counter, Histogram]:
@@ -109,9 +124,20 @@ class ModelInstruments:
         )
         self.request_seconds = self._histogram(
             "edgewright_request_seconds",
-            "From a call's arrival to its answer; of streams nothing is told.",
+            "From a call's arrival to its answer; not of streams.",
             *("method", "model", "version"),
             buckets=_REQUEST_SECONDS,
+        )
+        self.message_seconds = self._histogram(
+            "edgewright_stream_message_seconds",
+            "From the reading of a message of a stream until its answer is ready.",
+            *("method", "model", "version"),
+            buckets=_REQUEST_SECONDS,
+        )
+        self.items = self._counter(
+            "edgewright_stream_items",
+            "Items of StreamClassify by what their caller was told: answered, invalid, failed.",
+            *("model", "version", "status"),
         )
 
     def _of_stages(self) -> None:
@@ -201,6 +227,10 @@ class OneModel:
             self._tokens = metrics.batch_tokens.labels(*named)
             self._padding = metrics.padding_tokens.labels(*named)
         self._not_finite = metrics.not_finite_rows.labels(*named)
+        self._items = {
+            status: metrics.items.labels(*named, status)
+            for status in ("answered", "invalid", "failed")
+        }
         self._predictions = metrics.predictions
         self._labels = model.labels
         self._by_class: dict[int, Counter] = {}
@@ -229,6 +259,11 @@ class OneModel:
         for row in computed.rows:
             if row.place == 0:  # once for a call; its first row is computed first
                 self._queue.observe(run.batch.taken - row.call.admitted - row.call.decode_s)
+
+    def items(self, counts: Mapping[str, int]) -> None:
+        """So many items of a stream were told each status."""
+        for status, count in counts.items():
+            self._items[status].inc(count)
 
     def not_finite(self) -> None:
         """A row had scores that are no numbers."""

@@ -64,8 +64,12 @@ def _input(each: TensorType, *, optional: bool = False) -> inference_pb2.ModelIn
 def _tensors(
     tensors: Iterable[inference_pb2.ModelInput | inference_pb2.ModelOutput],
 ) -> list[dict[str, Any]]:
-    name_of = inference_pb2.DataType.Name
-    return [
-        {"name": each.name, "data_type": name_of(each.data_type), "dims": list(each.dims)}
-        for each in tensors
-    ]
+    return [_tensor(each) for each in tensors]
+
+
+def _tensor(each: inference_pb2.ModelInput | inference_pb2.ModelOutput) -> dict[str, Any]:
+    data_type = inference_pb2.DataType.Name(each.data_type)
+    told: dict[str, Any] = {"name": each.name, "data_type": data_type, "dims": list(each.dims)}
+    if isinstance(each, inference_pb2.ModelInput):
+        told["optional"] = each.optional
+    return told

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from edgewright.errors import NotReadyError
+from edgewright.serve.call_observer import CallObserver
 
 # What of one stream is read ahead of its answers, and never more memory than this and one message.
 BYTES_AHEAD: Final = 4 << 20
@@ -22,6 +23,7 @@ class OrderedStream:
 
     draining: asyncio.Event  # read no further messages; answer what has been read, and end
     messages_ahead: int
+    observer: CallObserver  # is told how long each message took
 
     async def answers(
         self, requests: AsyncIterator[Any], answer: Callable[[Any], Awaitable[Response]]
@@ -44,7 +46,7 @@ class OrderedStream:
                     if (request := reading.result()) is None:
                         reading = None
                         continue
-                    work.append(asyncio.ensure_future(answer(request)))
+                    work.append(asyncio.ensure_future(self.observer.message(answer, request)))
                     sizes.append(request.ByteSize())
                     reading = _next_of(requests)
                 elif work and work[0].done():

@@ -95,10 +95,10 @@ class Parts:
         self.intake: FeedbackIntake | None = None
         if store is not None:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
-        self.feedback = FeedbackService(self.intake, self.instruments)
+        self.feedback = FeedbackService(self.intake, self.instruments, observer)
         self._shadow = self._shadow_calls()
         predictor = self._predictor()
-        self.predictions = PredictionService(predictor)
+        self.predictions = PredictionService(predictor, self.instruments, observer)
         self._add_services(predictor)
         watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
         self._api = HttpApi(predictor, watched, observer, callers)

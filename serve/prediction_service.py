@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from edgewright.errors import InputError
 from edgewright.kinds import IMAGE, TEXT, Kind
+from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.classify_stream import MESSAGES_AHEAD, ItemClassifier
+from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
 from edgewright.serve.ordered_stream import OrderedStream
 from edgewright.serve.prediction_words import classifications, embeddings
@@ -34,11 +36,13 @@ Embedded = TypeVar("Embedded", EmbedTextResponse, EmbedImageResponse)
 class PredictionService(PredictionServiceServicer):
     """Words a call for the predictor, and its answers for the caller."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(
+        self, predictor: Predictor, instruments: Instruments, observer: CallObserver
+    ) -> None:
         self._predictor = predictor
-        self._items = ItemClassifier(predictor)
+        self._items = ItemClassifier(predictor, instruments)
         self._draining = asyncio.Event()
-        self._stream = OrderedStream(self._draining, MESSAGES_AHEAD)
+        self._stream = OrderedStream(self._draining, MESSAGES_AHEAD, observer)
 
     def drain(self) -> None:
         """Read no further messages; streams answer what they have read, and end."""

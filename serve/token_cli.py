@@ -13,7 +13,7 @@ from edgewright.output import Output
 from edgewright.serve.tokens import Right, new_token, read_tokens
 
 _EXAMPLES = (
-    "edgewright token new --name news-site --add-to tokens.txt > news-site.token",
+    "edgewright token new --name news-site --add-to tokens.txt -o news-site.token",
     "edgewright token new --name prometheus --rights metrics --add-to tokens.txt --json",
 )
 
@@ -36,8 +36,16 @@ def token() -> None:
     type=click.Path(path_type=Path),
     help="Server's file of tokens that the line is added to; made where there is none.",
 )
+@click.option(
+    "-o",
+    "--output-file",
+    "kept_in",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="New file for the token, which only its owner may read; it is not printed then.",
+)
 @output_options
-def new(name: str, rights: str, add_to: Path | None, output: Output) -> None:
+def new(name: str, rights: str, add_to: Path | None, kept_in: Path | None, output: Output) -> None:
     """Print a new random token, which is nowhere kept: once it is lost, make another.
 
     The server's file has a line for each, with its SHA-256. Without --add-to that line is printed
@@ -50,11 +58,33 @@ def new(name: str, rights: str, add_to: Path | None, output: Output) -> None:
             f"--rights: {', '.join(map(repr, unknown))} is none; there are {', '.join(Right)}"
         )
     secret, made = new_token(name, [Right(each) for each in rights.split(",")])
+    if kept_in is not None:
+        _keep(kept_in, secret)
     if add_to is not None:
-        _add(add_to, made.line())
-        output.note(f"{name} stands in {add_to}; this is the only time that its token is shown")
-    lines = [secret] if add_to is not None else [secret, made.line()]
-    output.result({"name": name, "token": secret, "line": made.line()}, lines)
+        try:
+            _add(add_to, made.line())
+        except ConfigError:
+            if kept_in is not None:
+                kept_in.unlink()
+            raise
+        output.note(f"{name} stands in {add_to}")
+    if kept_in is None:
+        output.note("this is the only time that the token is shown")
+    shown = {"token": secret} if kept_in is None else {"file": str(kept_in)}
+    told = [*shown.values(), *([made.line()] if add_to is None else [])]
+    output.result({"name": name, **shown, "line": made.line()}, told)
+
+
+def _keep(path: Path, secret: str) -> None:
+    """``secret`` in a new file that nobody but its owner may read."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise ConfigError(f"-o {path} exists; give a new file, or delete it first") from error
+    except OSError as error:
+        raise ConfigError(f"-o {path} cannot be written: {error.strerror}") from error
+    with os.fdopen(file, "w") as opened:
+        opened.write(f"{secret}\n")
 
 
 def _add(path: Path, line: str) -> None:

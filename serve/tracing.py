@@ -1,5 +1,7 @@
 """OpenTelemetry: a span for each call, within its caller's trace, and one for each stage of it.
 
+Below the span of a stream some messages of it have one, with their stages below that.
+
 Imported only by a server that is told where to send them. Spans go to the collector in the
 background, over gRPC: no call waits for it, and where it does not answer they are dropped.
 """
@@ -25,6 +27,7 @@ from edgewright import __version__
 from edgewright.serve.call_record import CallRecord
 
 _FAULTS: Final = ("INTERNAL", "UNKNOWN", "DATA_LOSS")  # ours; other codes are the callers'
+_MESSAGES_TOLD: Final = 16  # of a stream, from its first; then the 32nd, the 64th and so on
 _FLUSH_S: Final = 3.0  # for the last spans, at the end
 _GIVE_UP_S: Final = 1.0  # for the exporter to notice that it is over
 
@@ -68,7 +71,21 @@ class Tracing:
         if record.span.is_recording():
             record.trace_id = f"{record.span.get_span_context().trace_id:032x}"
 
-    def end(self, record: CallRecord, code: str, ended: float, *, stream: bool) -> None:
+    def message(self, stream: CallRecord, record: CallRecord, ended: float) -> None:
+        """A span for one message of a stream that was answered then, with its stages."""
+        if not stream.trace_id or not _is_told(record.messages):
+            return
+        record.epoch_ns = stream.epoch_ns
+        record.span = self._tracer.start_span(
+            "message",
+            set_span_in_context(stream.span),
+            attributes={"rpc.message.id": record.messages, "edgewright.rows": record.rows},
+            start_time=_ns(record, record.started),
+        )
+        self._stages(record, ended)
+        record.span.end(_ns(record, ended))
+
+    def end(self, record: CallRecord, code: str, ended: float) -> None:
         """Close the span of a call that ended then, by time.monotonic, with those of its stages."""
         span = record.span
         if not record.trace_id:
@@ -76,8 +93,7 @@ class Tracing:
         span.set_attributes(_attributes(record, code))
         if code in _FAULTS:
             span.set_status(StatusCode.ERROR)
-        if not stream:
-            self._stages(record, ended)
+        self._stages(record, ended)
         span.end(_ns(record, ended))
 
     def close(self) -> None:
@@ -136,6 +152,11 @@ class _Exporter:
         return result
 
 
+def _is_told(number: int) -> bool:
+    """Whether the message of this number, from 1, has a span: a stream may have a million."""
+    return number <= _MESSAGES_TOLD or number.bit_count() == 1
+
+
 def _attributes(record: CallRecord, code: str) -> dict[str, str | int]:
     service, _, method = record.method.rpartition("/")
     attributes: dict[str, str | int] = {
@@ -145,6 +166,8 @@ def _attributes(record: CallRecord, code: str) -> dict[str, str | int]:
         "edgewright.rows": record.rows,
         "edgewright.request_id": record.request_id,
     }
+    if record.messages:
+        attributes["edgewright.messages"] = record.messages
     if record.model is not None:
         attributes |= {
             "edgewright.model": record.model.name,

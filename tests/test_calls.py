@@ -13,8 +13,9 @@ from fake_server import FakeServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewright import calls
-from edgewright.calls import Calls, Deadline, Pause, Send
+from edgewright import call_inputs, calls
+from edgewright.calls import Calls, Pause, Send
+from edgewright.deadline import Deadline
 from edgewright.errors import (
     DeadlineError,
     EdgewrightError,
@@ -45,9 +46,8 @@ def test_requests_hold_every_text_once_and_stay_small(
     texts: list[str], max_texts: int, max_bytes: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calls, "MAX_TEXTS", max_texts)
-        patch.setattr(calls, "MAX_TEXT_BYTES", max_bytes)
-        chunks = list(calls.chunks(texts, lambda text: len(text.encode()), calls.MAX_TEXT_BYTES))
+        patch.setattr(call_inputs, "MAX_TEXTS", max_texts)
+        chunks = list(call_inputs.chunks(texts, lambda text: len(text.encode()), max_bytes))
     assert [text for chunk in chunks for text in chunk] == texts
     for chunk in chunks:
         assert 1 <= len(chunk) <= max_texts

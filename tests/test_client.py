@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from inspect import isfunction, signature
 from typing import Any
 
 import pytest
@@ -132,7 +133,7 @@ def test_a_bad_image_is_named_by_its_place_in_the_callers_list(
 def test_images_that_cannot_be_sent_are_refused_before_anything_is_sent(
     kind: str, server: FakeServer
 ) -> None:
-    with pytest.raises(InputError, match="no images to classify"):
+    with pytest.raises(InputError, match="no images; give at least one"):
         ask(kind, server.target, "classify_images", [])
     with pytest.raises(InputError, match=r"images\[1\] is a str, not the bytes of an image file"):
         ask(kind, server.target, "classify_images", [b"a", "cat.jpg"])
@@ -373,3 +374,19 @@ def test_the_client_extra_alone_calls_a_server(
     command = [python.with_name("edgewright"), "predict", "--target", server.target, "Shares rose"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout.split()[0]) == (0, "business"), told.stderr
+
+
+def test_both_clients_are_called_alike() -> None:
+    def methods(client: type) -> dict[str, Any]:
+        return {
+            name: [
+                (each.name, each.kind, each.default)
+                for each in signature(method).parameters.values()
+            ]
+            for name, method in vars(client).items()
+            if isfunction(method) and not name.startswith("_")
+        }
+
+    assert len(methods(Client)) > 10
+    assert methods(Client) == methods(AsyncClient)
+    assert list(signature(Client).parameters) == list(signature(AsyncClient).parameters)

@@ -188,7 +188,7 @@ def _call(
     """The answer; tried once, for whoever rolls back twice goes back too far."""
     import grpc
 
-    from edgewright.calls import explained
+    from edgewright.failed_call import explained
     from edgewright.v1.admin_pb2_grpc import AdminServiceStub
 
     connection = options.connection(target, timeout)

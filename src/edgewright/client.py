@@ -16,24 +16,13 @@ survive ``fork``: gRPC's threads stay behind, so make the client in the child.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-)
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
-import grpc.aio
 
 from edgewright.answers import (
     Classification,
@@ -43,12 +32,20 @@ from edgewright.answers import (
     ServedCertificate,
     ServedModel,
 )
-from edgewright.calls import Calls, Pause, Send, Steps, check_range
-from edgewright.connection import Connection, Tls
+from edgewright.async_client import AsyncClient
+from edgewright.calls import Calls, Pause, Send, Steps
+from edgewright.connection import (
+    MAX_MESSAGE_BYTES,
+    READY_TIMEOUT_S,
+    RETRIES,
+    TIMEOUT_S,
+    WAIT_TIMEOUT_S,
+    Connection,
+    Tls,
+)
 from edgewright.feedback import Acknowledgement, AckStatus, Feedback, FeedbackForm
-from edgewright.resumed_stream import AsyncStreamCall, ResumedStream, StreamCall, StreamForm
+from edgewright.resumed_stream import ResumedStream, StreamCall, StreamForm
 from edgewright.streamed import ClassifyForm, StreamedAnswer
-from edgewright.v1 import feedback_pb2_grpc, model_pb2_grpc, prediction_pb2_grpc
 
 __all__ = [
     "AckStatus",
@@ -65,12 +62,6 @@ __all__ = [
     "StreamedAnswer",
     "Tls",
 ]
-
-TIMEOUT_S: Final = 30.0
-RETRIES: Final = 4
-MAX_MESSAGE_BYTES: Final = 64 << 20
-READY_TIMEOUT_S: Final = 5.0
-WAIT_TIMEOUT_S: Final = 60.0
 
 T = TypeVar("T")
 
@@ -114,7 +105,7 @@ class Client:
         self._calls = Calls(target, retries, rng or random.Random())
         self._sleep = sleep
         self._channel = self._connection.channel()
-        self._methods = _methods(self._channel, self._connection.metadata)
+        self._methods = self._connection.methods(self._channel)
 
     def classify(
         self,
@@ -137,7 +128,7 @@ class Client:
             timeout_s: deadline in seconds, in place of the client's.
         """
         deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.classify(_listed(texts), model, version, top_k, deadline)
+        steps = self._calls.classify(texts, model, version, top_k, deadline)
         return self._drive(steps)
 
     def classify_images(
@@ -156,7 +147,7 @@ class Client:
             model, version, top_k, timeout_s: as in ``classify``.
         """
         deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
+        steps = self._calls.classify_images(images, model, version, top_k, deadline)
         return self._drive(steps)
 
     def embed(
@@ -177,7 +168,7 @@ class Client:
             texts, model, version, timeout_s: as in ``classify``.
         """
         deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.embed(_listed(texts), model, version, normalize, deadline)
+        steps = self._calls.embed(texts, model, version, normalize, deadline)
         return self._drive(steps)
 
     def embed_images(
@@ -191,7 +182,7 @@ class Client:
     ) -> list[Embedding]:
         """As ``embed``, of an image file or several, given as bytes."""
         deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.embed_images(_images(images), model, version, normalize, deadline)
+        steps = self._calls.embed_images(images, model, version, normalize, deadline)
         return self._drive(steps)
 
     def stream_classify(
@@ -210,8 +201,7 @@ class Client:
         Where the connection breaks, what was not answered is sent again. ``timeout_s`` bounds, in
         place of the client's, how long nothing may be answered before the error is raised.
         """
-        form = _classify_form(model, version, top_k)
-        stream = _stream(form, self._calls, self._connection, timeout_s)
+        stream = self._stream(ClassifyForm(model, version, top_k), timeout_s)
         call = StreamCall(self._methods["StreamClassify"], iter(items), self._sleep)
         return call.answers(stream.steps())
 
@@ -235,7 +225,7 @@ class Client:
         Sending an entry again does no harm: its ``entry_id`` makes it a DUPLICATE.
         """
         deadline = self._connection.deadline(timeout_s)
-        return self._drive(self._calls.send_feedback(_feedback_list(entries), deadline))
+        return self._drive(self._calls.send_feedback(entries, deadline))
 
     def stream_feedback(
         self, entries: Iterable[Feedback], *, timeout_s: float | None = None
@@ -247,7 +237,7 @@ class Client:
         been stored all the same comes back as a DUPLICATE. ``timeout_s`` bounds, in place of the
         client's, how long nothing may be acknowledged before the error is raised.
         """
-        stream = _stream(FeedbackForm(), self._calls, self._connection, timeout_s)
+        stream = self._stream(FeedbackForm(), timeout_s)
         call = StreamCall(self._methods["StreamFeedback"], iter(entries), self._sleep)
         return call.answers(stream.steps())
 
@@ -290,235 +280,11 @@ class Client:
             answer: T = end.value
             return answer
 
+    def _stream(self, form: StreamForm, timeout_s: float | None) -> ResumedStream:
+        patience_s = self._connection.deadline(timeout_s).timeout_s
+        return ResumedStream(form, self._calls, patience_s, self._connection.clock)
+
     def _perform(self, step: Send | Pause) -> Any:
         if isinstance(step, Pause):
             return self._sleep(step.seconds)
         return self._methods[step.method](step.request, timeout=step.timeout_s)
-
-
-class AsyncClient:
-    """Calls a server from one asyncio event loop; arguments, methods and errors are ``Client``'s.
-
-    The channel is opened by the first call, on the loop that makes it.
-    """
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout_s: float = TIMEOUT_S,
-        retries: int = RETRIES,
-        tls: Tls | None = None,
-        token: str | None = None,
-        token_in_clear: bool = False,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        rng: random.Random | None = None,
-    ) -> None:
-        self._connection = Connection(
-            target, timeout_s, retries, tls, max_message_bytes, clock, token, token_in_clear
-        )
-        self._calls = Calls(target, retries, rng or random.Random())
-        self._sleep = sleep
-        self._channel: grpc.aio.Channel | None = None
-        self._methods: dict[str, Any] = {}
-
-    async def classify(
-        self,
-        texts: str | Sequence[str],
-        *,
-        model: str = "",
-        version: int = 0,
-        top_k: int = 0,
-        timeout_s: float | None = None,
-    ) -> list[Classification]:
-        """As ``Client.classify``."""
-        deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.classify(_listed(texts), model, version, top_k, deadline)
-        return await self._drive(steps)
-
-    async def classify_images(
-        self,
-        images: bytes | Sequence[bytes],
-        *,
-        model: str = "",
-        version: int = 0,
-        top_k: int = 0,
-        timeout_s: float | None = None,
-    ) -> list[Classification]:
-        """As ``Client.classify_images``."""
-        deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.classify_images(_images(images), model, version, top_k, deadline)
-        return await self._drive(steps)
-
-    async def embed(
-        self,
-        texts: str | Sequence[str],
-        *,
-        model: str = "",
-        version: int = 0,
-        normalize: bool = False,
-        timeout_s: float | None = None,
-    ) -> list[Embedding]:
-        """As ``Client.embed``."""
-        deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.embed(_listed(texts), model, version, normalize, deadline)
-        return await self._drive(steps)
-
-    async def embed_images(
-        self,
-        images: bytes | Sequence[bytes],
-        *,
-        model: str = "",
-        version: int = 0,
-        normalize: bool = False,
-        timeout_s: float | None = None,
-    ) -> list[Embedding]:
-        """As ``Client.embed_images``."""
-        deadline = self._connection.deadline(timeout_s)
-        steps = self._calls.embed_images(_images(images), model, version, normalize, deadline)
-        return await self._drive(steps)
-
-    def stream_classify(
-        self,
-        items: Iterable[str | bytes] | AsyncIterable[str | bytes],
-        *,
-        model: str = "",
-        version: int = 0,
-        top_k: int = 0,
-        timeout_s: float | None = None,
-    ) -> AsyncIterator[StreamedAnswer]:
-        """As ``Client.stream_classify``, for ``async for``."""
-        form = _classify_form(model, version, top_k)
-        stream = _stream(form, self._calls, self._connection, timeout_s)
-        call = AsyncStreamCall(lambda: self._method("StreamClassify"), items, self._sleep)
-        return call.answers(stream.steps())
-
-    async def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
-        """As ``Client.list_models``."""
-        deadline = self._connection.deadline(timeout_s)
-        return await self._drive(self._calls.list_models(deadline))
-
-    async def get_model(
-        self, name: str = "", *, version: int = 0, timeout_s: float | None = None
-    ) -> ServedModel:
-        """As ``Client.get_model``."""
-        deadline = self._connection.deadline(timeout_s)
-        return await self._drive(self._calls.get_model(name, version, deadline))
-
-    async def send_feedback(
-        self, entries: Feedback | Iterable[Feedback], *, timeout_s: float | None = None
-    ) -> list[Acknowledgement]:
-        """As ``Client.send_feedback``."""
-        deadline = self._connection.deadline(timeout_s)
-        return await self._drive(self._calls.send_feedback(_feedback_list(entries), deadline))
-
-    def stream_feedback(
-        self,
-        entries: Iterable[Feedback] | AsyncIterable[Feedback],
-        *,
-        timeout_s: float | None = None,
-    ) -> AsyncIterator[Acknowledgement]:
-        """As ``Client.stream_feedback``, for ``async for``."""
-        stream = _stream(FeedbackForm(), self._calls, self._connection, timeout_s)
-        call = AsyncStreamCall(lambda: self._method("StreamFeedback"), entries, self._sleep)
-        return call.answers(stream.steps())
-
-    async def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:
-        """As ``Client.ready``."""
-        deadline = self._connection.deadline(timeout_s)
-        return await self._drive(self._calls.ready(model, deadline))
-
-    async def wait_until_ready(self, model: str = "", *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
-        """As ``Client.wait_until_ready``."""
-        deadline = self._connection.deadline(timeout_s)
-        await self._drive(self._calls.wait_until_ready(model, deadline))
-
-    async def close(self) -> None:
-        """Close the connection; calls in progress are cancelled."""
-        if self._channel is not None:
-            await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def _drive(self, steps: Steps[T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    response = await self._perform(step)
-                except grpc.RpcError as failure:
-                    step = steps.throw(failure)
-                else:
-                    step = steps.send(response)
-        except StopIteration as end:
-            answer: T = end.value
-            return answer
-
-    async def _perform(self, step: Send | Pause) -> Any:
-        if isinstance(step, Pause):
-            return await self._sleep(step.seconds)
-        return await self._method(step.method)(step.request, timeout=step.timeout_s)
-
-    def _method(self, name: str) -> Any:
-        if self._channel is None:
-            self._channel = self._connection.async_channel()
-            self._methods = _methods(self._channel, self._connection.metadata)
-        return self._methods[name]
-
-
-def _stream(
-    form: StreamForm, calls: Calls, connection: Connection, timeout_s: float | None
-) -> ResumedStream:
-    patience_s = connection.deadline(timeout_s).timeout_s
-    return ResumedStream(form, calls, patience_s, connection.clock)
-
-
-def _classify_form(model: str, version: int, top_k: int) -> ClassifyForm:
-    check_range("version", version, 2**63)
-    check_range("top_k", top_k, 2**31)
-    return ClassifyForm(model, version, top_k)
-
-
-def _listed(texts: str | Sequence[str]) -> Sequence[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
-
-
-def _images(images: bytes | Sequence[bytes]) -> Sequence[bytes]:
-    return [images] if isinstance(images, bytes) else list(images)
-
-
-def _feedback_list(entries: Feedback | Iterable[Feedback]) -> list[Feedback]:
-    return [entries] if isinstance(entries, Feedback) else list(entries)
-
-
-def _methods(channel: Any, metadata: Any) -> dict[str, Any]:
-    """RPC name -> callable, on a channel of either kind; ``metadata`` goes with every call."""
-    services: Any = prediction_pb2_grpc  # the generated stubs have no type information
-    prediction = services.PredictionServiceStub(channel)
-    services = model_pb2_grpc
-    model = services.ModelServiceStub(channel)
-    services = feedback_pb2_grpc
-    feedback = services.FeedbackServiceStub(channel)
-    methods = {
-        "ClassifyText": prediction.ClassifyText,
-        "ClassifyImage": prediction.ClassifyImage,
-        "EmbedText": prediction.EmbedText,
-        "EmbedImage": prediction.EmbedImage,
-        "StreamClassify": prediction.StreamClassify,
-        "ListModels": model.ListModels,
-        "GetModel": model.GetModel,
-        "SendFeedback": feedback.SendFeedback,
-        "StreamFeedback": feedback.StreamFeedback,
-    }
-    return {name: partial(each, metadata=metadata) for name, each in methods.items()}

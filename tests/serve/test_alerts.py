@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from edgewright.repository import Repository
 from edgewright.v1.feedback_pb2 import FeedbackEntry, SendFeedbackRequest
 from edgewright.v1.feedback_pb2_grpc import FeedbackServiceStub
+from edgewright.v1.prediction_pb2 import StreamClassifyRequest, StreamItem
 
 from .bundles import POISON
 from .conftest import Launch, until
@@ -46,10 +47,12 @@ def page(launch: Launch, bundle: Path, tmp_path: Path) -> Page:
     for text in (POISON, ""):
         with pytest.raises(grpc.RpcError):
             running.classify(text)
+    streamed = StreamClassifyRequest(items=[StreamItem(text="bank"), StreamItem(text="")])
+    list(running.predictions.StreamClassify(iter([streamed]), timeout=30))
     entry = FeedbackEntry(entry_id="1", prediction_id=answer.prediction_id, label="sport")
     FeedbackServiceStub(running.channel).SendFeedback(SendFeedbackRequest(entries=[entry]))
     pair = {"model": "news", "version": "1", "shadow_version": "2"}
-    until(lambda: running.metric("edgewright_shadow_rows_total", **pair, outcome="agreed") == 3)
+    until(lambda: running.metric("edgewright_shadow_rows_total", **pair, outcome="agreed") == 4)
     url = f"http://127.0.0.1:{running.server.metrics_port}/metrics"
     with urlopen(url, timeout=30) as response:
         families = text_string_to_metric_families(response.read().decode())
@@ -58,6 +61,10 @@ def page(launch: Launch, bundle: Path, tmp_path: Path) -> Page:
     for sample in samples:
         found.setdefault(sample.name, set()).update(sample.labels)
     return found
+
+
+# Ids of units that Grafana has (packages/grafana-data/src/valueFormats/categories.ts).
+GRAFANA_UNITS = ("short", "percentunit", "s", "bytes", "reqps", "ops")
 
 
 def unknown(expression: str, page: Page) -> list[str]:
@@ -115,7 +122,7 @@ def test_every_panel_shows_what_is_there(page: Page) -> None:
 def test_every_metric_of_ours_is_on_the_dashboard_or_in_an_alert(page: Page) -> None:
     text = DASHBOARD.read_text() + ALERTS.read_text()
     ours = {
-        re.sub("_(bucket|sum|count|created|total|info)$", "", name)
+        re.sub("_(bucket|sum|count|total|info)$", "", name)
         for name in page
         if name.startswith("edgewright_")
     }
@@ -144,6 +151,7 @@ def test_the_dashboard_is_one_that_grafana_can_read() -> None:
         if panel["type"] != "row":
             assert panel["type"] in ("timeseries", "stat", "table")
             assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            assert panel["fieldConfig"]["defaults"]["unit"] in GRAFANA_UNITS
             refs = [target["refId"] for target in panel["targets"]]
             assert len(set(refs)) == len(refs) > 0
     variables = {each["name"]: each for each in dashboard["templating"]["list"]}
@@ -172,6 +180,25 @@ def test_the_names_in_an_expression_are_found(
     assert named(expression) == (metrics, grouped)
 
 
+def test_prometheus_understands_every_panel(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing; it comes with Prometheus")
+    variables = {"$__rate_interval": "5m", "$job": ".*", "$instance": ".*", "$model": ".*"}
+    recorded = []
+    for panel in panels():
+        for target in panel.get("targets", []):
+            expression = target["expr"]
+            for name, value in variables.items():
+                expression = expression.replace(name, value)
+            recorded.append({"record": f"panel:{len(recorded)}", "expr": expression})
+    file = tmp_path / "panels.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": recorded}]}))
+    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"SUCCESS: {len(recorded)} rules found" in done.stdout
+
+
 JOB = 'job="edgewright",instance="a:8002"'
 NEWS = f'{JOB},model="news",version="1"'
 # Alert -> series that let it fire and series that do not, a sample a minute, both for half an hour.
@@ -190,6 +217,17 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
             f'edgewright_requests_total{{{NEWS},code="OK"}}': "0+980x30",
             f'edgewright_requests_total{{{NEWS},code="INTERNAL"}}': "0+5x30",
             f'edgewright_requests_total{{{NEWS},code="INVALID_ARGUMENT"}}': "0+500x30",
+        },
+    ),
+    "EdgewrightStreamItemsFail": (
+        {
+            f'edgewright_stream_items_total{{{NEWS},status="answered"}}': "0+980x30",
+            f'edgewright_stream_items_total{{{NEWS},status="failed"}}': "0+20x30",
+        },
+        {
+            f'edgewright_stream_items_total{{{NEWS},status="answered"}}': "0+980x30",
+            f'edgewright_stream_items_total{{{NEWS},status="failed"}}': "0+5x30",
+            f'edgewright_stream_items_total{{{NEWS},status="invalid"}}': "0+500x30",
         },
     ),
     "EdgewrightSlow": (

@@ -70,6 +70,23 @@ def test_a_bad_item_has_a_status_of_its_own_and_the_stream_lives(launch: Launch)
     assert statuses(stream(running, message("bank", top_k=9))[0]) == ["INVALID"]
 
 
+def test_messages_and_items_are_counted_and_timed(launch: Launch) -> None:
+    running = launch(max_batch=1)
+    of = {"model": "news", "version": "1"}
+    method = "edgewright.v1.PredictionService/StreamClassify"
+    stream(running, message("bank", " ", POISON), message("team", "goal"))
+    until(lambda: running.server.in_flight == 0)
+    seconds = "edgewright_stream_message_seconds"
+    assert running.metric(f"{seconds}_count", method=method, **of) == 2
+    assert running.metric(f"{seconds}_sum", **of) > running.metric("edgewright_compute_seconds_sum")
+    for status, count in (("answered", 3), ("invalid", 1), ("failed", 1)):
+        assert running.metric("edgewright_stream_items_total", status=status, **of) == count
+    for stage in ("queue", "preprocess", "compute", "postprocess"):
+        assert running.metric(f"edgewright_{stage}_seconds_count", **of) >= 3
+    assert running.metric("edgewright_requests_total", method=method, **of) == 1
+    assert running.metric("edgewright_request_seconds_count", method=method) == 0
+
+
 def test_images_are_streamed_too(launch: Launch, tmp_path: Path) -> None:
     Repository(tmp_path / "r").publish(make_image_bundle(tmp_path / "b"), "colours")
     running = launch(tmp_path / "r")

@@ -350,6 +350,12 @@ def test_other_errors_have_the_code_that_clients_expect(
     assert infer(served, text_request(b"still alive")).outputs
 
 
+def test_what_perf_analyzer_sends_with_every_call_is_taken(served: Running) -> None:
+    name = "triton_enable_empty_final_response"
+    asked = with_parameter(text_request(b"bank"), name, bool_param=True)
+    assert stub(served).ModelInfer(asked, timeout=30).outputs
+
+
 def test_a_long_timeout_and_unknown_fields_do_no_harm(served: Running) -> None:
     asked = with_parameter(text_request(b"bank"), "timeout", int64_param=30_000_000)
     data = asked.SerializeToString() + b"\xfa\x3f\x03abc"  # field 1023

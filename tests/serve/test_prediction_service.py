@@ -9,6 +9,7 @@ from edgewright.errors import DeadlineError
 from edgewright.repository import Repository
 from edgewright.serve.admission import Limits
 from edgewright.serve.batching import Batcher
+from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import load_model
@@ -38,7 +39,9 @@ def classify(repository: Path, seconds: float | None) -> ClassifyTextResponse:
         batcher = Batcher(batch=BATCH, limit=QUEUE, observer=instruments)
         decoder = ImageDecoder(batcher.queue, 1, instruments.decoded)
         service = PredictionService(
-            Predictor(registry, batcher, Limits(8, 100), instruments, decoder)
+            Predictor(registry, batcher, Limits(8, 100), instruments, decoder),
+            instruments,
+            CallObserver(instruments),
         )
         request = ClassifyTextRequest(model="news", texts=["bank"])
         try:

@@ -6,6 +6,7 @@ import hmac
 import http.client
 import json
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,31 @@ def test_the_command_prints_a_token_once_and_adds_its_line(
     assert run(["token", "new", "--name", "c"]) == 0
     secret, line = capsys.readouterr().out.splitlines()
     assert line.split() == ["c", digest_of(secret).hex(), "call,feedback"]
+
+
+def test_a_token_goes_into_a_file_that_only_its_owner_may_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens, kept = tmp_path / "tokens.txt", tmp_path / "a.token"
+    told = ["token", "new", "--name", "a", "--add-to", str(tokens), "-o", str(kept)]
+    before = os.umask(0)
+    try:
+        assert run(told) == 0
+    finally:
+        os.umask(before)
+    secret = kept.read_text().strip()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert read_tokens(tokens, tokens.read_bytes()).find(secret) is not None
+    out, err = capsys.readouterr()
+    assert out == f"{kept}\n"
+    assert secret not in err
+    lines = tokens.read_text()
+    assert run(["token", "new", "--name", "b", "--add-to", str(tokens), "-o", str(kept)]) == 2
+    assert "exists; give a new file" in capsys.readouterr().err
+    assert (kept.read_text().strip(), tokens.read_text()) == (secret, lines)
+    other = tmp_path / "other.token"
+    assert run(["token", "new", "--name", "a", "--add-to", str(tokens), "-o", str(other)]) == 2
+    assert not other.exists()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from edgewright.errors import BackendUnavailableError
 from edgewright.repository import Repository
 from edgewright.serve.trace_endpoint import open_tracing
+from edgewright.v1.feedback_pb2 import FeedbackEntry, StreamFeedbackRequest
+from edgewright.v1.feedback_pb2_grpc import FeedbackServiceStub
 from edgewright.v1.prediction_pb2 import (
     ClassifyImageRequest,
     ClassifyTextRequest,
@@ -47,6 +49,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 STAGES = ["queue", "preprocess", "compute", "postprocess"]
 METHOD = "edgewright.v1.PredictionService/ClassifyText"
+STREAM = "edgewright.v1.PredictionService/StreamClassify"
 
 
 class Collector(TraceServiceServicer):
@@ -166,13 +169,57 @@ def test_failures_are_told_in_the_span(launch: Launch, collector: Collector) -> 
     assert told == {"INTERNAL": 2, "INVALID_ARGUMENT": 0}  # an error, and none of ours
 
 
-def test_a_stream_is_one_span(launch: Launch, collector: Collector) -> None:
-    running = traced(launch, collector)
-    requests = [StreamClassifyRequest(items=[StreamItem(text="bank")])] * 3
-    assert len(list(running.predictions.StreamClassify(iter(requests), timeout=30))) == 3
+def test_a_message_of_a_stream_is_a_span_with_its_stages_below(
+    launch: Launch, collector: Collector
+) -> None:
+    running = traced(launch, collector, instances=1)
+    asked = StreamClassifyRequest(items=[StreamItem(text="bank"), StreamItem(text="goal")])
+    (_,) = running.predictions.StreamClassify(iter([asked]), metadata=headers(), timeout=30)
     until(lambda: running.server.in_flight == 0)
-    (span,) = sent(running, collector)
-    assert values(span)["edgewright.rows"] == 3
+    spans = {span.name: span for span in sent(running, collector)}
+    assert set(spans) == {STREAM, "message", *STAGES}
+    root, message = spans[STREAM], spans["message"]
+    assert values(root)["edgewright.messages"] == 1
+    assert values(root)["edgewright.rows"] == 2
+    assert values(message) == {"rpc.message.id": 1, "edgewright.rows": 2}
+    assert message.parent_span_id == root.span_id
+    assert {spans[name].parent_span_id for name in STAGES} == {message.span_id}
+    assert values(spans["compute"])["edgewright.batch.rows"] == 2
+    bounds = [
+        (span.start_time_unix_nano, span.end_time_unix_nano)
+        for span in (root, message, spans["compute"])
+    ]
+    assert [start for start, _ in bounds] == sorted(start for start, _ in bounds)
+    assert [end for _, end in bounds] == sorted((end for _, end in bounds), reverse=True)
+
+
+def test_a_long_stream_has_spans_for_few_of_its_messages(
+    launch: Launch, collector: Collector
+) -> None:
+    running = traced(launch, collector)
+    requests = [StreamClassifyRequest(items=[StreamItem(text="bank")])] * 150
+    assert len(list(running.predictions.StreamClassify(iter(requests), timeout=60))) == 150
+    until(lambda: running.server.in_flight == 0)
+    spans = sent(running, collector)
+    told = [values(span)["rpc.message.id"] for span in spans if span.name == "message"]
+    assert sorted(told) == [*range(1, 17), 32, 64, 128]
+    (root,) = [span for span in spans if span.name == STREAM]
+    assert values(root)["edgewright.rows"] == values(root)["edgewright.messages"] == 150
+    assert len(root.events) == 0
+
+
+def test_feedback_s_messages_are_told_too(
+    launch: Launch, collector: Collector, tmp_path: Path
+) -> None:
+    running = traced(launch, collector, feedback=f"sqlite:///{tmp_path / 'store.db'}")
+    entries = [FeedbackEntry(entry_id=each, text=each, label="sport") for each in "ab"]
+    (_,) = FeedbackServiceStub(running.channel).StreamFeedback(
+        iter([StreamFeedbackRequest(entries=entries)]), timeout=30
+    )
+    until(lambda: running.server.in_flight == 0)
+    message, root = sent(running, collector)
+    assert (message.name, message.parent_span_id) == ("message", root.span_id)
+    assert values(message) == {"rpc.message.id": 1, "edgewright.rows": 2}
 
 
 def test_http_calls_are_traced_too_and_the_log_names_the_trace(

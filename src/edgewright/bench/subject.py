@@ -13,9 +13,9 @@ from edgewright.answers import ModelState, served_model
 from edgewright.bench.config import Protocol
 from edgewright.bench.inputs import Inputs
 from edgewright.bench.requests import Requests, edgewright_requests, oip_requests
-from edgewright.calls import explained
 from edgewright.connection import Connection
 from edgewright.errors import ConfigError, NotReadyError, ServiceError
+from edgewright.failed_call import explained
 
 _IMAGE_TASK: Final = "image-classification"
 

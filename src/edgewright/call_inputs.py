@@ -1,0 +1,93 @@
+"""What callers send to be classified: checked, and cut into requests that stay small."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from edgewright.errors import InputError
+
+# One request's share of a long list: small beside gRPC's 4 MiB and a server's queue.
+MAX_TEXTS: Final = 64
+MAX_TEXT_BYTES: Final = 1 << 20
+MAX_IMAGE_BYTES: Final = 8 << 20  # half of what a server takes in one message
+
+T = TypeVar("T")
+Texts = str | Sequence[str]  # one or several, as callers give them
+Images = bytes | Sequence[bytes]  # files
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One kind of what callers send: the field of a request, and what bounds one request."""
+
+    kind: type  # of one
+    field: str
+    check: Callable[[Sequence[Any]], None]  # raises InputError
+    size_of: Callable[[Any], int]  # in bytes
+    limit: int  # bytes of a request that holds several
+
+    def listed(self, given: Any) -> Sequence[Any]:
+        """``given``, which is one or several of them, as several."""
+        return [given] if isinstance(given, self.kind) else list(given)
+
+
+def chunks(inputs: Sequence[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Runs of at most MAX_TEXTS inputs and ``limit`` bytes; a longer input goes alone."""
+    chunk: list[T] = []
+    size = 0
+    for each in inputs:
+        bytes_of_input = size_of(each)
+        if chunk and (len(chunk) == MAX_TEXTS or size + bytes_of_input > limit):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(each)
+        size += bytes_of_input
+    yield chunk
+
+
+def at_its_place(error: InputError, offset: int) -> InputError:
+    """``error`` with texts[i] or images[i] counted from the caller's list, not the request's."""
+
+    def counted(text: str) -> str:
+        return re.sub(r"\b(texts|images)\[(\d+)\]", lambda m: f"{m[1]}[{int(m[2]) + offset}]", text)
+
+    return InputError(counted(str(error)), field=counted(error.field))
+
+
+def check_range(field: str, value: int, end: int) -> None:
+    """What protobuf would refuse with a ValueError of its own."""
+    if not 0 <= value < end:
+        raise InputError(f"{field}={value}: 0 or more, and below {end}, is expected", field=field)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if not texts:
+        raise InputError("no texts; give at least one", field="texts")
+    for index, text in enumerate(texts):
+        field = f"texts[{index}]"
+        if not isinstance(text, str):
+            raise InputError(f"{field} is a {type(text).__name__}, not a str", field=field)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{field} is not valid Unicode: {error.reason} at {error.start}", field=field
+            ) from error
+
+
+def _check_images(images: Sequence[object]) -> None:
+    if not images:
+        raise InputError("no images; give at least one", field="images")
+    for index, image in enumerate(images):
+        if not isinstance(image, bytes):
+            field = f"images[{index}]"
+            raise InputError(
+                f"{field} is a {type(image).__name__}, not the bytes of an image file", field=field
+            )
+
+
+TEXTS: Final = Inputs(str, "texts", _check_texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
+IMAGES: Final = Inputs(bytes, "images", _check_images, len, MAX_IMAGE_BYTES)
