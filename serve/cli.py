@@ -22,6 +22,9 @@ from edgewright.serve.logs import FORMATS, log_to_stderr
 from edgewright.serve.prediction_log import LogInputs
 from edgewright.serve.server import serve as serve_repository
 
+# Options without their unit in the name, which the fields of the configuration have.
+_SECONDS = ("drain_delay", "grace", "max_wait", "max_connection_age")
+
 
 def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     twin = "EDGEWRIGHT_" + name.partition("/")[0].removeprefix("--").replace("-", "_").upper()
@@ -126,6 +129,13 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     type=int,
 )
 @_option(
+    "--max-connection-age",
+    "Seconds, more or less a tenth, after which a gRPC connection takes no new calls: its client "
+    "opens another, and finds replicas that are new. Calls in flight are finished.  "
+    "[default: no limit]",
+    type=float,
+)
+@_option(
     "--tls-cert",
     "PEM certificate of both ports, then those that lead to a root; read again when it changes.",
     metavar="FILE",
@@ -209,9 +219,6 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 def serve(
     output: Output,
     log_format: str,
-    drain_delay: float,
-    grace: float,
-    max_wait: float,
     **options: Any,
 ) -> None:
     """Answer gRPC and HTTP calls from the current version of every model in REPOSITORY.
@@ -220,11 +227,14 @@ def serve(
     health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0, or
     with 6 where --grace was too short for that. A second signal ends it at once.
     """
-    config = ServeConfig(**options, drain_delay_s=drain_delay, grace_s=grace, max_wait_s=max_wait)
+    config = ServeConfig(
+        **{f"{name}_s" if name in _SECONDS else name: value for name, value in options.items()}
+    )
     # A compute thread tokenises for itself: the other cores belong to the others.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     level = logging.WARNING if output.silent else logging.INFO
-    with log_to_stderr(log_format, level=level) as log_thread:
+    process = "parent" if config.processes > 1 else ""
+    with log_to_stderr(log_format, level=level, process=process) as log_thread:
         if config.processes > 1:
             # multiprocessing takes its time to load, which one process need not wait for.
             from edgewright.serve.member import Logs

@@ -41,7 +41,7 @@ _RANGES: tuple[tuple[Sequence[str], Callable[[float], bool], str], ...] = (
         "0 seconds or more",
     ),
     (
-        ("max_wait_s", "remeasure_seconds"),
+        ("max_wait_s", "remeasure_seconds", "max_connection_age_s"),
         lambda seconds: 0 < seconds < float("inf"),
         "above 0 seconds",
     ),
@@ -75,6 +75,8 @@ class ServeConfig:
     max_text_chars: int = 100_000  # in one text
     max_message_mb: int = 16  # MiB of one request; gRPC itself refuses what is larger
     max_calls_per_caller: int | None = None  # in flight at once; None: as the queue allows
+    # Seconds, about, after which a connection takes no new calls and its client opens another.
+    max_connection_age_s: float | None = None
     reflection: bool = False  # lets anybody who may call list the services
     tls_cert: Path | None = None  # PEM, of both ports; None serves in the clear
     tls_key: Path | None = None

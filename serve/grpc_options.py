@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, Final
 
 # Calls in flight over one connection. A client that has more keeps them, with their deadlines,
@@ -16,9 +17,14 @@ PING_AFTER_MS: Final = 60_000
 PING_TIMEOUT_MS: Final = 20_000
 
 
-def grpc_options(max_message_bytes: int, *, shares_port: bool = False) -> list[tuple[str, Any]]:
-    """Arguments of the server's channels."""
+def grpc_options(
+    max_message_bytes: int, *, shares_port: bool = False, max_age_s: float | None = None
+) -> list[tuple[str, Any]]:
+    """Arguments of the server's channels; ``max_age_s`` of a connection, None for any."""
+    # Calls in flight are finished over a connection that has come of age.
+    age = [] if max_age_s is None else [("grpc.max_connection_age_ms", _ms(max_age_s))]
     return [
+        *age,
         # Two servers on one port would share calls in silence.
         ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -36,3 +42,8 @@ def grpc_options(max_message_bytes: int, *, shares_port: bool = False) -> list[t
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ]
+
+
+def _ms(seconds: float) -> int:
+    """For gRPC, to which the largest is none at all."""
+    return min(ceil(1000 * seconds), 2**31 - 1)

@@ -26,8 +26,13 @@ _LAST_S: Final = 5.0  # for the lines that wait at the end
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, and the exception if any.
 
-    Lines about a call have its ``request_id``, those of the access log their fields.
+    Lines about a call have its ``request_id``, those of the access log their fields, and those of
+    a server of several processes the ``process`` that writes them.
     """
+
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
@@ -36,7 +41,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
+            **_fields(record, self._process),
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
@@ -46,17 +51,19 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """Lines for people; what JSON has as fields stands at the end of a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: str = "") -> None:
         super().__init__(_TEXT)
+        self._process = process
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
         """The line, but for the exception."""
-        told = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        told = "".join(f" {name}={value}" for name, value in _fields(record, self._process).items())
         return super().formatMessage(record) + told
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {**getattr(record, "ids", {}), **getattr(record, "fields", {})}
+def _fields(record: logging.LogRecord, process: str) -> dict[str, Any]:
+    written_by = {"process": process} if process else {}
+    return {**written_by, **getattr(record, "ids", {}), **getattr(record, "fields", {})}
 
 
 class LogThread(logging.Handler):
@@ -117,10 +124,13 @@ class LogThread(logging.Handler):
                 self._writer.handle(self._waiting.popleft())
 
 
-def log_to_stderr(style: str, *, level: int) -> LogThread:
-    """Send the log of the process to stderr; our own lines from ``level``, others' from WARNING."""
+def log_to_stderr(style: str, *, level: int, process: str = "") -> LogThread:
+    """Send the log of the process to stderr; our own lines from ``level``, others' from WARNING.
+
+    ``process`` names it in every line, where there are several.
+    """
     writer = logging.StreamHandler()
-    writer.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    writer.setFormatter(JsonFormatter(process) if style == "json" else TextFormatter(process))
     thread = LogThread(writer)
     logging.basicConfig(level=logging.WARNING, handlers=[thread], force=True)
     logging.getLogger("edgewright").setLevel(level)

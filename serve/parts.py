@@ -81,7 +81,11 @@ class Parts:
         observer, callers = self._observer(), self._security.callers
         self._edge = CallEdge(observer, callers, lambda: self.batcher.queue.refusal())
         self._shares_port = config.sharing > 1
-        options = grpc_options(config.max_message_mb * MIB, shares_port=self._shares_port)
+        options = grpc_options(
+            config.max_message_mb * MIB,
+            shares_port=self._shares_port,
+            max_age_s=config.max_connection_age_s,
+        )
         self._rpc = grpc.aio.server(interceptors=[self._edge], options=options)
         self.port = config.port if self._shares_port else self._bound()
         self._http = self._http_server()

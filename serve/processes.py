@@ -2,8 +2,9 @@
 
 The process that was started loads no model. It keeps the ports, starts the others by spawn, and
 starts again whichever ends. They share nothing else: each follows the repository on its own, and
-has its own queue, HTTP port and metrics. The first has the admin port, and is ready before the
-others start, so that a bundle is proven, and measured where it must be, by one process alone.
+has its own queue, HTTP port and metrics. The first has the admin port, and has loaded before the
+others start, so that a bundle is proven, and measured where it must be, by one process alone. None
+is ready before all are, lest the first get what is meant for all.
 """
 
 from __future__ import annotations
@@ -100,13 +101,15 @@ def _once(remeasure: str) -> str:
 
 
 async def _start_all(members: Sequence[Member]) -> list[dict[str, Any]]:
-    first = await members[0].start()
-    # Started again, it has the port that was announced, and what was measured stands.
+    await members[0].load()
+    await asyncio.gather(*(each.load() for each in members[1:]))
+    told = await asyncio.gather(*(each.answer() for each in members))
+    # Started again, the first has the port that was announced, and what was measured stands.
     kept = members[0].config
     members[0].config = replace(
-        kept, admin_port=first["admin_port"], remeasure=_once(kept.remeasure)
+        kept, admin_port=told[0]["admin_port"], remeasure=_once(kept.remeasure)
     )
-    return [first, *await asyncio.gather(*(each.start() for each in members[1:]))]
+    return told
 
 
 async def _keep_all(members: Sequence[Member]) -> None:
@@ -130,7 +133,8 @@ async def _keep(member: Member) -> None:
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
-            await member.start()
+            await member.load()
+            await member.answer()
         except Exception as error:  # an edge: nobody else would hear of it, and the next may do
             log.error("%s is not ready: %s", member, error)
         else:
@@ -149,7 +153,11 @@ async def _until(stopping: asyncio.Task[Any], work: Coroutine[Any, Any, T]) -> T
 
 
 async def _drain(members: Sequence[Member], config: ServeConfig) -> list[int]:
-    """Let all finish what is in flight; their exit codes. Each keeps to its own grace."""
+    """Let all finish what is in flight; their exit codes. Each keeps to its own grace.
+
+    One that had ended before, and was told of then, counts only where no other runs.
+    """
+    members = [each for each in members if each.runs] or members
     for member in members:
         member.drain()
     codes = asyncio.gather(*(each.ended() for each in members))

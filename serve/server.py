@@ -7,7 +7,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -23,6 +23,8 @@ from edgewright.serve.stop_signals import Stops, stop_on_signals
 
 # A call that gRPC has accepted may not have reached its handler when new ones are refused.
 _SETTLE_S: Final = 0.05
+
+Waits = Callable[[], Awaitable[object]]
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +68,18 @@ class Server(Parts):
         if not self._shares_port:
             await self._rpc.start()
 
-    async def load(self) -> list[ServedModel]:
+    async def load(self, before_answers: Waits | None = None) -> list[ServedModel]:
         """Load what the repository says of every model, then answer calls and follow it.
+
+        ``before_answers`` is waited for in between.
 
         Raises:
             ModelNotFoundError: the repository is missing or empty.
             IntegrityError, BackendUnavailableError: as ``load_model``.
         """
         await self.follower.start()
+        if before_answers is not None:
+            await before_answers()
         if self._shares_port:  # not before: calls that come here would be lost to the others
             self._bound()
             await self._rpc.start()
@@ -169,12 +175,14 @@ async def serve(
     announce: Callable[[Ready], None],
     log_thread: LogThread,
     stops: Stops | None = None,
+    before_answers: Waits | None = None,
 ) -> bool:
     """Serve until SIGTERM or SIGINT, drain, and tell whether every call was answered.
 
     ``announce`` is called once, when calls are answered. A signal that comes before waits for the
     model that is being loaded, and no longer. What hangs after the first signal is given up as
-    ``Grace`` says; a second signal ends the process at once. ``stops`` takes the place of signals.
+    ``Grace`` says; a second signal ends the process at once. ``stops`` takes the place of signals,
+    ``before_answers`` is as in ``Server.load``.
 
     Raises:
         ConfigError: a port cannot be had.
@@ -189,7 +197,7 @@ async def serve(
         await server.start()
         # What was imported stays: a full collection over it would hold up every call for 30 ms.
         gc.freeze()
-        loading = asyncio.create_task(server.load())
+        loading = asyncio.create_task(server.load(before_answers))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():

@@ -20,9 +20,12 @@ from edgewright.v1.model_pb2_grpc import ModelServiceStub
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
+from . import held
 from .bundles import Recipe, make_bundle
 from .databases import Postgres
-from .processes import Process, Start
+from .families import Family
+from .families import Start as StartTwo
+from .processes import FREE_PORTS, Process, Start
 
 T = TypeVar("T")
 
@@ -209,3 +212,30 @@ def start() -> Iterator[Start]:
         if process.popen.poll() is None:
             process.popen.kill()
             process.popen.communicate()
+
+
+@pytest.fixture
+def start_two() -> Iterator[StartTwo]:
+    """Servers of two processes; ``gate`` holds the runs of their models, of ``only`` one.
+
+    Without ``json``, which ``announced`` reads, the log has more than warnings.
+    """
+    families: list[Family] = []
+
+    def begin(
+        repository: Path,
+        *options: str,
+        json: bool = True,
+        gate: Path | None = None,
+        only: int | None = None,
+        **settings: Any,
+    ) -> Family:
+        arguments = (str(repository), "--processes", "2", *FREE_PORTS, *options)
+        settings |= {} if gate is None else {"GATE": str(gate), "without": held}
+        settings |= {} if only is None else {"GATE_ONLY": f"serve-{only}"}
+        families.append(Family(*arguments, *(["--json"] if json else []), **settings))
+        return families[-1]
+
+    yield begin
+    for family in families:
+        family.end()

@@ -1,6 +1,7 @@
 """Run by a server of several processes: every run of a model waits while the file GATE exists.
 
-Spawn imports the script of the first process into each, so that it holds for all of them.
+Spawn imports the script of the first process into each, so that it holds for all of them, or for
+the one that GATE_ONLY names.
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import os
 import sys
 import time
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
 from edgewright.serve.models import ServedModel
 
 if __name__ in ("__main__", "__mp_main__"):
-    plain = ServedModel.scores_with
+    plain, name = ServedModel.scores_with, current_process().name
 
     def scores_with(*arguments: Any) -> Any:
-        while Path(os.environ["GATE"]).exists():
+        here = os.environ.get("GATE_ONLY", name) == name
+        while here and Path(os.environ["GATE"]).exists():
             time.sleep(0.01)
         return plain(*arguments)
 

@@ -25,6 +25,7 @@ def test_the_defaults_hold() -> None:
         ({"instances": 0}, "--instances"),
         ({"max_batch": 0}, "--max-batch"),
         ({"batch_tokens": 0}, "--batch-tokens"),
+        ({"max_connection_age_s": 0.0}, "--max-connection-age is 0"),
         ({"max_wait_s": 0.0}, "--max-wait is 0.0; it must be above 0 seconds"),
         ({"max_texts": 0}, "--max-texts"),
         ({"queue_size": 10, "max_texts": 11}, "--queue-size is 10; it must be at least --max-t"),

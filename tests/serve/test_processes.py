@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -24,106 +21,18 @@ from edgewright.v1.feedback_pb2_grpc import FeedbackServiceStub
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
-from . import held
 from .bundles import make_bundle
-from .processes import FREE_PORTS, Process, page, until
+from .families import TRIES, WAIT_S, Start, is_running
+from .processes import until
 
-WAIT_S = 60
-TRIES = 200  # connections until both processes have met one; all at the same: 2 ** -199
-CALLERS = 40  # likewise, at once
-Start = Callable[..., "Family"]
-
-
-class Family(Process):
-    """A server of two processes, and what it printed when it was ready."""
-
-    told: dict[str, Any]
-
-    def announced(self) -> Family:
-        self.told = self.ready()
-        return self
-
-    @property
-    def pids(self) -> list[int]:
-        return [each["pid"] for each in self.told["processes"]]
-
-    @property
-    def http_ports(self) -> list[int]:
-        return [each["metrics_port"] for each in self.told["processes"]]
-
-    def channel(self) -> grpc.Channel:
-        """A connection of its own."""
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        return grpc.insecure_channel(f"127.0.0.1:{self.told['port']}", options=options)
-
-    def classify(self) -> str:
-        """The id of a prediction; its last part is that of the process."""
-        with self.channel() as channel:
-            request = ClassifyTextRequest(texts=["bank shares"])
-            answer = PredictionServiceStub(channel).ClassifyText(request, timeout=WAIT_S)
-        return str(answer.classifications[0].prediction_id)
-
-    def nodes(self) -> set[str]:
-        """Who answers, asked until two have."""
-        found: set[str] = set()
-        for _ in range(TRIES):
-            found.add(self.classify().rpartition("-")[2])
-            if len(found) == 2:
-                break
-        return found
-
-    def page(self, number: int, path: str) -> tuple[int, str]:
-        """Status 0 where nobody listens."""
-        try:
-            return page(self.http_ports[number], path)
-        except OSError:
-            return 0, ""
-
-    def in_flight(self) -> list[int]:
-        """Calls being answered, by process."""
-        pages = [self.page(number, "/metrics")[1].splitlines() for number in range(2)]
-        name = "edgewright_requests_in_flight "
-        return [
-            int(float(line.removeprefix(name)))
-            for page in pages
-            for line in page
-            if line.startswith(name)
-        ]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    families: list[Family] = []
-
-    def begin(repository: Path, *options: str, gate: Path | None = None) -> Family:
-        arguments = (str(repository), "--processes", "2", *FREE_PORTS, "--json", *options)
-        env = {} if gate is None else {"GATE": str(gate)}
-        families.append(Family(*arguments, without=None if gate is None else held, **env))
-        return families[-1]
-
-    yield begin
-    for family in families:
-        if family.popen.poll() is None:
-            family.popen.kill()
-            for pid in family.pids if hasattr(family, "told") else ():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            family.popen.communicate()
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"  # ended; whoever adopted it has not looked yet
+CALLERS = 40  # at once, until both processes have met one; all at the same: 2 ** -39
 
 
 def test_two_processes_answer_on_one_port_and_keep_all_feedback(
-    start: Start, repository: Path, tmp_path: Path
+    start_two: Start, repository: Path, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'feedback.db'}"
-    family = start(repository, "--feedback", url, "--log-inputs", "all").announced()
+    family = start_two(repository, "--feedback", url, "--log-inputs", "all").announced()
     predictions, nodes = [], set()
     for _ in range(TRIES):
         with family.channel() as channel:
@@ -161,9 +70,9 @@ def feedback_in(url: str) -> set[tuple[str, str]]:
 
 
 def test_a_killed_process_comes_back_while_the_other_answers(
-    start: Start, repository: Path
+    start_two: Start, repository: Path
 ) -> None:
-    family = start(repository).announced()
+    family = start_two(repository).announced()
     before = family.nodes()
     assert len(before) == 2
     os.kill(family.pids[1], signal.SIGKILL)
@@ -178,11 +87,11 @@ def test_a_killed_process_comes_back_while_the_other_answers(
 
 
 def test_sigterm_finishes_what_is_in_flight_in_every_process(
-    start: Start, repository: Path, tmp_path: Path
+    start_two: Start, repository: Path, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     options = ("--max-wait", "1000")
-    family = start(repository, *options, gate=gate).announced()
+    family = start_two(repository, *options, gate=gate).announced()
     gate.touch()
     with ThreadPoolExecutor(CALLERS) as pool:
         calls = []
@@ -198,9 +107,11 @@ def test_sigterm_finishes_what_is_in_flight_in_every_process(
     assert family.wait()[0] == 0
 
 
-def test_a_second_signal_ends_all_at_once(start: Start, repository: Path, tmp_path: Path) -> None:
+def test_a_second_signal_ends_all_at_once(
+    start_two: Start, repository: Path, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
-    family = start(repository, "--grace", "1000", gate=gate).announced()
+    family = start_two(repository, "--grace", "1000", gate=gate).announced()
     gate.touch()
     with ThreadPoolExecutor() as pool:
         call = pool.submit(family.classify)
@@ -213,21 +124,23 @@ def test_a_second_signal_ends_all_at_once(start: Start, repository: Path, tmp_pa
     until(lambda: not any(is_running(pid) for pid in family.pids))
 
 
-def test_processes_whose_parent_was_killed_end_too(start: Start, repository: Path) -> None:
-    family = start(repository).announced()
+def test_processes_whose_parent_was_killed_end_too(start_two: Start, repository: Path) -> None:
+    family = start_two(repository).announced()
     assert all(is_running(pid) for pid in family.pids)
     family.popen.kill()
     until(lambda: not any(is_running(pid) for pid in family.pids))
     assert family.wait()[0] == -signal.SIGKILL
 
 
-def test_a_corrupt_bundle_stops_it_with_4_and_is_named_once(start: Start, tmp_path: Path) -> None:
+def test_a_corrupt_bundle_stops_it_with_4_and_is_named_once(
+    start_two: Start, tmp_path: Path
+) -> None:
     Repository(tmp_path / "repository").publish(make_bundle(tmp_path / "bundle"), "news")
     file = tmp_path / "repository" / "news" / "1" / "variants" / "fp32.onnx"
     content = bytearray(file.read_bytes())
     content[100] ^= 1
     file.write_bytes(bytes(content))
-    code, out, err = start(tmp_path / "repository").wait()
+    code, out, err = start_two(tmp_path / "repository").wait()
     assert (code, out) == (4, "")
     assert err.count(f"error: {file} was altered") == 1
     assert "Traceback" not in err
@@ -235,14 +148,14 @@ def test_a_corrupt_bundle_stops_it_with_4_and_is_named_once(start: Start, tmp_pa
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])
 def test_a_port_in_use_is_an_error_of_its_option(
-    start: Start, repository: Path, option: str
+    start_two: Start, repository: Path, option: str
 ) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # it would share
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        code, out, err = start(repository, option, port).wait()
+        code, out, err = start_two(repository, option, port).wait()
     assert (code, out) == (2, "")
     assert f"error: {option} {port} on 127.0.0.1 cannot be had" in err
     assert "Traceback" not in err

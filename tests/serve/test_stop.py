@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
@@ -36,7 +37,7 @@ def held(tmp_path: Path) -> Gate:
     return Gate(tmp_path / "gate")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_finishes_what_is_in_flight(
     start: Start, repository: Path, held: Gate, number: signal.Signals
 ) -> None:
@@ -104,6 +105,42 @@ def test_a_second_signal_ends_it_at_once(start: Start, repository: Path, held: G
         process.popen.terminate()
         assert process.wait()[0] == 128 + signal.SIGTERM
         assert isinstance(call.exception(), grpc.RpcError)
+
+
+def test_a_hangup_beside_another_signal_is_no_haste(
+    start: Start, repository: Path, held: Gate
+) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", gate=held)
+    told = process.ready()
+    held.shut()
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(classify, told["port"])
+        until(held.reached)
+        process.popen.terminate()
+        until(lambda: page(told["metrics_port"], "/readyz")[0] == 503)
+        process.popen.send_signal(signal.SIGHUP)
+        assert page(told["metrics_port"], "/healthz")[0] == 200
+        held.open()
+        assert call.result().classifications
+    assert process.wait()[0] == 0
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_hangup_that_is_ignored_ends_nothing(
+    repository: Path, start: Start, processes: str
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        process = start(str(repository), *FREE_PORTS, "--json", "--processes", processes)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    told = process.ready()
+    for pid in (process.popen.pid, *(each["pid"] for each in told.get("processes", ()))):
+        os.kill(pid, signal.SIGHUP)
+    assert classify(told["port"]).classifications
+    assert page(told["metrics_port"], "/readyz")[0] == 200
+    process.popen.terminate()
+    assert process.wait()[0] == 0
 
 
 def test_calls_that_outlast_the_grace_are_ended_and_the_exit_code_says_so(
