@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from edgewright.serve.admin_service import AdminService
-from edgewright.serve.interceptors import CallEdge
+from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.ports import bound
 from edgewright.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 
@@ -25,8 +25,8 @@ class AdminServer:
         Raises:
             ConfigError: it cannot be had.
         """
-        self._rpc = grpc.aio.server(interceptors=[edge], options=[("grpc.so_reuseport", 0)])
-        add_AdminServiceServicer_to_server(service, self._rpc)  # type: ignore[no-untyped-call]
+        self._rpc = grpc.aio.server(handlers=[edge], options=[("grpc.so_reuseport", 0)])
+        add_AdminServiceServicer_to_server(service, edge)  # type: ignore[no-untyped-call]
         self.port = bound(host, port, "--admin-port", lambda address: add_port(self._rpc, address))
 
     async def start(self) -> None:

@@ -7,7 +7,8 @@ from typing import Final
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha.reflection import SERVICE_NAME, enable_server_reflection
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME, aio
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from edgewright.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from edgewright.proof.host import available_cores
@@ -17,6 +18,7 @@ from edgewright.serve.admin_server import AdminServer
 from edgewright.serve.admin_service import AdminService
 from edgewright.serve.admission import Limits, QueueLimit
 from edgewright.serve.batching import Batcher
+from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.feedback_intake import FeedbackIntake, open_store
@@ -29,10 +31,8 @@ from edgewright.serve.http_server import HttpServer
 from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
-from edgewright.serve.interceptors import CallEdge
 from edgewright.serve.line import BatchLimit
 from edgewright.serve.loader import Loader
-from edgewright.serve.methods_by_name import MethodsByName
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
@@ -86,7 +86,7 @@ class Parts:
             shares_port=self._shares_port,
             max_age_s=config.max_connection_age_s,
         )
-        self._rpc = grpc.aio.server(interceptors=[self._edge], options=options)
+        self._rpc = grpc.aio.server(handlers=[self._edge], options=options)
         self.port = config.port if self._shares_port else self._bound()
         self._http = self._http_server()
         self.metrics_port = self._http.port
@@ -171,15 +171,15 @@ class Parts:
     def _add_services(self, predictor: Predictor) -> None:
         oip = OipService(Inference(predictor), alive=self.is_alive, ready=self.is_ready)
         # Generated code has no types.
-        rpc = MethodsByName(self._rpc)
-        add_PredictionServiceServicer_to_server(self.predictions, rpc)  # type: ignore[no-untyped-call]
-        add_GRPCInferenceServiceServicer_to_server(oip, rpc)  # type: ignore[no-untyped-call]
+        add_PredictionServiceServicer_to_server(self.predictions, self._edge)  # type: ignore[no-untyped-call]
+        add_GRPCInferenceServiceServicer_to_server(oip, self._edge)  # type: ignore[no-untyped-call]
         models = ModelService(self.registry, self.follower.problems)
-        add_ModelServiceServicer_to_server(models, rpc)  # type: ignore[no-untyped-call]
-        add_FeedbackServiceServicer_to_server(self.feedback, rpc)  # type: ignore[no-untyped-call]
-        add_HealthServicer_to_server(self.health, rpc)
+        add_ModelServiceServicer_to_server(models, self._edge)  # type: ignore[no-untyped-call]
+        add_FeedbackServiceServicer_to_server(self.feedback, self._edge)  # type: ignore[no-untyped-call]
+        add_HealthServicer_to_server(self.health, self._edge)
         if self.config.reflection:
-            enable_server_reflection([*SERVICES, HEALTH_SERVICE, SERVICE_NAME], self._rpc)
+            names = [*SERVICES, HEALTH_SERVICE, SERVICE_NAME]
+            add_ServerReflectionServicer_to_server(aio.ReflectionServicer(names), self._edge)
 
     def _admin_server(self, edge: CallEdge) -> AdminServer | None:
         config = self.config

@@ -16,8 +16,8 @@ from google.rpc.status_pb2 import Status
 
 from edgewright.oip import inference_pb2
 from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve.call_edge import QUEUED
 from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION, MAX_UNSEEN_CALLS
-from edgewright.serve.interceptors import QUEUED
 from edgewright.v1 import prediction_pb2
 
 from .conftest import Gate, Launch, Running, until

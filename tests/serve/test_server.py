@@ -18,8 +18,8 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from edgewright.backends import get_backend, softmax
 from edgewright.errors import ConfigError, ModelNotFoundError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve.call_edge import left_by_caller
 from edgewright.serve.config import ServeConfig
-from edgewright.serve.interceptors import left_by_caller
 from edgewright.serve.server import Server
 from edgewright.v1 import model_pb2
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -35,13 +35,16 @@ Answer = Callable[[Any, Any], Awaitable[Any]]
 StreamAnswer = Callable[[Any, Any], AsyncGenerator[Any, None]]
 
 
-class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Wraps the unary methods, and our streams, which end when the server drains.
+class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """All methods of one server, each wrapped: the one handler that ``grpc.aio`` is given.
+
+    It stands for the server where the ``add_...Servicer_to_server`` of generated code wants one.
+    Unary methods are wrapped, and our streams, which end when the server drains. Not an
+    interceptor, for which ``grpc.aio`` makes two coroutines and more anew with every call.
 
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
     none of them: they last as long as their callers like. ``callers`` says who is let in,
     ``refusal`` whether the queue has room for nobody.
-    It belongs to one server: what it has wrapped, any server that shared it would answer too.
     """
 
     def __init__(
@@ -54,47 +57,57 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         self._refusal = refusal
         self._observer = observer
         self._callers = None if callers is None or callers.open else callers
+        self._services: list[Any] = []
         self._wrapped: dict[str, Any] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
-    ) -> Any:
-        """The method's handler, wrapped once and kept."""
-        self._observer.arrived(details.invocation_metadata)
-        if details.method in QUEUED and (refusal := self._refusal()) is not None:
-            return self._refusing(details.method, refusal)
-        wrapped = self._wrapped.get(details.method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(details)
-        if handler is None:
-            return handler
-        if handler.stream_stream is not None and details.method.startswith(_OUR_STREAMS):
-            wrapped = grpc.stream_stream_rpc_method_handler(
-                self._stream_edge(
-                    details.method, handler.stream_stream, handler.request_deserializer
-                ),
-                response_serializer=handler.response_serializer,
-            )
-        elif handler.request_streaming or handler.response_streaming:
-            return self._guarded(details.method, handler)
-        else:
-            wrapped = grpc.unary_unary_rpc_method_handler(
-                self._edge(details.method, handler.unary_unary, handler.request_deserializer),
-                response_serializer=handler.response_serializer,
-            )
-        self._wrapped[details.method] = wrapped
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """Methods that are found by their names."""
+        self._services.extend(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Not registered: ``add_generic_rpc_handlers`` gets them too.
+
+        Of every registered method ``grpc.aio`` keeps a pending call, and for each call that comes
+        it waits for all of them anew: with two dozen methods a tenth of what an RPC costs.
+        """
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The method's handler, wrapped once and kept; None where there is no such method."""
+        method = handler_call_details.method
+        self._observer.arrived(handler_call_details.invocation_metadata)
+        if method in QUEUED and (refusal := self._refusal()) is not None:
+            return self._refusing(method, refusal)
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            found = (each.service(handler_call_details) for each in self._services)
+            handler = next(filter(None, found), None)
+            if handler is not None:
+                wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
-    def _edge(self, path: str, answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
+    def _wrap(self, path: str, handler: Any) -> Any:
+        parse, serialise = handler.request_deserializer, handler.response_serializer
+        if handler.stream_stream is not None and path.startswith(_OUR_STREAMS):
+            return grpc.stream_stream_rpc_method_handler(
+                self._edge(path, _written(handler.stream_stream, parse), stream=True),
+                response_serializer=serialise,
+            )
+        if handler.request_streaming or handler.response_streaming:
+            return self._guarded(path, handler)
+        return grpc.unary_unary_rpc_method_handler(
+            self._edge(path, _returned(handler.unary_unary, parse)), response_serializer=serialise
+        )
+
+    def _edge(self, path: str, answer: Answer, *, stream: bool = False) -> Answer:
+        """What is around every call. It runs in the call's task from its begin to its end."""
         method, right = path.removeprefix("/"), right_for(path)
 
-        async def edge(message: bytes, context: Any) -> Any:
+        async def edge(given: Any, context: Any) -> Any:
             record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
             try:
                 caller = self._enter(right, context)
-                return await answer(_parsed(message, parse), context)
-            except asyncio.CancelledError:
+                return await answer(given, context)
+            except (asyncio.CancelledError, grpc.aio.BaseError):  # the latter from a write
                 code = left_by_caller(context.time_remaining(), time.monotonic() - record.started)
                 raise
             except Exception as error:  # the edge: nothing may reach the wire as it is
@@ -104,36 +117,7 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
             finally:
                 self.in_flight -= 1
                 self._exit(caller)
-                self._observer.end(record, code)
-
-        return edge
-
-    def _stream_edge(
-        self, path: str, answer: StreamAnswer, parse: Callable[[bytes], Any]
-    ) -> Answer:
-        """A coroutine that writes, not a generator: when a caller leaves while he is answered, a
-        generator is closed some time after gRPC has freed the call, and counts as a success.
-        """
-        method, right = path.removeprefix("/"), right_for(path)
-
-        async def edge(messages: AsyncIterator[bytes], context: Any) -> None:
-            record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
-            try:
-                caller = self._enter(right, context)
-                async with aclosing(answer(_each_parsed(messages, parse), context)) as responses:
-                    async for response in responses:
-                        await context.write(response)
-            except (asyncio.CancelledError, grpc.aio.BaseError):  # the latter from a write
-                code = left_by_caller(context.time_remaining(), time.monotonic() - record.started)
-                raise
-            except Exception as error:  # the edge, as above
-                status = self._observer.failed(record, error)
-                code = CODES[status.code]
-                await _abort(context, status, record)
-            finally:
-                self.in_flight -= 1
-                self._exit(caller)
-                self._observer.end(record, code, stream=True)
+                self._observer.end(record, code, stream=stream)
 
         return edge
 
@@ -142,28 +126,16 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
 
         It is the handler of a stream, since of a unary call gRPC reads the message first.
         """
-        method, right = path.removeprefix("/"), right_for(path)
 
-        async def edge(_messages: Any, context: Any) -> None:
-            record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
-            try:
-                caller = self._enter(right, context)
-                raise refusal
-            except EdgewrightError as error:
-                status = self._observer.failed(record, error)
-                code = CODES[status.code]
-                await _abort(context, status, record)
-            finally:
-                self.in_flight -= 1
-                self._exit(caller)
-                self._observer.end(record, code)
+        def refuse(_messages: Any, _context: Any) -> Awaitable[Any]:
+            raise refusal
 
-        return grpc.stream_stream_rpc_method_handler(edge)
+        return grpc.stream_stream_rpc_method_handler(self._edge(path, refuse))
 
     def _begin(self, method: str, context: Any) -> CallRecord:
         self.in_flight += 1
         record = current_call.get()
-        assert record is not None  # the interceptor has run in this task
+        assert record is not None  # ``service`` has run in this task
         self._observer.begin(record, method, context.peer)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
         return record
@@ -203,6 +175,26 @@ class CallEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
     def _exit(self, caller: str) -> None:
         if self._callers is not None and caller:
             self._callers.leave(caller)
+
+
+def _returned(answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
+    """Of a unary method, by its message as it came."""
+    return lambda message, context: answer(_parsed(message, parse), context)
+
+
+def _written(answer: StreamAnswer, parse: Callable[[bytes], Any]) -> Answer:
+    """Of a stream: a coroutine that writes, not a generator.
+
+    When a caller leaves while he is answered, a generator is closed some time after gRPC has freed
+    the call, and counts as a success.
+    """
+
+    async def write(messages: AsyncIterator[bytes], context: Any) -> None:
+        async with aclosing(answer(_each_parsed(messages, parse), context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return write
 
 
 async def _abort(context: Any, status: Status, record: CallRecord) -> None:
