@@ -57,6 +57,7 @@ class Work:
 
     do: Callable[[], None]
     touches: frozenset[int] = frozenset()
+    ended: Callable[[], None] = lambda: None  # called also where a fault comes before it
 
 
 @dataclass
@@ -95,9 +96,9 @@ class FakeCuda:
         for module in (cuda, bindings, runtime):
             monkeypatch.setitem(sys.modules, module.__name__, module)
 
-    def do(self, stream: int, work: Callable[[], None], *touches: int) -> None:
+    def do(self, stream: int, work: Callable[[], None], *touches: int, **ended: Any) -> None:
         """Give work to a stream."""
-        self.streams[stream].append(Work(work, frozenset(touches)))
+        self.streams[stream].append(Work(work, frozenset(touches), **ended))
 
     def block(self, address: int, kind: str, size: int = 0) -> Block:
         """What lies at an address, which must be of a kind and hold ``size`` bytes."""
@@ -110,7 +111,7 @@ class FakeCuda:
         def call(*arguments: Any) -> tuple[Any, ...]:
             if name in self.refuse:
                 if name == "cudaStreamSynchronize":  # what it tells of has ended all the same
-                    self.streams[arguments[0]].clear()
+                    self._end(self.streams[arguments[0]])
                 return (cudaError_t.cudaErrorMemoryAllocation, None)
             if self._faulted and not name.startswith("cudaGetError"):
                 return (self.fault, None)
@@ -199,11 +200,15 @@ class FakeCuda:
         while work:
             if self.fault is not None:
                 self._faulted = True
-                work.clear()
+                self._end(work)
                 return (self.fault,)
             work[0].do()
-            work.pop(0)
+            work.pop(0).ended()
         return (cudaError_t.cudaSuccess,)
+
+    def _end(self, work: list[Work]) -> None:
+        while work:
+            work.pop(0).ended()
 
     def cudaDeviceSynchronize(self) -> tuple[Any, ...]:
         for stream in list(self.streams):

@@ -311,9 +311,12 @@ def make_module(fake: FakeTensorRt) -> Any:
                     raise MisuseError("a context was destroyed before its work was done")
                 fake.while_computing(stream_handle)
                 alive._execute(shapes)
-                alive._at_work = False
 
-            fake.cuda.do(stream_handle, compute, *self._addresses.values())
+            def ended() -> None:
+                if (alive := context()) is not None:
+                    alive._at_work = False
+
+            fake.cuda.do(stream_handle, compute, *self._addresses.values(), ended=ended)
             return True
 
         def _refuse_at_work(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from fake_cuda import FakeCuda, MisuseError, cudaError_t, cudaMemcpyKind
 from fake_cuda import functions as cuda_functions
@@ -71,6 +72,24 @@ def test_a_run_is_given_whole_to_one_stream_and_waited_for_once(
     (stream,) = fake.cuda.streams
     steps = ["copy in", "copy in", "compute", "copy out", "wait"]
     assert work(fake) == [(step, stream) for step in steps]
+
+
+def test_only_what_is_asked_for_is_copied_out(
+    fake: FakeTensorRt, instances: Instances, model: Path
+) -> None:
+    proto = onnx.load(model)
+    proto.graph.node.append(onnx.helper.make_node("Neg", ["logits"], ["negative"]))
+    proto.graph.output.append(
+        onnx.helper.make_tensor_value_info("negative", onnx.TensorProto.FLOAT, ["rows", 3])
+    )
+    onnx.save(proto, model)
+    (session,) = instances(1)
+    for asked, copies in (((), 1), (("negative",), 1), (("logits", "negative"), 2)):
+        fake.cuda.log.clear()
+        found = session.run(ids(2, 3), asked)
+        assert list(found) == list(asked or ["logits"])
+        assert [each[0] for each in fake.cuda.log].count("copy out") == copies
+    np.testing.assert_array_equal(found["negative"], -found["logits"])
 
 
 def test_instances_share_one_engine_and_nothing_that_a_run_uses(
@@ -246,7 +265,8 @@ def test_a_fault_of_the_gpu_is_named_once_and_for_all(
         one.run(ids(1, 4))
     assert str(failure.value) == told
     assert failure.value.exit_code == 6
-    for run in (lambda: other.run(ids(1, 4)), lambda: one.another(), lambda: instances(1)):
+    again = [lambda each=each: each.run(ids(1, 4)) for each in (one, other)]
+    for run in (*again, one.another, lambda: instances(1)):
         with pytest.raises(GpuLostError, match="cudaErrorIllegalAddress"):
             run()
 
