@@ -82,11 +82,11 @@ def release(function: str, handle: Any) -> Callable[[], object]:
 
 
 def sleep_while_waiting() -> None:
-    """Let threads that wait for the GPU, in this process, give up their core meanwhile.
+    """Let threads of this process that wait for the GPU give up their core meanwhile.
 
-    By default they spin, on cores that decode and tokenise for the next batch. Not by events with
-    cudaEventBlockingSync: cuda-python before 12.9.1 holds the GIL in cudaEventSynchronize, and in
-    no version in cudaStreamSynchronize, which this flag is for as well.
+    By default they spin, on cores that decode and tokenise the next batch. The flag governs
+    cudaStreamSynchronize, in which every cuda-python since 12.8 releases the GIL; before 12.9.1
+    cudaEventSynchronize, for which cudaEventBlockingSync would do the same, holds it.
 
     Raises:
         BackendUnavailableError, GpuLostError: as ``call``.

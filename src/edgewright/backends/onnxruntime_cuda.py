@@ -10,8 +10,9 @@ for each run that goes on (``SessionState::AcquireDeviceStreamCollection``; with
 ``user_compute_stream``), so that one run copies while another computes. A run copies its inputs
 from where numpy has them, by cudaMemcpyAsync on its stream, and waits for that (``utils.cc``,
 ``CopyInputsAcrossDevices``), so they are put into pinned memory here. IOBinding would add nothing:
-``BindInput`` makes the same copy on another stream than the run's, and Python cannot make an
-OrtValue in pinned memory. What comes out are a few scores a row, to which it makes no difference.
+``BindInput`` makes the same copy, on another stream than the run's, and a pinned OrtValue, which
+only the newest versions make from Python, is copied by the same call (``gpu_data_transfer.cc``).
+What comes out are a few scores a row, to which it makes no difference.
 """
 
 from __future__ import annotations

@@ -37,22 +37,22 @@ class Stream:
         return int(self._stream)
 
     def to_device(self, buffer: Buffer, size: int) -> None:
-        """Copy the first ``size`` bytes of a buffer to the GPU, in time."""
+        """Enqueue a copy of a buffer's first ``size`` bytes to the GPU."""
         kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
         device, host = buffer.device.address, buffer.host.address
         call("cudaMemcpyAsync", device, host, size, kind, self._stream)
 
     def to_host(self, buffer: Buffer, size: int) -> None:
-        """Copy the first ``size`` bytes of a buffer from the GPU, in time."""
+        """Enqueue a copy of a buffer's first ``size`` bytes from the GPU."""
         kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
         device, host = buffer.device.address, buffer.host.address
         call("cudaMemcpyAsync", host, device, size, kind, self._stream)
 
     @contextmanager
     def done(self) -> Iterator[None]:
-        """On the way out all of its work is done, also where giving it some has failed.
+        """Enqueue work in the body; on the way out all of it is done, also where the body failed.
 
-        For what was given before the failure still reads and writes the buffers. The wait is
+        For what was enqueued before it failed still reads and writes the buffers. The wait is
         outside the GIL.
 
         Raises:
