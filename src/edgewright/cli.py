@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from edgewright import __version__
+from edgewright import __version__, huge_pages
 from edgewright.errors import BackendUnavailableError, EdgewrightError
 
 # Command -> module and attribute, imported when the command is named: neither `edgewright --help`
@@ -121,6 +121,8 @@ def edgewright() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that ``errors`` documents."""
+    if arguments is None and sys.argv[1:2] == ["serve"]:
+        huge_pages.start_again()
     # Whatever it has to say is in our errors too, and stderr may be read as JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run(arguments))

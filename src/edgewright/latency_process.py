@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import signal
 import struct
 import subprocess
@@ -29,6 +30,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgewright import huge_pages
 from edgewright.backends import get_backend
 from edgewright.errors import BackendUnavailableError
 from edgewright.latency import (
@@ -214,8 +216,10 @@ def _in_a_fresh_process(
 ) -> Samples | Death:
     command = [sys.executable, "-P", "-m", "edgewright.latency_process", str(folder)]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as child:
+        command,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, **huge_pages.variables(os.environ)},  # as a server has them
+    ) as child:  # fmt: skip
         try:
             stderr = _wait(child, folder, stall_s)
         finally:

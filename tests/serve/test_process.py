@@ -17,6 +17,7 @@ import pytest
 import without_amx
 from click.testing import CliRunner
 
+from edgewright import huge_pages
 from edgewright.errors import IntegrityError
 from edgewright.proof.host import instruction_set
 from edgewright.repository import Repository
@@ -47,6 +48,16 @@ def test_what_was_certified_with_amx_is_measured_again_where_a_process_may_not_u
     assert list(tmp_path.rglob("*-threads.json"))
     process.popen.send_signal(signal.SIGTERM)
     assert process.wait()[0] == 0
+
+
+def test_its_memory_is_in_huge_pages_where_one_must_ask_for_them(
+    start: Start, repository: Path
+) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json")
+    process.ready()
+    flags = Path(f"/proc/{process.popen.pid}/smaps").read_text().splitlines()
+    advised = [line for line in flags if line.startswith("VmFlags") and " hg" in line]
+    assert bool(advised) is bool(huge_pages.variables({}))
 
 
 def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path) -> None:
