@@ -14,7 +14,7 @@ from edgewright.rpc_errors import to_status
 from edgewright.serve.call_record import cited, current_call
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
-from edgewright.serve.prediction_words import classifications
+from edgewright.serve.prediction_words import write
 from edgewright.serve.predictor import Predicted, Predictor
 from edgewright.v1 import prediction_pb2
 from edgewright.v1.prediction_pb2 import (
@@ -127,9 +127,9 @@ def _worded(
 ) -> ItemAnswer:
     item_id = item.item_id[:_MAX_ID]
     if isinstance(outcome, Predicted):
-        (classification,) = classifications(model, [outcome], top_k)
-        status = prediction_pb2.ITEM_STATUS_ANSWERED
-        return ItemAnswer(item_id=item_id, status=status, classification=classification)
+        answered = ItemAnswer(item_id=item_id, status=prediction_pb2.ITEM_STATUS_ANSWERED)
+        write(answered.classification, model, outcome, top_k)
+        return answered
     if isinstance(outcome, InputError):
         status = prediction_pb2.ITEM_STATUS_INVALID
         # It was checked alone, so that its place in a list says nothing.

@@ -20,7 +20,8 @@ class PredictionIds:
     def __init__(
         self, *, node: int | None = None, clock_ns: Callable[[], int] = time.time_ns
     ) -> None:
-        self._node = secrets.randbits(_NODE_BITS) if node is None else node
+        number = secrets.randbits(_NODE_BITS) if node is None else node
+        self._node = f"{number:012x}"
         self._clock_ns = clock_ns
         self._last = 0  # milliseconds << _COUNTER_BITS | counter
 
@@ -32,8 +33,10 @@ class PredictionIds:
         return [self._format(tick) for tick in range(first, first + count)]
 
     def _format(self, tick: int) -> str:
-        milliseconds, counter = tick >> _COUNTER_BITS, tick & (1 << _COUNTER_BITS) - 1
-        high = f"{milliseconds:012x}"
-        middle = 0x7000 | counter >> 14
-        variant = 0x8000 | counter & 0x3FFF
-        return f"{high[:8]}-{high[8:]}-{middle:04x}-{variant:04x}-{self._node:012x}"
+        return "%08x-%04x-%04x-%04x-%s" % (  # noqa: UP031 -- quicker than an f-string
+            tick >> 42,
+            tick >> _COUNTER_BITS & 0xFFFF,
+            0x7000 | tick >> 14 & 0xFFF,
+            0x8000 | tick & 0x3FFF,
+            self._node,
+        )

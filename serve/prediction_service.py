@@ -14,8 +14,8 @@ from edgewright.serve.classify_stream import MESSAGES_AHEAD, ItemClassifier
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
 from edgewright.serve.ordered_stream import OrderedStream
-from edgewright.serve.prediction_words import classifications, embeddings
-from edgewright.serve.predictor import Predictor
+from edgewright.serve.prediction_words import embeddings, write
+from edgewright.serve.predictor import Predicted, Predictor
 from edgewright.v1.prediction_pb2 import (
     ClassifyImageRequest,
     ClassifyImageResponse,
@@ -30,6 +30,7 @@ from edgewright.v1.prediction_pb2 import (
 )
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceServicer
 
+Classified = TypeVar("Classified", ClassifyTextResponse, ClassifyImageResponse)
 Embedded = TypeVar("Embedded", EmbedTextResponse, EmbedImageResponse)
 
 
@@ -55,11 +56,7 @@ class PredictionService(PredictionServiceServicer):
         model = self._ready(request, TEXT)
         texts, top_k = list(request.texts), request.top_k
         predicted = await self._predictor.texts(model, texts, context.time_remaining(), top_k)
-        return ClassifyTextResponse(
-            model=model.name,
-            version=model.version,
-            classifications=classifications(model, predicted, top_k),
-        )
+        return _classified(ClassifyTextResponse, model, predicted, top_k)
 
     async def ClassifyImage(  # noqa: N802 -- the name in the .proto
         self, request: ClassifyImageRequest, context: Any
@@ -68,11 +65,7 @@ class PredictionService(PredictionServiceServicer):
         model = self._ready(request, IMAGE)
         images, top_k = list(request.images), request.top_k
         predicted = await self._predictor.images(model, images, context.time_remaining(), top_k)
-        return ClassifyImageResponse(
-            model=model.name,
-            version=model.version,
-            classifications=classifications(model, predicted, top_k),
-        )
+        return _classified(ClassifyImageResponse, model, predicted, top_k)
 
     async def EmbedText(  # noqa: N802 -- the name in the .proto
         self, request: EmbedTextRequest, context: Any
@@ -120,3 +113,15 @@ class PredictionService(PredictionServiceServicer):
             method = verb + {TEXT: "Text", IMAGE: "Image"}[model.kind]
             raise InputError(f"{model.name} reads {model.kind.many}; call {method}", field="model")
         return model
+
+
+def _classified(
+    response: Callable[..., Classified],
+    model: ServedModel,
+    predicted: Sequence[Predicted],
+    top_k: int,
+) -> Classified:
+    message = response(model=model.name, version=model.version)
+    for each in predicted:
+        write(message.classifications.add(), model, each, top_k)
+    return message

@@ -10,27 +10,25 @@ from edgewright.model_file import FEATURES
 from edgewright.serve.call import Answer
 from edgewright.serve.models import ServedModel
 from edgewright.serve.predictor import Predicted
-from edgewright.v1.prediction_pb2 import Classification, ClassScore, Embedding
+from edgewright.v1.prediction_pb2 import Classification, Embedding
 
 
-def classifications(
-    model: ServedModel, predicted: Sequence[Predicted], top_k: int
-) -> list[Classification]:
-    """The answers in words; ``top_k`` 0 gives every class."""
+def write(
+    classification: Classification, model: ServedModel, predicted: Predicted, top_k: int
+) -> None:
+    """Write one answer into an empty message; ``top_k`` 0 gives every class.
+
+    Messages are written where they belong: a constructor copies those that it is given.
+    """
     labels, most = model.labels, top_k or None
-    return [
-        Classification(
-            prediction_id=prediction_id,
-            label=labels[answer.classes[0]],
-            score=answer.scores[0],
-            scores=[
-                ClassScore(label=labels[index], score=score)
-                for index, score in zip(answer.classes[:most], answer.scores[:most], strict=True)
-            ],
-            truncated=answer.truncated,
-        )
-        for prediction_id, answer in predicted
-    ]
+    prediction_id, answer = predicted
+    classification.prediction_id = prediction_id
+    classification.label = labels[answer.classes[0]]
+    classification.score = answer.scores[0]
+    classification.truncated = answer.truncated
+    add = classification.scores.add
+    for index, score in zip(answer.classes[:most], answer.scores[:most], strict=True):
+        add(label=labels[index], score=score)
 
 
 def embeddings(answers: Sequence[Answer], *, normalize: bool) -> list[Embedding]:

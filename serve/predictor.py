@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -107,30 +107,30 @@ class Predictor:
         answers = await self._batcher.classify(model, rows, time_left_s, extras=extras)
         return self._predicted(model, rows, [None] * len(rows), answers)
 
-    async def _texts(
+    def _texts(
         self,
         model: ServedModel,
         texts: Sequence[str],
         left_s: float | None,
         top_k: int,
         extras: Sequence[str],
-    ) -> list[Answer]:
+    ) -> Awaitable[list[Answer]]:
         _record(model, len(texts))
         self.limits.check(texts, top_k, len(model.labels))
-        return await self._batcher.classify(model, texts, left_s, extras=extras)
+        return self._batcher.classify(model, texts, left_s, extras=extras)
 
-    async def _images(
+    def _images(
         self,
         model: ServedModel,
         images: Sequence[bytes],
         left_s: float | None,
         top_k: int,
         extras: Sequence[str],
-    ) -> list[Answer]:
+    ) -> Awaitable[list[Answer]]:
         _record(model, len(images))
         self.limits.check_images(images, top_k, len(model.labels))
         decode = partial(self._decoder.decode, model)
-        return await self._batcher.classify(model, images, left_s, prepare=decode, extras=extras)
+        return self._batcher.classify(model, images, left_s, prepare=decode, extras=extras)
 
     def _predicted(
         self,
@@ -146,7 +146,7 @@ class Predictor:
             self._log.add(model, ids, texts, answers)
         if self._shadow is not None:
             self._shadow.offer(model, inputs, answers)
-        return [Predicted(*pair) for pair in zip(ids, answers, strict=True)]
+        return list(map(Predicted, ids, answers))
 
 
 def _record(model: ServedModel, rows: int) -> None:
