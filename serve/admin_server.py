@@ -8,6 +8,7 @@ import grpc
 
 from edgewright.serve.admin_service import AdminService
 from edgewright.serve.call_edge import CallEdge
+from edgewright.serve.grpc_options import connection_options
 from edgewright.serve.ports import bound
 from edgewright.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 
@@ -25,7 +26,7 @@ class AdminServer:
         Raises:
             ConfigError: it cannot be had.
         """
-        self._rpc = grpc.aio.server(handlers=[edge], options=[("grpc.so_reuseport", 0)])
+        self._rpc = grpc.aio.server(handlers=[edge], options=connection_options())
         add_AdminServiceServicer_to_server(service, edge)  # type: ignore[no-untyped-call]
         self.port = bound(host, port, "--admin-port", lambda address: add_port(self._rpc, address))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from edgewright.errors import DeadlineError, InputError, OverloadedError
+from edgewright.errors import CallerLimitError, DeadlineError, InputError, OverloadedError
 from edgewright.serve.call import BatchModel, Call
 from edgewright.serve.pace import Load, Stage
 
@@ -76,6 +77,7 @@ class QueueLimit:
 
     rows: int  # bounds the memory
     wait_s: float  # estimated, before the last that was let in is computed
+    caller_rows: int | None = None  # of one caller; None: as many as there are
 
 
 class Queue:
@@ -92,6 +94,7 @@ class Queue:
         # Weak, so that a model that is no longer served is not kept.
         self._loads: WeakKeyDictionary[BatchModel, Load] = WeakKeyDictionary()
         self._known: list[Load] = []  # the same, quicker to go through
+        self._rows_of_callers: Counter[str] = Counter()  # counted only where there is a limit
 
     def wait_s(self, large: bool = False) -> float:
         """Estimated seconds until a call that comes now would begin to be computed.
@@ -125,15 +128,19 @@ class Queue:
         Raises:
             DeadlineError: its deadline has passed.
             OverloadedError: it would wait for too long; tells when to try again.
+            CallerLimitError: its caller would have more rows here than one may.
         """
         if time_left_s is not None and time_left_s <= 0:
             raise DeadlineError("the deadline passed before the call was let in")
         load = self._load_of(call.model)
+        self._check_caller(call)
         self._check_room(call, load)
         self._check_wait(call, load, time_left_s)
         call.load = load
         self.rows += len(call.inputs)
         load.rows += len(call.inputs)
+        if self._limit.caller_rows is not None:
+            self._rows_of_callers[call.caller] += len(call.inputs)
         load.cost[call.large] += call.cost
 
     def computed(self, call: Call, cost: int) -> None:
@@ -146,6 +153,10 @@ class Queue:
         self.rows -= len(call.inputs)
         load.rows -= len(call.inputs)
         load.cost[call.large] -= call.cost
+        if self._limit.caller_rows is not None:
+            self._rows_of_callers[call.caller] -= len(call.inputs)
+            if not self._rows_of_callers[call.caller]:
+                del self._rows_of_callers[call.caller]
 
     def learn(
         self, model: BatchModel, stage: Stage, cost: int, seconds: float, threads: int
@@ -163,6 +174,19 @@ class Queue:
         if came or len(self._known) != len(self._loads):  # a model came, or has gone
             self._known = list(self._loads.values())
         return load
+
+    def _check_caller(self, call: Call) -> None:
+        limit = self._limit.caller_rows
+        if limit is None:
+            return
+        rows, more = self._rows_of_callers[call.caller], len(call.inputs)
+        if rows + more > limit:
+            raise CallerLimitError(
+                f"{call.caller} has {rows} rows waiting and asks for {more} more, and one caller "
+                f"may have {limit} (--max-rows-per-caller of the server); wait for an answer "
+                "before the next call, or send fewer rows at once",
+                retry_after_s=self._retry_s(call.large),
+            )
 
     def _check_room(self, call: Call, load: Load) -> None:
         limit, rows = self._limit.rows, len(call.inputs)
@@ -198,6 +222,8 @@ class Queue:
         )
 
     def _refusal(self, message: str, large: bool) -> OverloadedError:
-        half_s = self.wait_s(large) / 2
-        retry_s = min(max(half_s, _RETRY_FLOOR_S), _RETRY_CEILING_S)
-        return OverloadedError(message, retry_after_s=retry_s)
+        return OverloadedError(message, retry_after_s=self._retry_s(large))
+
+    def _retry_s(self, large: bool) -> float:
+        half_s = round(self.wait_s(large) / 2, 2)
+        return min(max(half_s, _RETRY_FLOOR_S), _RETRY_CEILING_S)

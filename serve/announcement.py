@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgewright.serve.host_choice import ChosenBy
+from edgewright.serve.ports import at
 from edgewright.serve.server import Ready
 
 
@@ -39,10 +40,10 @@ def lines(announced: Mapping[str, Any]) -> list[str]:
     admin = announced["admin_port"]
     return [
         *(_line(model) for model in announced["models"]),
-        f"ready in {announced['ready_ms'] / 1000:.1f} s: gRPC on {host}:{announced['port']}"
+        f"ready in {announced['ready_ms'] / 1000:.1f} s: gRPC on {at(host, announced['port'])}"
         + (f" from {len(processes)} processes" if processes else "")
         + ", metrics on "
-        + ", ".join(f"{host}:{port}" for port in ports)
+        + ", ".join(at(host, port) for port in ports)
         + ("" if admin is None else f", admin on port {admin}"),
     ]
 

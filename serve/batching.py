@@ -82,6 +82,7 @@ class Batcher:
         call = Call(model, inputs, deadline, self._loop.create_future(), now, extras)
         if (record := current_call.get()) is not None:
             record.work = call
+            call.caller = record.known_as
         call.large = self._batch.exceeded_by(call)
         self.queue.enter(call, time_left_s)
         try:

@@ -93,6 +93,7 @@ class Call:
     __slots__ = (
         "admitted",
         "answers",
+        "caller",
         "cost",
         "costs",
         "deadline",
@@ -127,6 +128,7 @@ class Call:
         self.cost = sum(self.costs)  # of the rows without an answer
         self.deadline = deadline  # in seconds, on the batcher's clock, as all times here
         self.admitted = admitted
+        self.caller = ""  # who asks, on a server that limits callers
         self.extras = extras  # outputs of the model that are answered beside the scores
         self.decode_s = 0.0  # that a thread spent on decoding its images
         self.decode_started = 0.0

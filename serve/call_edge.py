@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -18,6 +19,8 @@ from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
 from edgewright.serve.callers import Callers, Peer, right_for
 from edgewright.serve.tokens import Right
+
+log = logging.getLogger(__name__)
 
 _OUR_STREAMS = "/edgewright."
 _ON_THE_WAY_S: Final = 0.05  # what a call may have taken to get here
@@ -54,6 +57,7 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         refusal: Callable[[], OverloadedError | None] = lambda: None,
     ) -> None:
         self.in_flight = 0
+        self._writing: dict[asyncio.Task[Any], float] = {}  # since when, of our streams
         self._refusal = refusal
         self._observer = observer
         self._callers = None if callers is None or callers.open else callers
@@ -89,7 +93,7 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         parse, serialise = handler.request_deserializer, handler.response_serializer
         if handler.stream_stream is not None and path.startswith(_OUR_STREAMS):
             return grpc.stream_stream_rpc_method_handler(
-                self._edge(path, _written(handler.stream_stream, parse), stream=True),
+                self._edge(path, self._written(handler.stream_stream, parse), stream=True),
                 response_serializer=serialise,
             )
         if handler.request_streaming or handler.response_streaming:
@@ -120,6 +124,38 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
                 self._observer.end(record, code, stream=stream)
 
         return edge
+
+    def _written(self, answer: StreamAnswer, parse: Callable[[bytes], Any]) -> Answer:
+        """Of a stream: a coroutine that writes, not a generator.
+
+        When a caller leaves while he is answered, a generator is closed some time after gRPC has
+        freed the call, and counts as a success.
+        """
+
+        async def write(messages: AsyncIterator[bytes], context: Any) -> None:
+            async with aclosing(answer(_each_parsed(messages, parse), context)) as responses:
+                async for response in responses:
+                    await self._write(context, response)
+
+        return write
+
+    async def _write(self, context: Any, response: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._writing[task] = time.monotonic()
+        try:
+            await context.write(response)
+        finally:
+            del self._writing[task]
+
+    def end_deaf(self, seconds: float) -> None:
+        """End the streams whose callers have not taken an answer for so long."""
+        before = time.monotonic() - seconds
+        deaf = [task for task, since in self._writing.items() if since < before]
+        for task in deaf:
+            task.cancel()
+        if deaf:
+            log.warning("%d streams were ended whose callers do not take their answers", len(deaf))
 
     def _refusing(self, path: str, refusal: OverloadedError) -> Any:
         """Refuses one call without reading it: what refusing costs, those to be answered lack.
@@ -180,21 +216,6 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
 def _returned(answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
     """Of a unary method, by its message as it came."""
     return lambda message, context: answer(_parsed(message, parse), context)
-
-
-def _written(answer: StreamAnswer, parse: Callable[[bytes], Any]) -> Answer:
-    """Of a stream: a coroutine that writes, not a generator.
-
-    When a caller leaves while he is answered, a generator is closed some time after gRPC has freed
-    the call, and counts as a success.
-    """
-
-    async def write(messages: AsyncIterator[bytes], context: Any) -> None:
-        async with aclosing(answer(_each_parsed(messages, parse), context)) as responses:
-            async for response in responses:
-                await context.write(response)
-
-    return write
 
 
 async def _abort(context: Any, status: Status, record: CallRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 from edgewright.errors import CallerLimitError, PermissionDeniedError, UnauthenticatedError
 from edgewright.serve.reloaded import Reloaded
@@ -39,7 +40,7 @@ class Peer:
         if not subject and "x509_pem_cert" in names:
             subject = b"a certificate without a subject"
         return cls(
-            context.peer().rpartition(":")[0] or context.peer(),
+            _address(context.peer()),
             header if isinstance(header, str) else "",
             subject.decode("utf-8", "replace"),
         )
@@ -57,16 +58,19 @@ class Callers:
         *,
         wants_certificate: bool = False,
         most_calls: int | None = None,
+        named: bool = False,
     ) -> None:
+        """``most_calls`` of each in flight; ``named``: somebody else limits them by their names."""
         self._tokens = tokens
         self._wants_certificate = wants_certificate
         self._most_calls = most_calls
+        self._named = named
         self._in_flight: dict[str, int] = {}  # holds those alone who have a call in flight
 
     @property
     def open(self) -> bool:
-        """Whether nothing is asked of anybody."""
-        return not (self._tokens or self._wants_certificate or self._most_calls)
+        """Whether it does not matter who calls."""
+        return not (self._tokens or self._wants_certificate or self._most_calls or self._named)
 
     def enter(self, right: Right | None, peer: Peer) -> str:
         """Let a call in that needs ``right``; the caller's name, to be given to ``leave``.
@@ -119,6 +123,12 @@ class Callers:
                 f"{', '.join(sorted(token.rights))}"
             )
         return token.name
+
+
+def _address(peer: str) -> str:
+    """As HTTP has it: gRPC writes ipv4:127.0.0.1:80, and ipv6:%5B::1%5D:80."""
+    plain = unquote(peer).removeprefix("ipv4:").removeprefix("ipv6:")
+    return plain.rpartition(":")[0] or plain
 
 
 def right_for(method: str) -> Right | None:

@@ -136,6 +136,11 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
     type=float,
 )
 @_option(
+    "--max-rows-per-caller",
+    "Texts or images that one caller may have waiting, over all its calls.  [default: no limit]",
+    type=int,
+)
+@_option(
     "--tls-cert",
     "PEM certificate of both ports, then those that lead to a root; read again when it changes.",
     metavar="FILE",

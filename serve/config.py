@@ -27,6 +27,7 @@ _COUNTS = (
     "max_texts",
     "max_text_chars",
     "max_calls_per_caller",
+    "max_rows_per_caller",
 )
 # Fields, what must hold for each that is not None, and how that is said.
 _RANGES: tuple[tuple[Sequence[str], Callable[[float], bool], str], ...] = (
@@ -75,6 +76,7 @@ class ServeConfig:
     max_text_chars: int = 100_000  # in one text
     max_message_mb: int = 16  # MiB of one request; gRPC itself refuses what is larger
     max_calls_per_caller: int | None = None  # in flight at once; None: as the queue allows
+    max_rows_per_caller: int | None = None  # that wait or are computed; None: as the queue allows
     # Seconds, about, after which a connection takes no new calls and its client opens another.
     max_connection_age_s: float | None = None
     reflection: bool = False  # lets anybody who may call list the services
@@ -135,11 +137,13 @@ class ServeConfig:
                 value = getattr(self, name)
                 if value is not None and not holds(value):
                     yield f"{_option(name)} is {value}; it must be {expected}"
-        if self.queue_size < self.max_texts:
-            yield (
-                f"--queue-size is {self.queue_size}; it must be at least --max-texts "
-                f"({self.max_texts}), or the largest call could never enter"
-            )
+        for name in ("queue_size", "max_rows_per_caller"):
+            value = getattr(self, name)
+            if value is not None and value < self.max_texts:
+                yield (
+                    f"{_option(name)} is {value}; it must be at least --max-texts "
+                    f"({self.max_texts}), or the largest call could never enter"
+                )
 
     def _port_faults(self) -> Iterator[str]:
         ports = {_option(name): getattr(self, name) for name in _PORT_FIELDS}

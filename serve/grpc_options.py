@@ -12,21 +12,43 @@ MAX_CALLS_PER_CONNECTION: Final = 128
 # some beyond the first, all beyond the second; both bound memory and the wait that nobody sees.
 # The first is as much as sixteen full connections.
 MAX_UNSEEN_CALLS: Final = (2048, 4096)
+# Of one address that is listened on. What connects beyond is closed at once.
+MAX_CONNECTIONS: Final = 1024
+# From the connection to the end of the handshakes of TLS and HTTP/2.
+HANDSHAKE_MS: Final = 10_000
+_LONGEST_S: Final = 3600
 # A client that vanished without a word, as where its cable was pulled, is found by a ping.
 PING_AFTER_MS: Final = 60_000
 PING_TIMEOUT_MS: Final = 20_000
 
 
+def connection_options(shares_port: bool = False) -> list[tuple[str, Any]]:
+    """Who may connect, to whichever port."""
+    return [
+        # Two servers on one port would share calls in silence.
+        ("grpc.so_reuseport", int(shares_port)),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+    ]
+
+
 def grpc_options(
-    max_message_bytes: int, *, shares_port: bool = False, max_age_s: float | None = None
+    max_message_bytes: int,
+    max_unseen_s: float,
+    *,
+    shares_port: bool = False,
+    max_age_s: float | None = None,
 ) -> list[tuple[str, Any]]:
-    """Arguments of the server's channels; ``max_age_s`` of a connection, None for any."""
+    """Arguments of the server's channels.
+
+    ``max_unseen_s``: that a call waits for the event loop; ``max_age_s`` of a connection, None for
+    any.
+    """
     # Calls in flight are finished over a connection that has come of age.
     age = [] if max_age_s is None else [("grpc.max_connection_age_ms", _ms(max_age_s))]
     return [
+        *connection_options(shares_port),
         *age,
-        # Two servers on one port would share calls in silence.
-        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
@@ -35,6 +57,8 @@ def grpc_options(
         ("grpc.http.overload_protection", 0),
         ("grpc.server.max_pending_requests", MAX_UNSEEN_CALLS[0]),
         ("grpc.server.max_pending_requests_hard_limit", MAX_UNSEEN_CALLS[1]),
+        # In whole seconds. What has waited for longer is dropped when the loop asks for a call.
+        ("grpc.server_max_unrequested_time_in_server", min(ceil(max_unseen_s), _LONGEST_S)),
         # Clients may ping to keep an idle connection through a proxy; the default calls it abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

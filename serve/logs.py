@@ -124,6 +124,11 @@ class LogThread(logging.Handler):
                 self._writer.handle(self._waiting.popleft())
 
 
+def _is_no_odd_header(record: logging.LogRecord) -> bool:
+    """gRPC tells a header that is no UTF-8 as an error, so that any caller could fill the log."""
+    return not str(record.msg).startswith("Invalid encoding")
+
+
 def log_to_stderr(style: str, *, level: int, process: str = "") -> LogThread:
     """Send the log of the process to stderr; our own lines from ``level``, others' from WARNING.
 
@@ -134,4 +139,5 @@ def log_to_stderr(style: str, *, level: int, process: str = "") -> LogThread:
     thread = LogThread(writer)
     logging.basicConfig(level=logging.WARNING, handlers=[thread], force=True)
     logging.getLogger("edgewright").setLevel(level)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_odd_header)
     return thread

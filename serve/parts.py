@@ -83,6 +83,7 @@ class Parts:
         self._shares_port = config.sharing > 1
         options = grpc_options(
             config.max_message_mb * MIB,
+            config.max_wait_s,
             shares_port=self._shares_port,
             max_age_s=config.max_connection_age_s,
         )
@@ -149,7 +150,7 @@ class Parts:
         config = self.config
         return Batcher(
             batch=BatchLimit(config.max_batch, config.batch_tokens),
-            limit=QueueLimit(config.queue_size, config.max_wait_s),
+            limit=QueueLimit(config.queue_size, config.max_wait_s, config.max_rows_per_caller),
             observer=self.instruments,
         )
 

@@ -78,8 +78,7 @@ def _shares(config: ServeConfig, ports: ExitStack) -> Iterator[ServeConfig]:
     """What each process is told; its ports are kept for it until ``ports`` is closed."""
 
     def keep(port: int, option: str) -> int:
-        keeper = ports.enter_context(reserved(config.host, port, option))
-        return int(keeper.getsockname()[1])
+        return ports.enter_context(reserved(config.host, port, option))
 
     shared = keep(config.port, "--port")
     for number in range(config.processes):

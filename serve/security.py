@@ -41,6 +41,7 @@ class Security:
             self._tokens,
             wants_certificate=self._tls is not None and self._tls.wants_clients,
             most_calls=config.max_calls_per_caller,
+            named=config.max_rows_per_caller is not None,
         )
         self._credentials: list[grpc.ServerCredentials] = []
         self._watching: asyncio.Task[None] | None = None

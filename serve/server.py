@@ -14,15 +14,21 @@ from typing import Final
 
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import Grace
+from edgewright.serve.grpc_options import MAX_CONNECTIONS
 from edgewright.serve.logs import LogThread
 from edgewright.serve.loop_lag import watch_loop
 from edgewright.serve.models import ServedModel
+from edgewright.serve.open_files import allow_open_files
 from edgewright.serve.parts import SERVICES, Parts
 from edgewright.serve.registry import State
 from edgewright.serve.stop_signals import Stops, stop_on_signals
 
 # A call that gRPC has accepted may not have reached its handler when new ones are refused.
 _SETTLE_S: Final = 0.05
+# For so long at most a drain waits for a caller to take the answer that he was sent.
+_DEAF_S: Final = 2.0
+# Connections to both gRPC ports, and what HTTP, models, the store and the repository need.
+_OPEN_FILES: Final = 2 * MAX_CONNECTIONS + 1024
 
 Waits = Callable[[], Awaitable[object]]
 
@@ -93,7 +99,8 @@ class Server(Parts):
     async def drain(self) -> bool:
         """Say "not ready", refuse new calls, finish those in flight, stop.
 
-        Whether every call was answered within the grace; those that were not are ended.
+        Whether every call was answered within the grace, but for streams whose callers take no
+        answers; those that were not are ended.
         """
         self.registry.state = State.DRAINING
         self.instruments.ready.set(0)
@@ -108,8 +115,9 @@ class Server(Parts):
         stopped = asyncio.create_task(self._rpc.stop(math.inf))
         # Streams of health and reflection end when their callers like, so they are not waited for.
         end = time.monotonic() + self.config.grace_s
+        deaf_s = min(_DEAF_S, self.config.grace_s / 2)
         while time.monotonic() < end and await self._busy():
-            pass
+            self._edge.end_deaf(deaf_s)
         cut_off = self.in_flight
         if cut_off:
             log.warning(
@@ -192,6 +200,7 @@ async def serve(
     started = time.monotonic()
     grace = Grace(config, log_thread)
     stop = (stops or stop_on_signals)(grace.begin)
+    allow_open_files(_OPEN_FILES)
     async with Server(config) as server:
         log_thread.dropped = server.instruments.dropped_log_lines.inc
         await server.start()

@@ -139,7 +139,7 @@ class OverloadedError(ServiceError):
 
 
 class CallerLimitError(OverloadedError):
-    """One caller has as many calls in flight as he may; others are answered."""
+    """One caller has as many calls in flight, or rows waiting, as he may; others are answered."""
 
 
 class FeedbackStoreError(ServiceError):

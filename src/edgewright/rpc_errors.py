@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
@@ -97,6 +98,20 @@ class RpcFailure(Protocol):
 
 def to_status(error: BaseException) -> Status:
     """The status that tells ``error`` to a caller; an unforeseen one is told in general words."""
+    if type(error) is OverloadedError:
+        # Under overload nearly all are told the same, and what telling costs, answering lacks.
+        status = Status()
+        status.CopyFrom(_overloaded(str(error), error.retry_after_s))
+        return status
+    return _new_status(error)
+
+
+@lru_cache(maxsize=64)
+def _overloaded(message: str, retry_after_s: float) -> Status:
+    return _new_status(OverloadedError(message, retry_after_s=retry_after_s))
+
+
+def _new_status(error: BaseException) -> Status:
     row = next((row for row in _TABLE if isinstance(error, row.error)), _INTERNAL)
     message = _UNFORESEEN if row is _INTERNAL else _shortened(str(error))
     code = grpc.StatusCode.RESOURCE_EXHAUSTED if _is_disk_full(error) else row.code

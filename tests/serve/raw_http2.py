@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-_DATA, _HEADERS, _SETTINGS, _PING = 0, 1, 4, 6
-_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
 _INITIAL_WINDOW = 4
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class DeafClient:
@@ -25,32 +25,27 @@ class DeafClient:
         self.socket.settimeout(60)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.connect(("127.0.0.1", port))
-        no_room = _frame(_SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW, 0))
-        self.socket.sendall(_PREFACE + no_room + _frame(_SETTINGS, _ACK, 0, b""))
+        no_room = frame(SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW, 0))
+        self.socket.sendall(PREFACE + no_room + frame(SETTINGS, ACK, 0, b""))
         self._stream = -1
 
     def call(self, method: str, messages: Sequence[Message], *, last: bool = True) -> None:
         """One call with these messages; ``last`` is whether its caller has said all."""
         self._stream += 2
-        fields = {
-            ":method": "POST", ":scheme": "http", ":path": method, ":authority": "x",
-            "te": "trailers", "content-type": "application/grpc",
-        }  # fmt: skip
-        head = b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
-        frames = [_frame(_HEADERS, _END_HEADERS, self._stream, head)]
+        frames = [frame(HEADERS, END_HEADERS, self._stream, head_of(method))]
         for place, message in enumerate(messages, 1):
             data = message.SerializeToString()
-            ends = _END_STREAM if last and place == len(messages) else 0
+            ends = END_STREAM if last and place == len(messages) else 0
             packed = b"\0" + struct.pack(">I", len(data)) + data
-            frames.append(_frame(_DATA, ends, self._stream, packed))
+            frames.append(frame(DATA, ends, self._stream, packed))
         self.socket.sendall(b"".join(frames))
 
     def answer_ping(self) -> None:
         """Take frames up to a ping, and answer that one."""
-        while (frame := self._next_frame()) is not None:
-            kind, payload = frame
-            if kind == _PING:
-                self.socket.sendall(_frame(_PING, _ACK, 0, payload))
+        while (came := self._next_frame()) is not None:
+            kind, payload = came
+            if kind == PING:
+                self.socket.sendall(frame(PING, ACK, 0, payload))
                 return
 
     def wait_until_closed(self) -> None:
@@ -78,12 +73,22 @@ class DeafClient:
         self.socket.close()
 
 
+def head_of(method: str) -> bytes:
+    """The header block of a call."""
+    fields = {
+        ":method": "POST", ":scheme": "http", ":path": method, ":authority": "x",
+        "te": "trailers", "content-type": "application/grpc",
+    }  # fmt: skip
+    return b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
+
+
 def _literal(text: str) -> bytes:
     """A length and the letters, as HPACK has what it does not index (RFC 7541, 6.2.2)."""
     return bytes([len(text)]) + text.encode()
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """As RFC 9113 lays it out, section 4.1."""
     return (
         struct.pack(">I", len(payload))[1:]
         + bytes([kind, flags])

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from edgewright.errors import DeadlineError, InputError, OverloadedError
+from edgewright.errors import CallerLimitError, DeadlineError, InputError, OverloadedError
 from edgewright.serve.admission import Limits, Queue, QueueLimit
 from edgewright.serve.call import Call
 from edgewright.serve.pace import Pace, Stage
@@ -45,6 +45,34 @@ def test_bad_input_is_refused_by_its_field(
     with pytest.raises(InputError, match=message) as refusal:
         LIMITS.check(texts, top_k, classes=5)
     assert refusal.value.field == field
+
+
+def test_one_caller_has_no_more_rows_than_he_may_and_leaves_room_for_others() -> None:
+    queue, model = Queue(QueueLimit(10, 60.0, caller_rows=4)), FakeModel()
+
+    def called_by(caller: str, rows: int) -> Call:
+        made = call(model, rows)
+        made.caller = caller
+        return made
+
+    first = called_by("greedy", 3)
+    queue.enter(first, None)
+    with pytest.raises(CallerLimitError, match="greedy has 3 rows waiting and asks for 2 more"):
+        queue.enter(called_by("greedy", 2), None)
+    queue.enter(called_by("modest", 4), None)
+    queue.leave(first)
+    queue.enter(called_by("greedy", 4), None)
+    assert queue.rows == 8
+
+
+def test_callers_who_have_left_are_not_kept() -> None:
+    queue, model = Queue(QueueLimit(10, 60.0, caller_rows=4)), FakeModel()
+    for number in range(100):
+        made = call(model, 2)
+        made.caller = f"caller {number}"
+        queue.enter(made, None)
+        queue.leave(made)
+    assert not queue._rows_of_callers
 
 
 def test_the_queue_counts_rows_in_and_out() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -42,8 +45,8 @@ class Context:
 
 
 def test_a_peer_is_known_by_address_header_and_subject() -> None:
-    assert Peer.of(Context("ipv4:10.0.0.1:555", ())) == Peer("ipv4:10.0.0.1")
-    assert Peer.of(Context("ipv6:%5B::1%5D:555", ())).address == "ipv6:%5B::1%5D"
+    assert Peer.of(Context("ipv4:10.0.0.1:555", ())) == Peer("10.0.0.1")
+    assert Peer.of(Context("ipv6:%5B::1%5D:555", ())).address == "[::1]"
     assert Peer.of(Context("unix:", ())).address == "unix"
     sent = (("x-other", "a"), ("authorization", "Bearer b"))
     assert Peer.of(Context("ipv4:1.1.1.1:1", sent)).authorization == "Bearer b"
@@ -117,6 +120,47 @@ def test_a_greedy_token_is_refused_and_another_is_answered(
     assert running.metric("edgewright_rejected_total", reason="CALLER_LIMIT") == 1
     until(lambda: running.server.in_flight == 0)
     assert call(request, metadata=greedy, timeout=60).classifications
+
+
+def test_one_caller_s_rows_leave_room_in_the_queue_for_another_s(
+    launch: Launch, gate: Callable[[], Gate], tmp_path: Path
+) -> None:
+    made = [new_token(name, [Right.CALL]) for name in ("greedy", "modest")]
+    (tmp_path / "tokens").write_text("\n".join(token.line() for _, token in made))
+    running = launch(tokens=tmp_path / "tokens", max_rows_per_caller=3, max_texts=3)
+    greedy, modest = ((("authorization", f"Bearer {secret}"),) for secret, _ in made)
+    held, call = gate(), running.predictions.ClassifyText
+    three, one = ClassifyTextRequest(texts=["bank"] * 3), ClassifyTextRequest(texts=["bank"])
+    waiting = [call.future(three, metadata=greedy, timeout=60)]
+    until(lambda: running.server.batcher.queue.rows == 3)
+    with pytest.raises(grpc.RpcError) as failure:
+        call(one, metadata=greedy, timeout=60)
+    waiting.append(call.future(three, metadata=modest, timeout=60))
+    until(lambda: running.server.batcher.queue.rows == 6)
+    held.open.set()
+    assert [len(each.result().classifications) for each in waiting] == [3, 3]
+    reason, _, retry_s = details(failure.value)
+    assert (failure.value.code(), reason) == (Code.RESOURCE_EXHAUSTED, "CALLER_LIMIT")
+    assert "greedy has 3 rows waiting" in failure.value.details()
+    assert retry_s
+    assert running.metric("edgewright_rejected_total", reason="CALLER_LIMIT") == 1
+    assert call(one, metadata=greedy, timeout=60).classifications
+
+
+def test_without_tokens_the_rows_are_counted_by_address_over_both_protocols(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    running = launch(max_rows_per_caller=2, max_texts=2)
+    held = gate()
+    waiting = running.predictions.ClassifyText.future(running.request("a", "b"), timeout=60)
+    until(lambda: running.server.batcher.queue.rows == 2)
+    at = f"http://127.0.0.1:{running.server.metrics_port}/v1/models/news:classify"
+    with pytest.raises(HTTPError) as failure:
+        urlopen(at, json.dumps({"texts": ["bank"]}).encode(), timeout=60)
+    held.open.set()
+    assert len(waiting.result().classifications) == 2
+    with failure.value as answer:
+        assert (answer.code, json.load(answer)["reason"]) == (429, "CALLER_LIMIT")
 
 
 def test_a_caller_who_fails_or_vanishes_gives_his_place_back(launch: Launch) -> None:

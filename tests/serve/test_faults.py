@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 import edgewright.serve
-from edgewright.serve import grpc_options
+from edgewright.serve import grpc_options, server
 from edgewright.serve.classify_stream import MESSAGES_AHEAD
 from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION
 from edgewright.v1.prediction_pb2 import StreamClassifyRequest, StreamItem
@@ -157,10 +157,14 @@ def test_answers_that_a_client_of_grpc_never_takes_hold_up_nobody(
     assert running.loop.run(running.server.drain())
 
 
-def test_a_stream_that_a_client_never_reads_is_not_read_on_and_ends_with_the_grace(
-    launch: Launch, deaf: Callable[[Running], DeafClient]
+def test_a_stream_that_a_client_never_reads_is_not_read_on_and_costs_a_drain_no_grace(
+    launch: Launch,
+    deaf: Callable[[Running], DeafClient],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    running = launch(grace_s=0.1)
+    monkeypatch.setattr(server, "_DEAF_S", 0.1)
+    running = launch(grace_s=1000.0)
     message = StreamClassifyRequest(items=[StreamItem(text="bank")])
     deaf(running).call(STREAM_CLASSIFY, [message] * 1000)
     until(lambda: answered(running) > 0)
@@ -168,8 +172,10 @@ def test_a_stream_that_a_client_never_reads_is_not_read_on_and_ends_with_the_gra
         assert running.classify("goal").classifications
     # What is being sent, what is ahead of it, and what was asked for beside.
     assert answered(running) - 50 <= MESSAGES_AHEAD + 2
-    assert not running.loop.run(running.server.drain())
+    assert running.loop.run(running.server.drain())
     assert running.server.in_flight == 0
+    assert "1 streams were ended whose callers do not take their answers" in caplog.text
+    assert running.metric("edgewright_requests_total", code="CANCELLED") == 1
 
 
 def test_a_client_of_grpc_that_vanishes_without_a_word_is_found_by_a_ping(

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from edgewright.serve import http_server
-from edgewright.serve.http_server import HttpServer, Request, Response
+from edgewright.serve.http_messages import Request, Response
+from edgewright.serve.http_server import HttpServer
 
 from .conftest import LoopThread, until
 

@@ -162,10 +162,11 @@ def test_a_port_in_use_is_an_error_of_its_option(
 
 
 def test_a_reserved_port_is_nobody_elses() -> None:
-    with reserved("127.0.0.1", 0, "--port") as keeper:
-        port = keeper.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"--port {port} on 127.0.0.1 cannot be had"):
-            reserved("127.0.0.1", port, "--port")
+    with (
+        reserved("127.0.0.1", 0, "--port") as port,
+        pytest.raises(ConfigError, match=f"--port {port} on 127.0.0.1 cannot be had"),
+    ):
+        reserved("127.0.0.1", port, "--port").__enter__()
 
 
 def test_faults_of_several_processes_are_told_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -127,6 +128,20 @@ def test_a_late_event_loop_costs_no_caller_within_the_limits_its_answer(launch: 
             for _ in range(MAX_UNSEEN_CALLS[1])
         ]
     assert Counter(call.code() for call in calls) == {grpc.StatusCode.OK: len(calls)}
+
+
+def test_no_call_waits_unseen_for_longer_than_any_may_wait(launch: Launch) -> None:
+    running = launch(max_wait_s=0.5)  # gRPC has whole seconds
+    request = running.request("bank")
+    running.classify("bank")
+    with Late(running):
+        calls = [running.predictions.ClassifyText.future(request, timeout=60) for _ in range(20)]
+        time.sleep(2.5)
+    codes = Counter(call.code() for call in calls)
+    # gRPC has been asked for the first; the others it drops, as where there are too many.
+    assert codes == {grpc.StatusCode.OK: 1, grpc.StatusCode.CANCELLED: 19}
+    assert {call.details() for call in calls[1:]} == {"CANCELLED"}
+    assert running.classify("bank").classifications
 
 
 def test_what_waits_unseen_is_bounded(launch: Launch) -> None:

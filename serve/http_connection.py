@@ -1,0 +1,120 @@
+"""One connection over HTTP/1.1, as h11 sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import h11
+
+from edgewright.serve.http_messages import Request, Response
+from edgewright.serve.ports import at
+
+MAX_HEAD_BYTES: Final = 16 << 10
+ANSWER_S: Final = 30.0  # for the client to take it
+_CHUNK: Final = 64 << 10
+_SHORT: Final = {
+    "commonName": "CN", "organizationalUnitName": "OU", "organizationName": "O",
+    "localityName": "L", "stateOrProvinceName": "ST", "countryName": "C",
+}  # fmt: skip
+
+
+class Connection:
+    """Parses what comes, and sends what is answered."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._state = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        host, port = (writer.get_extra_info("peername") or ("", 0))[:2]
+        self._subject = _subject(writer.get_extra_info("peercert"))
+        self._address = at(host, port)
+
+    async def next_event(self) -> Any:
+        """What comes next: a request's head, data, its end, or that the connection is closed."""
+        while (event := self._state.next_event()) is h11.NEED_DATA:
+            if self._state.they_are_waiting_for_100_continue:
+                go_on = h11.InformationalResponse(status_code=100, headers=[])
+                self._writer.write(self._state.send(go_on))
+            self._state.receive_data(await self._reader.read(_CHUNK))
+        return event
+
+    def request(self, head: h11.Request, body: bytes) -> Request:
+        """What the peer asks."""
+        target = head.target.decode("ascii", errors="replace")
+        headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
+        method, path = head.method.decode("ascii"), target.partition("?")[0]
+        return Request(method, path, headers, body, self._address, self._subject)
+
+    async def while_connected(self, answer: Awaitable[Response]) -> Response:
+        """The answer; it is cancelled, and the connection ended, where the client leaves."""
+        task = asyncio.ensure_future(answer)
+        heard = asyncio.ensure_future(self._reader.read(_CHUNK))
+        try:
+            await asyncio.wait((task, heard), return_when=asyncio.FIRST_COMPLETED)
+            if heard.done():
+                if not heard.result():
+                    raise ConnectionResetError
+                self._state.receive_data(heard.result())  # the next request, ahead of its time
+            return await task
+        finally:
+            task.cancel()
+            heard.cancel()
+            await asyncio.gather(task, heard, return_exceptions=True)
+
+    async def respond(self, response: Response, bare: bool) -> bool:
+        """Send it, without its body where ``bare``; False where the connection is over then."""
+        headers = {
+            "Content-Type": response.content_type,
+            "Content-Length": str(len(response.body)),
+            **response.headers,
+        }
+        head = h11.Response(
+            status_code=response.status,
+            reason=HTTPStatus(response.status).phrase,
+            headers=list(headers.items()),
+        )
+        body = h11.Data(data=b"" if bare else response.body)
+        parts = [self._state.send(event) or b"" for event in (head, body, h11.EndOfMessage())]
+        self._writer.write(b"".join(parts))
+        async with asyncio.timeout(ANSWER_S):
+            await self._writer.drain()
+        if self._state.our_state is h11.MUST_CLOSE:
+            await self._flush()
+            return False
+        self._state.start_next_cycle()
+        return True
+
+    async def refuse(self, response: Response) -> None:
+        """Answer and close, if it can still be answered."""
+        if self._state.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        try:
+            closing = {**response.headers, "Connection": "close"}
+            answer = Response(response.status, response.content_type, response.body, closing)
+            await self.respond(answer, bare=False)
+        except (OSError, TimeoutError, h11.ProtocolError):
+            return
+        await self._flush()
+
+    async def _flush(self) -> None:
+        """Let the client read what was sent: closing on bytes unread would take it away."""
+        try:
+            async with asyncio.timeout(1):
+                if self._writer.can_write_eof():
+                    self._writer.write_eof()
+                while await self._reader.read(_CHUNK):
+                    pass
+        except (OSError, TimeoutError):
+            return
+
+
+def _subject(certificate: Mapping[str, Any] | None) -> str:
+    """The most particular first, as gRPC says it: "CN=alice,OU=field"."""
+    if not certificate:
+        return ""
+    names = [pair for group in certificate.get("subject", ()) for pair in group]
+    told = ",".join(f"{_SHORT.get(name, name)}={value}" for name, value in reversed(names))
+    return told or "a certificate without a subject"
