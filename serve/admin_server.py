@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import grpc
 
+from edgewright.serve.accepting import start_accepting
 from edgewright.serve.admin_service import AdminService
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.grpc_options import connection_options
@@ -32,7 +33,7 @@ class AdminServer:
 
     async def start(self) -> None:
         """Take calls."""
-        await self._rpc.start()
+        await start_accepting(self._rpc)
 
     async def stop(self, grace_s: float | None) -> None:
         """Refuse calls; those in flight have so long to end."""

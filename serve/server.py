@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
+from edgewright.serve.accepting import start_accepting
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import Grace
 from edgewright.serve.grpc_options import MAX_CONNECTIONS
@@ -72,7 +73,7 @@ class Server(Parts):
         observe = self.instruments.event_loop_lag_seconds.observe
         self._lag = asyncio.create_task(watch_loop(observe))
         if not self._shares_port:
-            await self._rpc.start()
+            await start_accepting(self._rpc)
 
     async def load(self, before_answers: Waits | None = None) -> list[ServedModel]:
         """Load what the repository says of every model, then answer calls and follow it.
@@ -88,7 +89,7 @@ class Server(Parts):
             await before_answers()
         if self._shares_port:  # not before: calls that come here would be lost to the others
             self._bound()
-            await self._rpc.start()
+            await start_accepting(self._rpc)
         self._answer_calls()
         if self.config.watch_seconds:
             self._watching = asyncio.create_task(self.follower.watch(self.config.watch_seconds))

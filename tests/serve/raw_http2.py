@@ -73,7 +73,7 @@ class DeafClient:
         self.socket.close()
 
 
-def head_of(method: str) -> bytes:
+def head_of(method: str | bytes) -> bytes:
     """The header block of a call."""
     fields = {
         ":method": "POST", ":scheme": "http", ":path": method, ":authority": "x",
@@ -82,9 +82,10 @@ def head_of(method: str) -> bytes:
     return b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
 
 
-def _literal(text: str) -> bytes:
+def _literal(text: str | bytes) -> bytes:
     """A length and the letters, as HPACK has what it does not index (RFC 7541, 6.2.2)."""
-    return bytes([len(text)]) + text.encode()
+    letters = text.encode() if isinstance(text, str) else text
+    return bytes([len(letters)]) + letters
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

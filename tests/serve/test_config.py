@@ -29,6 +29,7 @@ def test_the_defaults_hold() -> None:
         ({"max_wait_s": 0.0}, "--max-wait is 0.0; it must be above 0 seconds"),
         ({"max_texts": 0}, "--max-texts"),
         ({"queue_size": 10, "max_texts": 11}, "--queue-size is 10; it must be at least --max-t"),
+        ({"max_rows_per_caller": 255}, "--max-rows-per-caller is 255; it must be at least --max-t"),
         ({"max_text_chars": 0}, "--max-text-chars"),
         ({"max_message_mb": 2048}, "--max-message-mb"),
         ({"drain_delay_s": -1.0}, "--drain-delay is -1"),

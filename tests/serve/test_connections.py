@@ -188,6 +188,32 @@ def test_headers_that_are_no_text_are_no_errors_of_the_server_s(
     assert (code, err) == (0, "")
 
 
+def test_a_path_that_is_no_text_ends_no_server(start: Start, repository: Path) -> None:
+    process = start(str(repository), *FREE_PORTS, "--admin-port", "0", "--json")
+    told_ports = process.ready()
+    head = head_of("/\xff\xfe/x".encode("latin-1"))
+    for port in (told_ports["port"], told_ports["admin_port"]):
+        with connect(port, HELLO + frame(HEADERS, END_HEADERS | END_STREAM, 1, head)) as odd:
+            until(lambda odd=odd: b"Method not found" in odd.recv(65536))  # type: ignore[misc]
+        assert admitted(port)
+    assert classify(told_ports["port"]).classifications
+    process.popen.terminate()
+    code, _, err = process.wait()
+    assert (code, err) == (0, "")
+
+
+def test_what_is_no_text_elsewhere_is_an_error_as_ever(launch: Launch) -> None:
+    running = launch()
+    with pytest.raises(UnicodeDecodeError):
+        b"\xff".decode()
+
+    async def decode() -> str:
+        return b"\xff".decode()
+
+    with pytest.raises(UnicodeDecodeError):
+        running.loop.run(decode())
+
+
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     "garbage",
