@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -88,6 +89,7 @@ class Parts:
             max_age_s=config.max_connection_age_s,
         )
         self._rpc = grpc.aio.server(handlers=[self._edge], options=options)
+        self._rpc_end: asyncio.Task[Any] | None = None  # of a server that has started
         self.port = config.port if self._shares_port else self._bound()
         self._http = self._http_server()
         self.metrics_port = self._http.port
@@ -116,11 +118,12 @@ class Parts:
 
     def is_alive(self) -> bool:
         """Whether it can still answer, now or once it has loaded."""
-        return self.batcher.alive or self.registry.state is State.DRAINING
+        answers = self.batcher.alive and not (self._rpc_end and self._rpc_end.done())
+        return answers or self.registry.state is State.DRAINING
 
     def is_ready(self) -> bool:
         """Whether calls should be sent here."""
-        return self.registry.state is State.READY and self.batcher.alive
+        return self.registry.state is State.READY and self.is_alive()
 
     def _observer(self) -> CallObserver:
         level = AccessLevel(self.config.access_log)

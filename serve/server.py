@@ -73,7 +73,12 @@ class Server(Parts):
         observe = self.instruments.event_loop_lag_seconds.observe
         self._lag = asyncio.create_task(watch_loop(observe))
         if not self._shares_port:
-            await start_accepting(self._rpc)
+            await self._start_rpc()
+
+    async def _start_rpc(self) -> None:
+        await start_accepting(self._rpc)
+        # Not to be cancelled, which would cancel the server's own end.
+        self._rpc_end = asyncio.create_task(self._rpc.wait_for_termination())
 
     async def load(self, before_answers: Waits | None = None) -> list[ServedModel]:
         """Load what the repository says of every model, then answer calls and follow it.
@@ -89,7 +94,7 @@ class Server(Parts):
             await before_answers()
         if self._shares_port:  # not before: calls that come here would be lost to the others
             self._bound()
-            await start_accepting(self._rpc)
+            await self._start_rpc()
         self._answer_calls()
         if self.config.watch_seconds:
             self._watching = asyncio.create_task(self.follower.watch(self.config.watch_seconds))

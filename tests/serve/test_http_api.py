@@ -52,6 +52,15 @@ def test_a_dead_compute_thread_is_neither_alive_nor_ready(launch: Launch, loop: 
     assert get(running, "/readyz")[0] == 503
 
 
+def test_a_server_whose_grpc_has_ended_is_neither_alive_nor_ready(
+    launch: Launch, loop: LoopThread
+) -> None:
+    running = launch()
+    loop.run(running.server._rpc.stop(None))
+    until(lambda: get(running, "/healthz")[0] == 503)
+    assert get(running, "/readyz")[0] == 503
+
+
 def test_metrics_count_and_time_what_happens(launch: Launch) -> None:
     running = launch()
     running.classify("bank shares", "goal")
