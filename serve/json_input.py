@@ -41,7 +41,8 @@ def taken(given: dict[str, Any], key: str, kind: type, default: Any = None) -> A
     """The value of ``key``, of type ``kind``; without a default it must be there."""
     value = given.get(key, default)
     if type(value) is not kind:
-        raise InputError(f"{key} is {value!r:.100}; a JSON {_NAMES[kind]} is expected", field=key)
+        told = f"{value!r:.100}" if key in given else "missing"
+        raise InputError(f"{key} is {told}; a JSON {_NAMES[kind]} is expected", field=key)
     return value
 
 

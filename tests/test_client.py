@@ -254,7 +254,7 @@ def test_waiting_finds_a_server_that_comes_up_later(kind: str) -> None:
 
 
 def test_waiting_in_vain_says_what_was_last_heard(kind: str, server: FakeServer) -> None:
-    with pytest.raises(NotReadyError, match=r"not ready within 3 s: no server answers at"):
+    with pytest.raises(NotReadyError, match=r"not ready within 3 s: no gRPC server answers at"):
         ask(
             kind, f"127.0.0.1:{free_port()}", "wait_until_ready",
             clock=Clock(), call_options={"timeout_s": 3.0},

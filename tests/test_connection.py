@@ -46,7 +46,7 @@ def test_a_server_that_is_not_up_is_named_with_the_command_that_starts_it(kind: 
     clock = Clock()
     with pytest.raises(NotReadyError) as caught:
         ask(kind, f"127.0.0.1:{port}", "classify", "x", clock=clock)
-    assert f"no server answers at 127.0.0.1:{port}" in str(caught.value)
+    assert f"no gRPC server answers at 127.0.0.1:{port}" in str(caught.value)
     assert f"`edgewright serve REPOSITORY --port {port}`" in str(caught.value)
     assert len(clock.slept) == 4
 

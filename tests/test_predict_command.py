@@ -111,7 +111,7 @@ def test_nothing_listening_is_exit_6_and_names_the_next_command(
     assert run(["predict", "--target", f"127.0.0.1:{port}", "x"]) == 6
     told, notes = capsys.readouterr()
     assert told == ""
-    assert notes.startswith(f"error: no server answers at 127.0.0.1:{port}")
+    assert notes.startswith(f"error: no gRPC server answers at 127.0.0.1:{port}")
     assert "`edgewright serve REPOSITORY" in notes
 
 

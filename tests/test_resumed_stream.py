@@ -170,7 +170,7 @@ def test_it_gives_up_when_nothing_was_acknowledged_for_as_long_as_it_was_told() 
     server = Server(Clock(), feedback(10))
     server.faults = [Failure(grpc.StatusCode.UNAVAILABLE)] * 1000
     started = server.clock.now
-    with pytest.raises(NotReadyError, match="no server answers at host:1"):
+    with pytest.raises(NotReadyError, match="no gRPC server answers at host:1"):
         server.run(stream(server.clock, patience_s=30))
     assert 25 < server.clock.now - started <= 30
 

@@ -81,8 +81,8 @@ class Client:
         clock, sleep, rng: where seconds, waiting and chance come from.
 
     Every method raises an ``EdgewrightError``: ModelNotFoundError, InputError, NotReadyError (also
-    when no server answers), OverloadedError, DeadlineError,
-    UnauthenticatedError, PermissionDeniedError, or what else ``rpc_errors`` maps.
+    when no server answers), OverloadedError, DeadlineError, UnauthenticatedError,
+    PermissionDeniedError, or what else ``rpc_errors`` maps.
     """
 
     def __init__(

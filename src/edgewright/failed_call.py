@@ -92,6 +92,6 @@ def _unreachable(target: str, details: str, option: str) -> str:
     port = target.rpartition(":")[2]
     given = f" {option} {port}" if port.isdigit() else ""
     return (
-        f"no server answers at {target} ({details}); "
+        f"no gRPC server answers at {target} ({details}); "
         f"start one with `edgewright serve REPOSITORY{given}`"
     )

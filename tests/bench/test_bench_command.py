@@ -221,7 +221,7 @@ def test_nothing_listening_is_exit_6_at_once(capsys: pytest.CaptureFixture[str])
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     assert run(["bench", f"127.0.0.1:{port}", "--duration", "1000"]) == 6
-    assert f"no server answers at 127.0.0.1:{port}" in capsys.readouterr().err
+    assert f"no gRPC server answers at 127.0.0.1:{port}" in capsys.readouterr().err
 
 
 def test_a_server_of_another_protocol_is_told_with_the_option_that_helps(

@@ -195,7 +195,7 @@ BAD = {
     "a long number": (CLASSIFY, b'{"top_k": ' + b"9" * 5000 + b"}", 400, "the body is no JSON"),
     "deep": (INFER, b"[" * 100_000, 400, "nested too deeply"),
     "no object": (INFER, [], 400, "no JSON object"),
-    "no inputs": (INFER, {}, 400, "inputs is None; a JSON array is expected"),
+    "no inputs": (INFER, {}, 400, "inputs is missing; a JSON array is expected"),
     "a field": (INFER, {**text("a"), "x": 1}, 400, "no field 'x'"),
     "an input": (INFER, {"inputs": [3]}, 400, "inputs holds 3"),
     "a number": (INFER, text(3), 400, "text[0] is 3; a string is expected"),
