@@ -24,7 +24,6 @@ from .raw_http2 import (
     CONTINUATION,
     END_HEADERS,
     END_STREAM,
-    GOAWAY,
     HEADERS,
     PING,
     PREFACE,
@@ -37,8 +36,8 @@ from .test_tls import Authority
 
 HELLO = PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
 CLASSIFY = "/edgewright.v1.PredictionService/ClassifyText"
+PATIENCE_S = 30  # gRPC itself loses its own after 60
 CANCEL = (8).to_bytes(4, "big")
-ENHANCE_YOUR_CALM = (11).to_bytes(4, "big")
 
 
 def connect(port: int | None, hello: bytes = b"") -> socket.socket:
@@ -114,6 +113,7 @@ def test_a_handshake_that_does_not_end_is_given_up(
     files = Authority(tmp_path, trustme.CA()).files() if secure else {}
     running = launch(load=False, **files)
     with connect(running.server.port, beginning) as silent:
+        silent.settimeout(PATIENCE_S)
         told(silent)
 
 
@@ -125,6 +125,7 @@ def test_tls_that_is_all_the_client_ever_says_is_given_up(
     context = ssl._create_unverified_context()
     context.set_alpn_protocols(["h2"])
     with context.wrap_socket(connect(running.server.port), server_hostname="localhost") as silent:
+        silent.settimeout(PATIENCE_S)
         told(silent)
 
 
@@ -134,8 +135,7 @@ def test_who_pings_without_end_is_sent_away(launch: Launch) -> None:
     with connect(running.server.port, HELLO) as pinging:
         send(pinging, itertools.repeat(frame(PING, 0, 0, b"12345678"), 10_000))
         answer = told(pinging)
-    assert ENHANCE_YOUR_CALM in answer
-    assert bytes([GOAWAY]) in answer
+    assert b"too_many_pings" in answer
     assert running.classify("bank").classifications
 
 
