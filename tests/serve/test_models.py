@@ -188,10 +188,10 @@ def test_every_instance_is_warm_before_the_first_answer(
         assert runs.count(session) >= 3
 
 
-def test_on_a_gpu_one_instance_holds_the_weights() -> None:
+def test_on_a_gpu_one_instance_copies_while_another_computes_whatever_the_cores() -> None:
     def choice(backend: str) -> Choice:
         variant = other_variant("any", backend=backend)
         return Choice(variant, ChosenBy.BUNDLE, 1, "x86_64-any")
 
-    assert models._instances(choice("onnxruntime-cuda")) == 1
+    assert [models._instances(choice("onnxruntime-cuda"), cores) for cores in (1, 64)] == [2, 2]
     assert models._instances(choice("openvino")) == models.instances_here(1)
