@@ -14,7 +14,7 @@ from edgewright.serve.config import ServeConfig
 from edgewright.serve.logs import LogThread
 
 LAST_S: Final = 2.0  # after --grace, to close the store, the threads and the log
-_LAST_WORDS_S: Final = 5.0
+LAST_WORDS_S: Final = 5.0
 # Of a process that was ended before every call was answered.
 CUT_OFF: Final = DeadlineError.exit_code
 _IDLE: Final = "_worker"  # where a thread of concurrent.futures waits for work
@@ -42,7 +42,7 @@ class Grace:
         threading.Event().wait(self._seconds)
         last_words = threading.Thread(target=self._tell, name="grace", daemon=True)
         last_words.start()
-        last_words.join(_LAST_WORDS_S)  # they may have to go where nobody reads
+        last_words.join(LAST_WORDS_S)  # they may have to go where nobody reads
         self._leave(CUT_OFF)
 
     def _tell(self) -> None:
