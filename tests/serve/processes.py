@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,13 +66,17 @@ class Process:
         gate: Gate | None = None,
         without: ModuleType | None = None,
         stderr: Any = subprocess.PIPE,
+        within: Sequence[str] = (),
         **env: str,
     ) -> None:
-        """``gate`` is one that its models meet, ``without`` a script to run the command by."""
+        """``gate`` is one that its models meet, ``without`` a script to run the command by.
+
+        ``within`` is a command that runs it.
+        """
         run = "-c" if without is None else str(without.__file__)
         code = [run, PLAIN] if gate is None else [run, HELD, str(gate.file), gate.method]
         self.popen = subprocess.Popen(
-            [sys.executable, *code, "serve", *arguments],
+            [*within, sys.executable, *code, "serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
