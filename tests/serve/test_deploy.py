@@ -322,7 +322,9 @@ def test_composes_prometheus_scrapes_the_server_and_has_the_alerts(
         pytest.skip("promtool is missing; it comes with Prometheus")
     for file, target in files(compose):
         if target.startswith("/etc/prometheus/"):
-            shutil.copy(file, tmp_path / Path(target).name)
+            copy = tmp_path / Path(target).relative_to("/etc/prometheus")
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(file, copy)
     command = [promtool, "check", "config", tmp_path / "prometheus.yml"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
