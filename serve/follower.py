@@ -71,6 +71,7 @@ class Follower:
         self._around = around
         self._seals: WeakKeyDictionary[ServedModel, str] = WeakKeyDictionary()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._looks: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -100,26 +101,32 @@ class Follower:
         while True:
             await asyncio.sleep(seconds)
             try:
-                await self.look()
+                await self._begin_to_look()
             except Exception:  # an edge: nobody else would hear of it, and the next look may do
                 log.exception("the repository could not be followed")
 
     async def look(self) -> None:
         """Follow what has changed, and tell what cannot be followed."""
+        await asyncio.gather(*await self._begin_to_look())
+
+    async def _begin_to_look(self) -> list[asyncio.Task[None]]:
+        """A look at each model but those that one is at already: no model waits for another's."""
         try:
             names = set(await asyncio.to_thread(self._repository.models))
         except (OSError, EdgewrightError) as error:
             goes_on = f"{error}; what is loaded goes on answering"
             self.problems.put(REPOSITORY, {WHOLE_MODEL: goes_on})
-            return
+            return []
         self.problems.put(REPOSITORY, {})
         names.update(self._registry.names())
-        for name in sorted(names):
-            async with self._locks[name]:
-                await self._look_at(name)
-        names.update(self._registry.names())  # which may have come meanwhile
         self.problems.keep(names)
         self.plans = {name: plan for name, plan in self.plans.items() if name in names}
+        return [self._look_of(name) for name in sorted(names - self._looks.keys())]
+
+    def _look_of(self, name: str) -> asyncio.Task[None]:
+        look = self._looks[name] = asyncio.create_task(self._look_at(name))
+        look.add_done_callback(lambda _: self._looks.pop(name))
+        return look
 
     async def make_current(self, name: str, version: int) -> None:
         """Prove ``version``, and have it answer here and in every replica.
@@ -176,20 +183,23 @@ class Follower:
             await self._follow_now(name, proven)
 
     async def close(self) -> None:
-        """Wait no longer for calls of versions that have left."""
-        for task in self._leaving:
+        """Look no further, and wait no longer for calls of versions that have left."""
+        tasks = [*self._looks.values(), *self._leaving]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look_at(self, name: str) -> None:
-        try:
-            plan = await asyncio.to_thread(self._plan, name)
-        except (OSError, EdgewrightError) as error:
-            lineup = self._registry.lineup(name)
-            goes_on = f"; version {lineup.current} goes on answering" if lineup else ""
-            self.problems.put(name, {WHOLE_MODEL: f"{error}{goes_on}"})
-            return
-        await self._follow(name, plan, {})
+        async with self._locks[name]:
+            try:
+                plan = await asyncio.to_thread(self._plan, name)
+                await self._follow(name, plan, {})
+            except (OSError, EdgewrightError) as error:
+                lineup = self._registry.lineup(name)
+                goes_on = f"; version {lineup.current} goes on answering" if lineup else ""
+                self.problems.put(name, {WHOLE_MODEL: f"{error}{goes_on}"})
+            except Exception:  # an edge: nobody else would hear of it, and the next look may do
+                log.exception("%s could not be followed", name)
 
     def _plan(self, name: str) -> Plan:
         pointer = self._repository.pointer(name)
@@ -198,13 +208,20 @@ class Follower:
     async def _proven(self, name: str, versions: Iterable[int]) -> dict[int, Loaded]:
         """Those of ``versions`` that do not answer yet as they lie on disk, loaded."""
         proven = {}
+        lineup = self._registry.lineup(name)
+        held = lineup.versions if lineup else {}
         for version in versions:
-            lineup = self._registry.lineup(name)
-            model = lineup.versions.get(version) if lineup else None
-            seal = await asyncio.to_thread(self._loader.seal, name, version)
-            if model is None or self._seals.get(model) != seal:
+            if await self._seal_of_another(name, version, held) is not None:
                 proven[version] = await self._loader.load(name, version, again=True)
         return proven
+
+    async def _seal_of_another(
+        self, name: str, version: int, held: Mapping[int, ServedModel]
+    ) -> str | None:
+        """The seal on disk, empty without one; None where what is ``held`` was loaded from it."""
+        model = held.get(version)
+        seal = await asyncio.to_thread(self._loader.seal, name, version)
+        return None if model is not None and self._seals.get(model) == seal else seal
 
     async def _follow_now(self, name: str, proven: Mapping[int, Loaded]) -> None:
         plan = await asyncio.to_thread(self._plan, name)
@@ -236,14 +253,13 @@ class Follower:
 
     async def _have(self, swap: Swap, version: int) -> bool:
         """Whether ``version`` can answer, as it lies on disk or as it was loaded before."""
-        model = swap.versions.get(version)
-        seal = await asyncio.to_thread(self._loader.seal, swap.name, version)
-        if model is not None and not seal:
+        seal = await self._seal_of_another(swap.name, version, swap.versions)
+        if seal == "" and version in swap.versions:
             swap.problems[version] = (
                 f"the folder of {swap.name} version {version} has no {SEAL_FILE} any more; "
                 "what was loaded of it goes on answering"
             )
-        elif model is None or self._seals.get(model) != seal:
+        elif seal is not None:
             try:
                 loaded = swap.proven.pop(version, None)
                 loaded = loaded or await self._loader.load(swap.name, version, again=False)

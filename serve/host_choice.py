@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -150,10 +152,27 @@ def _record(
     if previous is not None and options.remeasure != Remeasure.ALWAYS:
         log.info("%s: %s, chosen on this host earlier", bundle.path, previous.chosen)
         return previous
-    record = _measured(bundle, host, options.limit_s, previous) if wanted else None
-    if record is not None and state is not None:
-        _keep(state, bundle, record)
+    if not wanted:
+        return None
+    with _alone(state, bundle):
+        found = read_record(state, bundle, host, log.debug) if state is not None else None
+        if found is not None and options.remeasure != Remeasure.ALWAYS:
+            log.info("%s: %s, chosen meanwhile by another process here", bundle.path, found.chosen)
+            return found
+        record = _measured(bundle, host, options.limit_s, previous)
+        if record is not None and state is not None:
+            _keep(state, bundle, record)
     return record
+
+
+@contextmanager
+def _alone(state: StateDir | None, bundle: Bundle) -> Iterator[None]:
+    """While no other process here measures this bundle, where a folder can be written."""
+    with ExitStack() as stack:
+        if state is not None:
+            with suppress(OSError):  # told when the record is written
+                stack.enter_context(state.locked(bundle.artifact.manifest_sha256))
+        yield
 
 
 def _is_to_be_measured(standing: Variant, options: HostOptions) -> bool:

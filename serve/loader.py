@@ -1,4 +1,4 @@
-"""Versions loaded beside the event loop, one at a time; what failed is not tried again in vain."""
+"""Versions loaded beside the event loop, few at a time; what failed is not tried again in vain."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from edgewright.serve.models import ServedModel
 
 Load = Callable[[str, int], ServedModel]
 Key = tuple[str, int]  # a model's name and a version
+AT_ONCE: Final = 2  # one that is slow or hangs holds up no other model
 _AGAIN_S: Final = 60.0  # until what failed for no reason of its files is tried again
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Loader:
         self._load = load
         self._refused = refused
         self._clock = clock
-        self._one = asyncio.Lock()
+        self._few = asyncio.Semaphore(AT_ONCE)
         self._failures: dict[Key, _Failure] = {}
 
     async def load(self, name: str, version: int, *, again: bool) -> Loaded:
@@ -76,7 +77,7 @@ class Loader:
         Raises:
             EdgewrightError: it does not answer; says why.
         """
-        async with self._one:  # two at once would take the cores from those who answer
+        async with self._few:
             state = await asyncio.to_thread(self._state, name, version)
             failure = self._failures.get((name, version))
             if again or failure is None or self._has_changed(failure, state):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from edgewright.backends import get_backend, softmax
 from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
+from edgewright.manifest import HASHED_AT_ONCE
 from edgewright.model_file import FEATURES, LOGITS
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
-from edgewright.proof.goldens import check_goldens
+from edgewright.proof.goldens import GoldenResult, check_goldens
 from edgewright.proof.host import available_cores, instruction_set
 from edgewright.proof.host_record import threads_here
 from edgewright.repository import Repository
+from edgewright.serve.background import Background
 from edgewright.serve.engines import built_engine
 from edgewright.serve.host_choice import (
     DEFAULT_OPTIONS,
@@ -40,6 +42,7 @@ _MOST_INSTANCES: Final = 8
 _ON_CPU: Final = ("onnxruntime", "openvino")
 _INSTANCES_ON_GPU: Final = 2  # while one computes, the other copies
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -146,6 +149,7 @@ def load_model(
     cores: int | None = None,
     host: HostOptions = DEFAULT_OPTIONS,
     preprocessors: Preprocessors | None = None,
+    background: Background | None = None,
 ) -> ServedModel:
     """Load one version and prove it fit to answer on this host.
 
@@ -159,28 +163,24 @@ def load_model(
         cores: that it may keep busy; None for all that this process may use.
         host: what to do where its certificate does not hold.
         preprocessors: those that may be shared with it.
+        background: where others answer meanwhile: what proves it, a piece at a time. Its sessions
+            are made on the thread that calls, for their threads must not give way.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
         IntegrityError: bytes differ from the seal, or the goldens come out otherwise; named.
         BackendUnavailableError: no variant's runtime is installed.
+        NotReadyError: ``background`` was closed.
     """
     started = time.monotonic()
-    bundle = repository.bundle(name, version)
+    bundle = _verified(repository, name, version, background)
     threads = threads_here(bundle, threads, cores)
     choice, session, runtime = _open(bundle, threads, instances, cores, max_batch, host)
     variant, isa = choice.variant, choice.instruction_set
     preprocessor = (preprocessors or Preprocessors()).of(bundle)
     certificate = variant.certificate
     holds = certificate is not None and certificate.holds(runtime, isa)
-    goldens = check_goldens(
-        bundle,
-        variant,
-        session,
-        preprocessor,
-        same_host=holds,
-        runs_at_once=len(session.each),
-    )
+    goldens = _agreeing(bundle, variant, session, preprocessor, holds, background)
     verdict, proof = _proven(choice, goldens.verdict)
     model = ServedModel(
         name=name,
@@ -196,7 +196,7 @@ def load_model(
     )
     if verdict is Verdict.UNVERIFIED:
         _warn_unverified(model, isa)
-    _warm_up(model, max_batch)
+    _in(background, lambda: _warm_up(model, max_batch))
     log.info(
         "%s version %d: %s on %s, %d instances, %s, %d goldens agree; ready in %.1f s",
         name,
@@ -209,6 +209,38 @@ def load_model(
         time.monotonic() - started,
     )
     return model
+
+
+def _in(background: Background | None, work: Callable[[], T]) -> T:
+    return work() if background is None else background.run(work)
+
+
+def _verified(
+    repository: Repository, name: str, version: int, background: Background | None
+) -> Bundle:
+    at_once = 1 if background else HASHED_AT_ONCE
+    return _in(background, lambda: repository.bundle(name, version, files_at_once=at_once))
+
+
+def _agreeing(
+    bundle: Bundle,
+    variant: Variant,
+    session: Sessions,
+    preprocessor: Preprocessor,
+    same_host: bool,
+    background: Background | None,
+) -> GoldenResult:
+    def check() -> GoldenResult:
+        return check_goldens(
+            bundle,
+            variant,
+            session,
+            preprocessor,
+            same_host=same_host,
+            runs_at_once=1 if background else len(session.each),
+        )
+
+    return _in(background, check)
 
 
 def _open(

@@ -18,6 +18,7 @@ from edgewright.serve.access_log import AccessLevel, AccessLog
 from edgewright.serve.admin_server import AdminServer
 from edgewright.serve.admin_service import AdminService
 from edgewright.serve.admission import Limits, QueueLimit
+from edgewright.serve.background import Background
 from edgewright.serve.batching import Batcher
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
@@ -96,6 +97,7 @@ class Parts:
         self.batcher = self._batcher()
         self._cores = max(1, available_cores() // config.sharing)
         self._decoder = ImageDecoder(self.batcher.queue, self._cores, self.instruments.decoded)
+        self._background = Background()
         self.follower = self._follower()
         self._admin = self._admin_server(CallEdge(observer, callers))
         self.admin_port = self._admin.port if self._admin else None
@@ -218,4 +220,5 @@ class Parts:
             max_batch=config.max_batch,
             host=config.host_options,
             preprocessors=preprocessors,
+            background=None if self.registry.state is State.LOADING else self._background,
         )

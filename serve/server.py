@@ -170,6 +170,7 @@ class Server(Parts):
         if self._admin is not None:
             await self._admin.stop(None)
         await self.follower.close()
+        self._background.close()  # last, so that nobody hears of what was given up
         await self._shadow.close()
 
     def _answer_calls(self) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgewright.errors import IntegrityError
-from edgewright.manifest import Artifact, ArtifactKind, read_artifact, verify
+from edgewright.manifest import HASHED_AT_ONCE, Artifact, ArtifactKind, read_artifact, verify
 from edgewright.preprocess import ImagePreprocessor, TextPreprocessor, load_preprocessor
 
 BUNDLE: Final = ArtifactKind(
@@ -149,15 +149,15 @@ class Bundle:
     prepared: tuple[Variant, ...] = ()
 
     @classmethod
-    def open(cls, path: Path) -> Bundle:
-        """Read and verify, byte for byte.
+    def open(cls, path: Path, *, files_at_once: int = HASHED_AT_ONCE) -> Bundle:
+        """Read and verify, byte for byte, on as many threads as told.
 
         Raises:
             ArtifactNotFoundError: nothing there, or another kind of artifact.
             IntegrityError: a file was altered, is missing, or was added.
         """
         read_artifact(path, BUNDLE)
-        artifact = verify(path)
+        artifact = verify(path, files_at_once=files_at_once)
         choice = json.loads((path / CHOICE_FILE).read_bytes())
         variants = tuple(Variant.from_json(each) for each in artifact.manifest["variants"])
         prepared = tuple(Variant.from_json(each) for each in artifact.manifest.get("prepared", ()))

@@ -30,7 +30,7 @@ from edgewright.errors import ArtifactNotFoundError, ConfigError, IntegrityError
 MANIFEST_FILE: Final = "manifest.json"
 SEAL_FILE: Final = "seal.json"
 _CHUNK_BYTES: Final = 1 << 20
-_HASHED_AT_ONCE: Final = 4
+HASHED_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ def read_artifact(path: Path, kind: ArtifactKind) -> Artifact:
     return artifact
 
 
-def verify(path: Path) -> Artifact:
-    """Check every byte of an artifact of any kind.
+def verify(path: Path, *, files_at_once: int = HASHED_AT_ONCE) -> Artifact:
+    """Check every byte of an artifact of any kind, on as many threads as told.
 
     Raises:
         ArtifactNotFoundError: there is no artifact at ``path``.
@@ -220,7 +220,7 @@ def verify(path: Path) -> Artifact:
         expected[name] = entry["sha256"]
         _check_size(path, name, entry["size"])
     # Hashing leaves the other threads running; the results come in the order of the files.
-    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(files_at_once) as pool:
         for _ in pool.map(lambda each: _check_digest(path, *each), expected.items()):
             pass
     for name in _files_below(path):

@@ -19,7 +19,7 @@ from typing import Final
 
 from edgewright.bundle import Bundle
 from edgewright.errors import ConfigError, IntegrityError, ModelNotFoundError
-from edgewright.manifest import new_folder, replace_file
+from edgewright.manifest import HASHED_AT_ONCE, new_folder, replace_file
 from edgewright.pointer import Canary, Pointer
 
 CURRENT_FILE: Final = "current.json"
@@ -105,14 +105,14 @@ class Repository:
             raise ModelNotFoundError(f"no version {version} of {model!r}; there are: {known}")
         return self.path / model / str(version)
 
-    def bundle(self, model: str, version: int) -> Bundle:
-        """The verified bundle of one version.
+    def bundle(self, model: str, version: int, *, files_at_once: int = HASHED_AT_ONCE) -> Bundle:
+        """The verified bundle of one version; ``files_at_once`` are hashed.
 
         Raises:
             ModelNotFoundError: there is no such model or version.
             IntegrityError: its bytes differ from its seal.
         """
-        return Bundle.open(self.folder(model, version))
+        return Bundle.open(self.folder(model, version), files_at_once=files_at_once)
 
     def publish(self, bundle: Path, model: str, *, keep_current: bool = False) -> int:
         """Copy a verified bundle in as the next version and make it current.

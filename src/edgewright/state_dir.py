@@ -12,15 +12,19 @@ STATE_DIR is ``--state-dir``, else ``edgewright`` in ``$XDG_STATE_HOME`` or ``~/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.manifest import canonical_json, replace_file, sha256_bytes
+
+_LOCK_FILE: Final = ".lock"
 
 
 def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -57,6 +61,19 @@ class StateDir:
     def of(self, manifest_sha256: str) -> Path:
         """The folder of one bundle, which published copies of it share."""
         return self.path / "bundles" / manifest_sha256
+
+    @contextmanager
+    def locked(self, manifest_sha256: str) -> Iterator[None]:
+        """Only one thread of one process at a time works on a bundle; others wait.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder = self.of(manifest_sha256)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _LOCK_FILE).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def read(self, manifest_sha256: str, name: str) -> dict[str, Any] | None:
         """What ``write`` kept of a bundle under ``name``; None where there is nothing.

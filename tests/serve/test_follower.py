@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import tempfile
+import threading
 import weakref
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edgewright.errors import ConfigError, EdgewrightError, IntegrityError, ModelNotFoundError
 from edgewright.pointer import Canary
+from edgewright.repository import Repository
 from edgewright.serve.follower import Follower
 from edgewright.serve.loader import Loader
 from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL
@@ -60,6 +62,17 @@ class Followed:
 
     def look(self) -> None:
         self.run(self.follower.look())
+
+    def task(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        async def begun() -> asyncio.Task[T]:
+            return asyncio.create_task(step)
+
+        return self.run(begun())
+
+    async def until_current(self, version: int, name: str = "news") -> None:
+        async with asyncio.timeout(30):
+            while (lineup := self.registry.lineup(name)) is None or lineup.current != version:
+                await asyncio.sleep(0.01)
 
     @property
     def current(self) -> int | None:
@@ -459,6 +472,47 @@ def test_failures_keep_no_model_alive(disk: Disk) -> None:
         point(disk, 3, "three")
         server.look()
         server.run(_until_gone(left))
+
+
+@pytest.mark.parametrize("slow", ["to load", "to read"])
+def test_a_model_that_is_slow_keeps_no_other_waiting(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    mail = Disk(disk.path, "mail", disk.loads)
+    mail.write(1, "one")
+    begun, may_end = threading.Event(), threading.Event()
+
+    def held(model: str) -> None:
+        if model == "mail" and mail.content(2):
+            begun.set()
+            assert may_end.wait(30)
+
+    with following(disk) as server:
+        place = (server.follower._loader, "_load") if slow == "to load" else (Repository, "pointer")
+        plain = getattr(*place)
+
+        def slowly(*arguments: Any) -> Any:
+            held(arguments[-1 if slow == "to read" else 0])
+            return plain(*arguments)
+
+        monkeypatch.setattr(*place, slowly)
+        point(mail, 2, "two")
+        watching = server.task(server.follower.watch(0.01))
+        server.run(asyncio.to_thread(begun.wait, 30))
+        for version in (2, 3):  # one look after another
+            point(disk, version, str(version))
+            server.run(server.until_current(version))
+        assert server.registry.lineup("mail").current == 1  # type: ignore[union-attr]
+        may_end.set()
+        server.run(server.until_current(2, "mail"))
+        assert disk.loads.count(("mail", 2)) == 1
+        server.run(_cancelled(watching))
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _until_gone(reference: weakref.ref[Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +135,31 @@ def test_the_second_start_measures_nothing(
     first = choose(bundle_elsewhere, None, options)
     assert choose(bundle_elsewhere, None, options) == first
     assert len(stopwatch.timed) == 1
+
+
+def test_of_several_processes_one_measures_and_the_others_wait_for_its_record(
+    bundle_elsewhere: Bundle, options: HostOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring, may_go_on = threading.Event(), threading.Event()
+    timed = []
+
+    def held(runs: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Timing]:
+        timed.append(list(runs))
+        measuring.set()
+        assert may_go_on.wait(30)
+        return {name: timing(SPEEDS[name]) for name in runs}
+
+    monkeypatch.setattr(host_trial, "compare", held)
+    state = StateDir.at(options.state_dir).of(bundle_elsewhere.artifact.manifest_sha256)
+    with ThreadPoolExecutor() as pool:  # a lock of a file holds between threads as well
+        first = pool.submit(choose, bundle_elsewhere, None, options)
+        assert measuring.wait(30)
+        second = pool.submit(choose, bundle_elsewhere, None, options)
+        with (state / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        may_go_on.set()
+        assert first.result() == second.result()
+    assert len(timed) == 1
 
 
 def test_another_number_of_threads_is_measured_for_itself(
@@ -336,7 +364,7 @@ def test_timing_that_takes_too_long_leaves_optimizes_choice(
     assert (choice.variant.name, choice.by) == (SLOW, ChosenBy.BUNDLE)
     assert "could not be measured on this host" in caplog.text
     assert "edgewright tune" in caplog.text
-    assert not (tmp_path / "state").exists()
+    assert list((tmp_path / "state").rglob("*.json")) == []
 
 
 def test_a_server_measures_serves_and_uses_the_record_at_its_next_start(

@@ -37,6 +37,13 @@ def held(tmp_path: Path) -> Gate:
     return Gate(tmp_path / "gate")
 
 
+@pytest.fixture
+def repository_of_one(tmp_path: Path, bundle: Path) -> Path:
+    """As ``repository``, to be changed."""
+    Repository(tmp_path / "repository").publish(bundle, "news")
+    return tmp_path / "repository"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_finishes_what_is_in_flight(
     start: Start, repository: Path, held: Gate, number: signal.Signals
@@ -223,6 +230,40 @@ def test_a_model_whose_loading_hangs_keeps_no_process(
     assert (code, out) == (CUT_OFF, "")
     assert "did not stop within --grace (0.2 s)" in err
     assert "(held, " in err
+
+
+def test_a_reload_that_hangs_keeps_no_process_and_is_named(
+    start: Start, repository_of_one: Path, bundle: Path, held: Gate
+) -> None:
+    options = ("--json", "--grace", "0.2", "--watch-seconds", "0.05")
+    process = start(str(repository_of_one), *FREE_PORTS, *options, gate=held)
+    process.ready()
+    held.shut()
+    Repository(repository_of_one).publish(bundle, "news")
+    until(held.reached)
+    process.popen.terminate()
+    code, _, err = process.wait()
+    assert code == CUT_OFF
+    assert "did not stop within --grace (0.2 s): still at work is" in err
+    assert "background_0 (held" in err
+    assert "cannot be loaded" not in err
+
+
+def test_a_reload_in_progress_costs_no_stop_its_exit_code(
+    start: Start, repository_of_one: Path, bundle: Path, held: Gate
+) -> None:
+    options = ("--json", "--watch-seconds", "0.05", "--drain-delay", "2")
+    process = start(str(repository_of_one), *FREE_PORTS, *options, gate=held)
+    port = process.ready()["metrics_port"]
+    held.shut()
+    Repository(repository_of_one).publish(bundle, "news")
+    until(held.reached)
+    process.popen.terminate()
+    until(lambda: page(port, "/readyz")[0] == 503)
+    held.open()
+    code, out, err = process.wait()
+    assert (code, out) == (0, "")
+    assert "cannot be loaded" not in err
 
 
 def test_a_second_signal_while_it_loads_ends_it_at_once(

@@ -1,0 +1,113 @@
+"""Work in the background gives way to callers, and a reload does what costs there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.errors import IntegrityError, NotReadyError
+from edgewright.proof.goldens import check_goldens
+from edgewright.repository import Repository
+from edgewright.serve.background import NICE, Background
+from edgewright.serve.models import ServedModel, load_model
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux alone")
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    background = Background()
+    yield background
+    background.close()
+
+
+def nice() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@LINUX
+def test_work_gives_way_and_whoever_waits_for_it_does_not(background: Background) -> None:
+    mine = nice()
+    assert background.run(nice) == max(mine, NICE)
+    assert nice() == mine
+
+
+def test_its_errors_are_its_callers(background: Background) -> None:
+    def refuse() -> None:
+        raise IntegrityError("altered")
+
+    with pytest.raises(IntegrityError, match="altered"):
+        background.run(refuse)
+    assert background.run(lambda: 1) == 1
+
+
+def test_what_has_begun_is_finished_and_what_has_not_is_given_up(background: Background) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def piece() -> str:
+        begun.set()
+        assert may_end.wait(30)
+        return "done"
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(background.run, piece)
+        assert begun.wait(30)
+        second = pool.submit(background.run, piece)
+        while not background._pool._work_queue.qsize():
+            assert not second.done()
+        background.close()
+        with pytest.raises(NotReadyError, match="given up"):
+            second.result()
+        may_end.set()
+        assert first.result() == "done"
+    with pytest.raises(NotReadyError, match="given up"):
+        background.run(piece)
+
+
+def load(repository: Path, background: Background | None, threads: int = 1) -> ServedModel:
+    where = Repository(repository)
+    return load_model(
+        where, "news", 1, threads=threads, max_batch=2, instances=2, background=background
+    )
+
+
+@LINUX
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_proves_a_model_gives_way_and_no_thread_of_its_sessions_does(
+    repository: Path, background: Background, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    ran: set[int] = set()
+    plain = ServedModel.scores
+
+    def scores(model: ServedModel, rows: object) -> object:
+        ran.add(nice())
+        return plain(model, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ServedModel, "scores", scores)
+    before = set(os.listdir("/proc/self/task"))
+    model = load(repository, background, threads)
+    assert ran == {max(nice(), NICE)}
+    theirs = set(os.listdir("/proc/self/task")) - before
+    giving_way = [each for each in theirs if os.getpriority(os.PRIO_PROCESS, int(each)) >= NICE]
+    assert len(giving_way) == 1  # the background's own
+    assert len(theirs) == 1 + 2 * (threads - 1)
+    assert model.instances == 2
+
+
+def test_a_load_that_is_given_up_ends_at_its_next_piece(
+    repository: Path, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close_meanwhile(*arguments: Any, **options: Any) -> Any:
+        background.close()
+        return check_goldens(*arguments, **options)
+
+    monkeypatch.setattr("edgewright.serve.models.check_goldens", close_meanwhile)
+    with pytest.raises(NotReadyError, match="given up"):
+        load(repository, background)
