@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -47,6 +48,7 @@ class FeedbackService(FeedbackServiceServicer):
     ) -> None:
         self._intake = intake
         self._instruments = instruments
+        self._turn = asyncio.Lock()  # one message in a pass of the loop, so that calls come between
         self._draining = asyncio.Event()
         self._stream = OrderedStream(self._draining, MESSAGES_AHEAD, observer)
 
@@ -87,18 +89,31 @@ class FeedbackService(FeedbackServiceServicer):
                 "spread them over several messages",
                 field="entries",
             )
-        checked = [_checked(intake.checks, message) for message in messages]
+        async with self._turn:
+            checked = [_checked(intake.checks, message) for message in messages]
+            await asyncio.sleep(0)
         entries = [each.entry for each in checked if isinstance(each, Checked)]
         outcomes: list[Outcome] = []
         if entries:
             outcomes = await intake.writer.submit(entries, wait_for_room=wait_for_room)
-        stored = iter(outcomes)
-        return [
-            self._acknowledged(each.entry, next(stored), each.note)
-            if isinstance(each, Checked)
-            else self._refused(message, each)
-            for message, each in zip(messages, checked, strict=True)
-        ]
+        async with self._turn:
+            self._count(outcomes, refused=len(checked) - len(entries))
+            stored = iter(outcomes)
+            acknowledgements = [
+                _acknowledged(each.entry, next(stored), each.note)
+                if isinstance(each, Checked)
+                else _refused(message, each)
+                for message, each in zip(messages, checked, strict=True)
+            ]
+            await asyncio.sleep(0)
+        return acknowledgements
+
+    def _count(self, outcomes: Sequence[Outcome], refused: int) -> None:
+        counts = Counter(each.value for each in outcomes)
+        counts["invalid"] = refused
+        for status, count in counts.items():
+            if count:
+                self._instruments.feedback_entries.labels(status).inc(count)
 
     def _required_intake(self) -> FeedbackIntake:
         if self._intake is None:
@@ -108,22 +123,22 @@ class FeedbackService(FeedbackServiceServicer):
             )
         return self._intake
 
-    def _acknowledged(self, entry: Entry, outcome: Outcome, note: str) -> Acknowledgement:
-        self._instruments.feedback_entries.labels(outcome.value).inc()
-        unmatched = _UNMATCHED_NOTE if outcome is Outcome.UNMATCHED else ""
-        return Acknowledgement(
-            entry_id=entry.entry_id,
-            status=_STATUSES[outcome],
-            message="; ".join(filter(None, (unmatched, note))),
-        )
 
-    def _refused(self, message: FeedbackEntry, error: InputError) -> Acknowledgement:
-        self._instruments.feedback_entries.labels("invalid").inc()
-        return Acknowledgement(
-            entry_id=message.entry_id[:1000],  # an id of megabytes need not travel back
-            status=feedback_pb2.ACK_STATUS_INVALID,
-            message=str(error),
-        )
+def _acknowledged(entry: Entry, outcome: Outcome, note: str) -> Acknowledgement:
+    unmatched = _UNMATCHED_NOTE if outcome is Outcome.UNMATCHED else ""
+    return Acknowledgement(
+        entry_id=entry.entry_id,
+        status=_STATUSES[outcome],
+        message="; ".join(filter(None, (unmatched, note))),
+    )
+
+
+def _refused(message: FeedbackEntry, error: InputError) -> Acknowledgement:
+    return Acknowledgement(
+        entry_id=message.entry_id[:1000],  # an id of megabytes need not travel back
+        status=feedback_pb2.ACK_STATUS_INVALID,
+        message=str(error),
+    )
 
 
 def _checked(checks: FeedbackChecks, message: FeedbackEntry) -> Checked | InputError:

@@ -59,7 +59,14 @@ def _unpack_libraries(folder: Path) -> None:
 
 def _mirror() -> str:
     """Where this machine has Debian's packages from."""
-    told = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+    told = _run(
+        "apt-get",
+        "indextargets",
+        "--no-release-info",
+        "--format",
+        "$(REPO_URI)",
+        "Created-By: Packages",
+    )
     found = [each for each in told.split() if each.rstrip("/").endswith("/debian")]
     if not found:
         pytest.skip("perf_analyzer needs a newer glibc, and this machine is no Debian")

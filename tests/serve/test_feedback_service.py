@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -17,8 +19,12 @@ from google.rpc.status_pb2 import Status
 from sqlalchemy import text as sql
 
 from edgewright.rpc_errors import STATUS_METADATA_KEY
-from edgewright.serve.feedback_service import MESSAGES_AHEAD
+from edgewright.serve.call_observer import CallObserver
+from edgewright.serve.feedback_checks import Checked
+from edgewright.serve.feedback_records import Entry, Outcome
+from edgewright.serve.feedback_service import MESSAGES_AHEAD, FeedbackService
 from edgewright.serve.feedback_store import FeedbackStore
+from edgewright.serve.instruments import Instruments
 from edgewright.serve.ordered_stream import BYTES_AHEAD
 from edgewright.v1.feedback_pb2 import (
     AckStatus,
@@ -376,3 +382,39 @@ def test_what_a_stream_holds_in_memory_is_bounded(
     opened.set()
     assert len(list(call)) == 20
     assert len(calls) == 20
+
+
+def test_calls_come_between_the_messages_of_streams() -> None:
+    """Whatever has come at once, the loop turns after each message: others wait for one at most."""
+    order: list[str] = []
+
+    class Checks:
+        def check(self, message: FeedbackEntry) -> Checked:
+            order.append(message.entry_id)
+            return Checked(Entry(message.entry_id, None, "sport", None, None, None, 1, 1))
+
+    class Writer:
+        async def submit(self, entries: Sequence[Entry], *, wait_for_room: bool) -> list[Outcome]:
+            return [Outcome.STORED for _ in entries]
+
+    async def others() -> None:
+        while True:
+            order.append("others")
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        instruments = Instruments()
+        intake: Any = SimpleNamespace(checks=Checks(), writer=Writer())
+        service = FeedbackService(intake, instruments, CallObserver(instruments))
+        requests = [
+            SendFeedbackRequest(entries=[FeedbackEntry(entry_id=f"{n}{part}") for part in "ab"])
+            for n in range(9)
+        ]
+        turning = asyncio.create_task(others())
+        await asyncio.gather(*(service.SendFeedback(each, None) for each in requests))
+        turning.cancel()
+
+    asyncio.run(scenario())
+    checked = "".join("|" if each == "others" else each[0] for each in order)
+    runs = [run for run in checked.split("|") if run]
+    assert runs == [f"{n}{n}" for n in range(9)]
