@@ -13,6 +13,7 @@ import click
 
 from edgewright.options import Command, config_option, output_options, state_dir_option
 from edgewright.output import Output
+from edgewright.serve import event_loop
 from edgewright.serve.access_log import AccessLevel
 from edgewright.serve.announcement import lines, told
 from edgewright.serve.config import ServeConfig
@@ -249,7 +250,7 @@ def serve(
             running = serve_in_processes(config, lambda each: _announce(output, each), logs)
             code = asyncio.run(running)
         else:
-            whole = asyncio.run(
+            whole = event_loop.run(
                 serve_repository(config, lambda ready: _announce(output, told(ready)), log_thread)
             )
             code = 0 if whole else CUT_OFF

@@ -15,6 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Final
 
 from edgewright.errors import EdgewrightError, NotReadyError
+from edgewright.serve import event_loop
 from edgewright.serve.announcement import told
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import CUT_OFF
@@ -166,7 +167,7 @@ class Parent:
 def _run(number: int, config: ServeConfig, logs: Logs, pipe: Connection) -> None:
     """What the process does."""
     with log_to_stderr(logs.style, level=logs.level, process=str(number)) as log_thread:
-        code = asyncio.run(_code_of(config, log_thread, pipe))
+        code = event_loop.run(_code_of(config, log_thread, pipe))
     if log_thread.stuck:  # the interpreter would wait at its end for whoever does not read stderr
         os._exit(code)
     sys.exit(code)

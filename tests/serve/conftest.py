@@ -14,6 +14,7 @@ import pytest
 from edgewright.preprocess import TokenRow
 from edgewright.repository import Repository
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.event_loop import new_event_loop
 from edgewright.serve.models import ServedModel
 from edgewright.serve.server import Server
 from edgewright.v1.model_pb2_grpc import ModelServiceStub
@@ -34,7 +35,7 @@ class LoopThread:
     """An event loop in a thread: servers run on it while tests call them from outside."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 

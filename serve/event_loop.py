@@ -1,0 +1,29 @@
+"""The event loop that calls are answered on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, or Python's own where it is not installed, as on Windows, where it cannot be.
+
+    ``grpc.aio`` wakes the loop for each of the four steps of a call. With uvloop that, and what
+    follows from it, takes a fifth less of a core, which the compute threads have instead.
+    """
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """As ``asyncio.run``, on such a loop."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(coroutine)
