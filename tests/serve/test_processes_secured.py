@@ -111,6 +111,18 @@ def test_processes_share_a_port_of_ipv6(start_two: Start, repository: Path) -> N
     assert [family.page(number, "/readyz")[0] for number in range(2)] == [200, 200]
 
 
+def test_processes_share_ports_of_every_interface_by_both_families(
+    start_two: Start, repository: Path
+) -> None:
+    family = start_two(repository, "--host", "0.0.0.0").announced()
+    for host in ("127.0.0.1", "[::1]"):
+        family.host = host
+        assert len(family.nodes()) == 2
+        assert [family.page(number, "/readyz")[0] for number in range(2)] == [200, 200]
+    family.popen.terminate()
+    assert family.wait()[0] == 0
+
+
 def test_ports_in_use_on_ipv6_are_told(start_two: Start, repository: Path) -> None:
     first = start_two(repository, "--host", "::1").announced()
     for option, port in (("--port", first.told["port"]), ("--metrics-port", first.http_ports[1])):
