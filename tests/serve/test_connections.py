@@ -6,6 +6,7 @@ import itertools
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -32,6 +33,7 @@ from .raw_http2 import (
     frame,
     head_of,
 )
+from .test_refusal_unread import Late
 from .test_tls import Authority
 
 HELLO = PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
@@ -140,18 +142,21 @@ def test_who_pings_without_end_is_sent_away(launch: Launch) -> None:
 
 
 @pytest.mark.usefixtures("quiet")
-def test_calls_that_are_reset_at_once_leave_nothing_behind(launch: Launch) -> None:
+def test_calls_that_are_reset_at_once_take_nobody_s_room(launch: Launch) -> None:
     running = launch()
+    running.classify("bank")
     head = head_of(CLASSIFY)
-    with connect(running.server.port, HELLO) as resetting:
-        send(
-            resetting,
-            (
-                frame(HEADERS, END_HEADERS, stream, head) + frame(RST_STREAM, 0, stream, CANCEL)
-                for stream in range(1, 10_001, 2)
-            ),
-        )
-        assert running.classify("bank").classifications
+    resets = (
+        frame(HEADERS, END_HEADERS, stream, head) + frame(RST_STREAM, 0, stream, CANCEL)
+        for stream in range(1, 20_001, 2)
+    )
+    with connect(running.server.port, HELLO) as resetting, Late(running):
+        send(resetting, resets)
+        resetting.sendall(frame(PING, 0, 0, b"the last"))
+        until(lambda: b"the last" in resetting.recv(65536))  # all have been taken in
+        call = running.predictions.ClassifyText.future(running.request("bank"), timeout=60)
+        time.sleep(0.2)  # it has been sent
+    assert call.result().classifications
     until(lambda: running.server.in_flight == 0)
     assert running.server.batcher.queue.rows == 0
 

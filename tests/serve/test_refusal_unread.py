@@ -17,6 +17,7 @@ from google.rpc.status_pb2 import Status
 
 from edgewright.oip import inference_pb2
 from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve import grpc_options
 from edgewright.serve.call_edge import QUEUED
 from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION, MAX_UNSEEN_CALLS
 from edgewright.v1 import prediction_pb2
@@ -130,7 +131,10 @@ def test_a_late_event_loop_costs_no_caller_within_the_limits_its_answer(launch: 
     assert Counter(call.code() for call in calls) == {grpc.StatusCode.OK: len(calls)}
 
 
-def test_no_call_waits_unseen_for_longer_than_any_may_wait(launch: Launch) -> None:
+def test_no_call_waits_unseen_for_longer_than_any_may_wait(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_options, "LEAST_UNSEEN_S", 1)
     running = launch(max_wait_s=0.5)  # gRPC has whole seconds
     request = running.request("bank")
     running.classify("bank")
