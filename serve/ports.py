@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -143,7 +144,14 @@ def _faults_told(host: str, port: int, option: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "gRPC could not bind it"
+        elsewhere = isinstance(error, socket.gaierror) or (
+            isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL
+        )
+        remedy = (
+            "the host must be an address of this machine, or a name of one"
+            if elsewhere
+            else "choose another, or 0 for any that is free"
+        )
         raise ConfigError(
-            f"{option} {port} on {host} cannot be had ({reason}); "
-            "choose another, or 0 for any that is free"
+            f"{option} {port} on {host} cannot be had ({reason}); {remedy}"
         ) from error

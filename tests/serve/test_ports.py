@@ -103,9 +103,11 @@ def test_a_machine_without_ipv6_listens_by_ipv4(monkeypatch: pytest.MonkeyPatch)
             each.close()
 
 
-def test_a_name_that_nobody_has_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"--port 1 on no\.such\.host\.invalid cannot be had \("):
-        listening("no.such.host.invalid", 1, "--port", reserved=False)
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])  # RFC 6761, RFC 5737
+def test_a_host_that_is_not_this_one_is_told(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"--port 0 on {host} cannot be had") as told:
+        listening(host, 0, "--port", reserved=False)
+    assert "the host must be an address of this machine" in str(told.value)
 
 
 def test_addresses_are_told_as_they_can_be_used() -> None:
