@@ -13,8 +13,9 @@ MAX_CALLS_PER_CONNECTION: Final = 128
 MAX_ENDED_CALLS: Final = 512
 # Calls over all connections that gRPC has taken in and the event loop has not come to. It cancels
 # some beyond the first, all beyond the second; both bound memory and the wait that nobody sees.
-# The first is as much as sixteen full connections.
-MAX_UNSEEN_CALLS: Final = (2048, 4096)
+# The first is as much as sixteen full connections. The second is where they stay under overload:
+# were it far off, what is let in would have waited for that much longer.
+MAX_UNSEEN_CALLS: Final = (2048, 2304)
 # Of one address that is listened on. What connects beyond is closed at once.
 MAX_CONNECTIONS: Final = 1024
 # From the connection to the end of the handshakes of TLS and HTTP/2.
