@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import ssl
@@ -145,14 +146,17 @@ def page(
 
 
 def two_ports() -> int:
-    """A free port, above which one is free too."""
+    """A free port, above which one is free too.
+
+    Below those that the system gives callers: who asks one of these while nobody listens may be
+    given the very port that he asks, and then speaks with himself.
+    """
     while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-            with suppress(OSError, OverflowError):
-                other.bind(("127.0.0.1", port + 1))
-                return port
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def is_running(pid: int) -> bool:
