@@ -369,6 +369,15 @@ def test_the_policy_holds_versions_beside_the_current_one(disk: Disk) -> None:
         assert list(server.problems()) == [3]
 
 
+def test_going_back_to_a_version_that_is_held_loads_nothing(disk: Disk) -> None:
+    disk.write(2, "two")
+    with following(disk, "latest:2") as server:
+        server.run(server.follower.make_current("news", 2))
+        assert server.run(server.follower.rollback("news")) == 1
+        assert (server.current, server.loaded) == (1, [1, 2])
+    assert disk.loads == [("news", 1), ("news", 2)]
+
+
 def test_a_canary_gets_its_weight_of_the_calls_that_name_no_version() -> None:
     versions: dict[int, Any] = {each: FakeModel("news", each, "") for each in (1, 2)}
     registry = Registry(random.Random(0))
