@@ -28,7 +28,8 @@ from benchmarks.load import Load, LoadResult, build_load_generator, run_load
 from benchmarks.serve_protocol import TYPED
 from benchmarks.serve_subject import payloads_of
 from benchmarks.served import served
-from edgewright.serve.feedback_export import Selection, report
+from edgewright.serve.feedback_report import report
+from edgewright.serve.feedback_rows import Selection
 from edgewright.serve.feedback_store import FeedbackStore
 from edgewright.v1.feedback_pb2 import (
     ACK_STATUS_UNMATCHED,

@@ -16,6 +16,7 @@ from edgewright.examples import (
     Table,
     build_examples,
     read_table,
+    without_broken_images,
 )
 from edgewright.finetune.config import DEFAULT_SPLITS, FinetuneConfig
 from edgewright.finetune.findings import has_dominant_group
@@ -125,5 +126,6 @@ def _sources(config: FinetuneConfig) -> Sources:
         else read_table(config.data, columns, revision=config.data_revision),
         validation=read(config.validation),
         test=read(config.test),
-        added=tuple(read_table(source, unsplit) for source in config.add),
+        # Gathered from callers: one that is broken must not hold up the others.
+        added=tuple(without_broken_images(read_table(source, unsplit)) for source in config.add),
     )

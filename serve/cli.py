@@ -182,7 +182,8 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 )
 @_option(
     "--log-inputs",
-    "Store classified texts with their predictions; sampled is one in ten. Images never are.",
+    "Store classified texts and image files with their predictions; sampled is one in ten. What "
+    "comes as tensors never is.",
     type=click.Choice([each.value for each in LogInputs]),
     default=LogInputs.OFF.value,
 )

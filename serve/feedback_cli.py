@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +12,13 @@ from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.options import Command, Group, output_options
 from edgewright.output import Output
 
+if TYPE_CHECKING:
+    from edgewright.serve.feedback_store import FeedbackStore
+
 _EXAMPLES = (
     "edgewright feedback export sqlite:///feedback.db -o feedback.parquet",
     "edgewright feedback report sqlite:///feedback.db",
+    "edgewright feedback prune sqlite:///feedback.db --older-than 90",
 )
 
 
@@ -55,6 +59,7 @@ def feedback() -> None:
     examples=(
         "edgewright feedback export sqlite:///feedback.db -o feedback.parquet",
         "edgewright feedback export sqlite:///feedback.db -o new.parquet --since 2026-01-31",
+        "edgewright feedback export sqlite:///feedback.db -o pets-feedback --model pets",
     ),
 )
 @_STORE
@@ -64,11 +69,11 @@ def feedback() -> None:
     "target",
     required=True,
     type=click.Path(path_type=Path),
-    help="Parquet file to write.",
+    help="Parquet file to write or, of images, a folder.",
 )
 @_SINCE
 @_MODEL
-@click.option("--overwrite", is_flag=True, help="Replace the file that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace the export that is there.")
 @output_options
 def export(
     store_url: str,
@@ -78,28 +83,35 @@ def export(
     overwrite: bool,
     output: Output,
 ) -> None:
-    """Write labelled texts for `edgewright finetune --from CHECKPOINT --add FILE`.
+    """Write labelled texts or images for `edgewright finetune --from CHECKPOINT --add`.
 
-    Of several entries about one prediction the last one received counts. Entries whose text was
-    neither logged nor sent along are counted, and left out.
+    Of images the output is a folder: the files, and metadata.parquet that names them. Of several
+    entries about one prediction the last one received counts. Entries whose input was neither
+    logged nor sent along are counted, and left out.
     """
-    feedback_export, store = _open(store_url)
+    store = _open(store_url)
+    from edgewright.serve.feedback_export import export
+    from edgewright.serve.feedback_rows import Selection
+
     with store:
-        selection = feedback_export.Selection(since, model)
-        done = feedback_export.export(store, target, selection, overwrite=overwrite)
+        done = export(store, target, Selection(since, model), overwrite=overwrite)
     labels = dict(sorted(done.labels.items()))
+    files = {} if done.images is None else {"images": done.images, "damaged": done.damaged}
     output.result(
         {
-            "file": str(target),
+            "file" if done.images is None else "folder": str(target),
             "entries": done.entries,
             "exported": done.exported,
             "without_input": done.without_input,
             "superseded": done.superseded,
+            **files,
             "labels": labels,
         },
         [
             f"{target}: {done.exported} rows of {done.entries} entries; left out are "
             f"{done.without_input} without input and {done.superseded} superseded by a later one",
+            *([f"images          {done.images} files"] if files else []),
+            *([f"damaged         {done.damaged} rows: left out too"] if done.damaged else []),
             *_counted(labels),
             f"next            edgewright finetune --from CHECKPOINT --add {target} -o BETTER",
         ],
@@ -120,21 +132,64 @@ def export(
 @output_options
 def report(store_url: str, since: datetime | None, model: str | None, output: Output) -> None:
     """Count predictions and feedback, and say how often the served model was right."""
-    feedback_export, store = _open(store_url)
+    store = _open(store_url)
+    from edgewright.serve.feedback_report import report as report_of
+    from edgewright.serve.feedback_rows import Selection
+
     with store:
-        figures = feedback_export.report(store, feedback_export.Selection(since, model))
+        figures = report_of(store, Selection(since, model))
     output.result({"store": str(store.url), **figures}, _lines(figures))
 
 
-def _open(store_url: str) -> tuple[Any, Any]:
+@feedback.command(
+    "prune",
+    cls=Command,
+    examples=("edgewright feedback prune sqlite:///feedback.db --older-than 90",),
+)
+@_STORE
+@click.option(
+    "--older-than",
+    "days",
+    required=True,
+    metavar="DAYS",
+    type=click.IntRange(1, 36500),
+    help="Delete what was received or predicted longer ago, and images that nothing names then.",
+)
+@output_options
+def prune(store_url: str, days: int, output: Output) -> None:
+    """Delete what is old, for good. Export it first.
+
+    A prediction with later feedback stays, with its image. A file of SQLite does not shrink: the
+    room is used again, or given back by `sqlite3 FILE VACUUM`.
+    """
+    store = _open(store_url)
+    from edgewright.serve.feedback_prune import prune as prune_store
+
+    before = datetime.now(UTC) - timedelta(days=days)
+    with store:
+        done = prune_store(store, before)
+    output.result(
+        {
+            "before": before.isoformat(timespec="seconds"),
+            "entries": done.entries,
+            "predictions": done.predictions,
+            "images": done.images,
+        },
+        [
+            f"deleted         {done.entries} entries, {done.predictions} predictions, "
+            f"{done.images} images from before {before:%Y-%m-%d %H:%M} UTC"
+        ],
+    )
+
+
+def _open(store_url: str) -> FeedbackStore:
     try:  # here, so that help and refusals need not wait for it
-        from edgewright.serve import feedback_export
         from edgewright.serve.feedback_store import FeedbackStore
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(
             f"feedback needs {error.name}; pip install 'edgewright[serve]'"
         ) from error
-    return feedback_export, FeedbackStore.open(store_url, create=False)
+    return FeedbackStore.open(store_url, create=False)
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:

@@ -1,7 +1,11 @@
-"""What a store has gathered: labelled texts for fine-tuning, and counts.
+"""What a store has gathered, as examples for ``edgewright finetune --from CHECKPOINT --add``.
 
-Of several entries about one prediction the one received last counts; the others are superseded. An
-entry without a prediction stands for itself.
+Texts become one Parquet file. Images become a folder:
+
+metadata.parquet        a row for each entry; file_name is a path within the folder
+images/<sha256>.png     each image once, as it came; .jpg, .webp and so on by what is in it
+
+which is the form that Hugging Face datasets calls an imagefolder.
 """
 
 from __future__ import annotations
@@ -9,28 +13,22 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, case, func, select
+from sqlalchemy import Connection, RowMapping, case, func, select
 
 from edgewright.errors import BackendUnavailableError, ConfigError, DataError
-from edgewright.serve.feedback_schema import feedback, predictions
+from edgewright.manifest import new_folder
+from edgewright.serve.feedback_rows import Selection, joined, pages
 from edgewright.serve.feedback_store import FeedbackStore
+from edgewright.serve.image_export import ImageExport
+from edgewright.tables import IMAGE_TABLE, TABLE_ENDINGS
 
-ROWS_AT_ONCE: Final = 2000
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which entries: received from ``since`` on, about one model; None takes all."""
-
-    since: datetime | None = None  # with a time zone
-    model: str | None = None
+_MARK: Final = {b"edgewright": b"feedback"}  # metadata of the table
 
 
 @dataclass
@@ -39,202 +37,170 @@ class Export:
 
     entries: int = 0  # selected
     superseded: int = 0  # a later entry about the same prediction counts
-    without_input: int = 0  # no text was logged or sent along, so they cannot be learnt from
+    without_input: int = 0  # nothing was logged or sent along, so they cannot be learnt from
+    damaged: int = 0  # their image is gone from the store, or not what it was
     exported: int = 0
+    images: int | None = None  # files written, which several rows may name; None: texts
     labels: Counter[str] = field(default_factory=Counter)  # of the rows exported
 
 
 def export(
     store: FeedbackStore, target: Path, selection: Selection, *, overwrite: bool = False
 ) -> Export:
-    """Write labelled texts to a Parquet file, oldest first, for ``edgewright finetune --add``.
+    """Write labelled texts to a file, or images to a folder, oldest entry first.
 
-    Columns: text, label, prediction_id, model, version, entry_id, time (of receipt, UTC).
+    Columns: text or file_name, then label, prediction_id, model, version, entry_id, time (of
+    receipt, UTC). The target is there whole or not at all.
 
     Raises:
-        ConfigError: the file exists, or entries about several models are selected.
+        ConfigError: the target exists or is not fit for what there is, or entries about several
+            models are selected.
         DataError: nothing would be left to write; nothing is written then.
         BackendUnavailableError: pyarrow is not installed.
         FeedbackStoreError: the store failed.
     """
     _require_pyarrow()
-    _check_target(target, overwrite=overwrite)
 
     def work(connection: Connection) -> Export:
-        _refuse_several_models(connection, selection)
-        with _new_file(target) as staging:
-            return _write(connection, selection, staging, str(store.url))
+        found = _Found.of(connection, selection)
+        if len(found.models) > 1:
+            raise ConfigError(
+                f"the store holds feedback on several models ({', '.join(found.models)}), whose "
+                "labels do not belong in one file; choose one with --model"
+            )
+        if not found.with_image and not found.with_text:
+            raise _nothing(found.export)
+        write = _write_images if found.with_image else _write_texts
+        return write(connection, selection, target, overwrite)
 
     return store.transaction(work)
 
 
-def report(store: FeedbackStore, selection: Selection) -> dict[str, Any]:
-    """Counts of a store, and how often the served models were right.
+@dataclass(frozen=True)
+class _Found:
+    """What is selected, before anything is written."""
 
-    ``agreement`` is the share of the matched entries that count whose label is the one predicted:
-    accuracy as served, of what people chose to give feedback on. None where there is none.
+    models: list[str]
+    with_text: int
+    with_image: int
+    export: Export  # where there is neither
 
-    Raises:
-        FeedbackStoreError: the store failed.
-    """
-    return store.transaction(lambda connection: _report(connection, selection))
-
-
-def _joined(selection: Selection) -> Select[Any]:
-    """Every selected entry beside its prediction, with its rank: 1 is the one that counts."""
-    own = case((feedback.c.prediction_id.is_(None), feedback.c.entry_id), else_=None)
-    rank = func.row_number().over(
-        partition_by=(feedback.c.prediction_id, own),
-        order_by=(feedback.c.received_us.desc(), feedback.c.entry_id.desc()),
-    )
-    model = func.coalesce(predictions.c.model, feedback.c.model)
-    joined = feedback.outerjoin(
-        predictions, feedback.c.prediction_id == predictions.c.prediction_id
-    )
-    query = select(
-        feedback.c.entry_id,
-        feedback.c.prediction_id,
-        feedback.c.label,
-        feedback.c.received_us,
-        predictions.c.label.label("predicted"),
-        predictions.c.version,
-        model.label("model"),
-        # What the model has seen goes before what the sender says it was.
-        func.coalesce(predictions.c.text, feedback.c.text).label("text"),
-        rank.label("rank"),
-    ).select_from(joined)
-    if selection.since is not None:
-        since_us = round(selection.since.timestamp() * 1e6)
-        query = query.where(feedback.c.received_us >= since_us)
-    if selection.model is not None:
-        query = query.where(model == selection.model)
-    return query
+    @classmethod
+    def of(cls, connection: Connection, selection: Selection) -> _Found:
+        rows = joined(connection, selection).subquery()
+        counts = (rows.c.rank == 1, (rows.c.rank == 1) & rows.c.text.is_not(None),
+                  (rows.c.rank == 1) & rows.c.image.is_not(None))  # fmt: skip
+        sums = [func.coalesce(func.sum(case((each, 1), else_=0)), 0) for each in counts]
+        entries, last, texts, images = connection.execute(select(func.count(), *sums)).one()
+        models = connection.execute(select(rows.c.model).distinct()).scalars()
+        export = Export(entries, entries - last, without_input=last)
+        return cls(sorted(filter(None, models)), texts, images, export)
 
 
-def _refuse_several_models(connection: Connection, selection: Selection) -> None:
-    rows = _joined(selection).subquery()
-    names = sorted(
-        name for name in connection.execute(select(rows.c.model).distinct()).scalars() if name
-    )
-    if len(names) > 1:
+def _write_texts(
+    connection: Connection, selection: Selection, target: Path, overwrite: bool
+) -> Export:
+    _check_file(target, overwrite=overwrite)
+    with _new_file(target) as staging:
+        return _write(connection, selection, staging, None)
+
+
+def _write_images(
+    connection: Connection, selection: Selection, target: Path, overwrite: bool
+) -> Export:
+    if target.suffix.lower() in TABLE_ENDINGS:
         raise ConfigError(
-            f"the store holds feedback on several models ({', '.join(names)}), whose labels do not "
-            "belong in one file; choose one with --model"
+            f"{target}: the entries are about images, which are written to a folder, with a table "
+            f"that names them; give a folder: -o {target.with_suffix('')}"
+        )
+    _check_parent(target)
+    with new_folder(target, overwrite=overwrite, replaceable=_is_export) as staging:
+        return _write(
+            connection, selection, staging / IMAGE_TABLE, ImageExport(connection, staging)
         )
 
 
-def _write(connection: Connection, selection: Selection, path: Path, store: str) -> Export:
+def _write(
+    connection: Connection, selection: Selection, path: Path, images: ImageExport | None
+) -> Export:
+    """Write the table, and with ``images`` the files that it names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
+    schema = _schema("text" if images is None else "file_name")
+    done = Export()
+    with (
+        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+        pages(connection, selection) as found,
+    ):
+        for rows in found:
+            kept = [row for row in (_exported(row, images, done) for row in rows) if row]
+            if kept:
+                writer.write_table(pa.Table.from_pylist(kept, schema=schema))
+    if not done.exported:
+        raise _nothing(done)
+    done.images = images.count if images is not None else None
+    return done
+
+
+def _schema(content: str) -> Any:
+    """The table's, as pyarrow has it; ``content`` is the first column."""
+    import pyarrow as pa
+
+    return pa.schema(
         [
-            pa.field("text", pa.string(), nullable=False),
+            pa.field(content, pa.string(), nullable=False),
             pa.field("label", pa.string(), nullable=False),
             pa.field("prediction_id", pa.string()),
             pa.field("model", pa.string()),
             pa.field("version", pa.int64()),
             pa.field("entry_id", pa.string(), nullable=False),
             pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
-        ]
+        ],
+        metadata=_MARK,
     )
-    done = Export()
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for rows in _pages(connection, selection):
-            kept = [row for row in rows if _counted(row, done)]
-            columns = {
-                name: [row[_SOURCES.get(name, name)] for row in kept] for name in schema.names
-            }
-            if kept:
-                writer.write_table(pa.table(columns, schema=schema))
-    if not done.exported:
-        raise DataError(
-            f"{store}: of {done.entries} entries none can be exported: {done.without_input} are "
-            f"without input, {done.superseded} superseded. Serve with --log-inputs all, or send "
-            "the text with the feedback"
-        )
-    return done
 
 
-_SOURCES: Final = {"time": "received_us"}
-
-
-def _counted(row: RowMapping, done: Export) -> bool:
-    """Whether the row is exported; counts it either way."""
+def _exported(row: RowMapping, images: ImageExport | None, done: Export) -> dict[str, Any] | None:
+    """The row as it is written, if it is; counts it either way."""
     done.entries += 1
+    content = row["text"] if images is None else row["image"]
     if row["rank"] != 1:
         done.superseded += 1
-    elif not (row["text"] or "").strip():
+        return None
+    if not (content or "").strip():
         done.without_input += 1
-    else:
-        done.exported += 1
-        done.labels[row["label"]] += 1
-        return True
-    return False
+        return None
+    if images is not None:
+        content = images.name(content)
+        if content is None:
+            done.damaged += 1
+            return None
+    done.exported += 1
+    done.labels[row["label"]] += 1
+    column = "text" if images is None else "file_name"
+    return {**row, column: content, "time": row["received_us"]}
 
 
-def _pages(connection: Connection, selection: Selection) -> Iterator[Sequence[RowMapping]]:
-    query = _joined(selection).order_by(feedback.c.received_us, feedback.c.entry_id)
-    streamed = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
-    yield from streamed.mappings().partitions()
+def _nothing(done: Export) -> DataError:
+    damaged = f", {done.damaged} with an image that is gone or damaged" if done.damaged else ""
+    return DataError(
+        f"of {done.entries} entries in the store none can be exported: {done.without_input} are "
+        f"without input, {done.superseded} superseded{damaged}. Serve with --log-inputs all, or "
+        "send texts with the feedback"
+    )
 
 
-def _report(connection: Connection, selection: Selection) -> dict[str, Any]:
-    logged = select(func.count(), func.count(predictions.c.text)).select_from(predictions)
-    if selection.model is not None:
-        logged = logged.where(predictions.c.model == selection.model)
-    if selection.since is not None:
-        since_us = round(selection.since.timestamp() * 1e6)
-        logged = logged.where(predictions.c.predicted_us >= since_us)
-    count, with_input = connection.execute(logged).one()
-    tally: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    models: dict[str, Counter[str]] = {}
-    for rows in _pages(connection, selection):
-        for row in rows:
-            _tally(row, tally, labels, models)
-    return {
-        "predictions": count,
-        "predictions_with_input": with_input,
-        "entries": tally["entries"],
-        "superseded": tally["superseded"],
-        "unmatched": tally["unmatched"],
-        "without_input": tally["without_input"],
-        "matched": tally["matched"],
-        "agreeing": tally["agreeing"],
-        "agreement": _share(tally),
-        "labels": dict(sorted(labels.items())),
-        "models": {
-            name: {"matched": c["matched"], "agreeing": c["agreeing"], "agreement": _share(c)}
-            for name, c in sorted(models.items())
-        },
-    }
+def _is_export(folder: Path) -> bool:
+    """Whether one was written there, as its table says of itself."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-
-def _tally(
-    row: RowMapping,
-    tally: Counter[str],
-    labels: Counter[str],
-    models: dict[str, Counter[str]],
-) -> None:
-    tally["entries"] += 1
-    if row["rank"] != 1:
-        tally["superseded"] += 1
-        return
-    labels[row["label"]] += 1
-    tally["without_input"] += not (row["text"] or "").strip()
-    if row["predicted"] is None:
-        tally["unmatched"] += row["prediction_id"] is not None
-        return
-    agreeing = int(row["predicted"] == row["label"])
-    name = f"{row['model']} version {row['version']}"
-    for each in (tally, models.setdefault(name, Counter())):
-        each["matched"] += 1
-        each["agreeing"] += agreeing
-
-
-def _share(tally: Counter[str]) -> float | None:
-    return tally["agreeing"] / tally["matched"] if tally["matched"] else None
+    try:
+        metadata = pq.read_schema(folder / IMAGE_TABLE).metadata or {}
+    except (OSError, pa.ArrowException):
+        return False
+    return _MARK.items() <= metadata.items()
 
 
 def _require_pyarrow() -> None:
@@ -246,11 +212,15 @@ def _require_pyarrow() -> None:
         ) from error
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
+def _check_file(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise ConfigError(f"{target} is a folder; give the path of a file")
     if os.path.lexists(target) and not overwrite:
         raise ConfigError(f"{target} exists already; choose another path or pass --overwrite")
+    _check_parent(target)
+
+
+def _check_parent(target: Path) -> None:
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"{target}: there is no folder {target.absolute().parent}; make it first")
 

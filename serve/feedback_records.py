@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answered text; ``labels``, ``classes`` and ``scores`` are shared with the answer."""
+    """One answered input; ``labels``, ``classes`` and ``scores`` are shared with the answer."""
 
     prediction_id: str
     model: str
@@ -48,10 +48,12 @@ class Prediction:
     labels: Sequence[str]  # of the model, by index
     classes: Sequence[int]  # best first
     scores: Sequence[float]  # of ``classes``
-    text: str | None  # None where inputs are not logged
+    text: str | None  # None where inputs are not logged, or are no texts
     predicted_us: int
+    image: bytes | None = None  # the file as it came; None where inputs are not logged, or no files
 
     @property
     def size(self) -> int:
         """Bytes of memory it holds, roughly."""
-        return _OVERHEAD_BYTES + 32 * len(self.classes) + len(self.text or "")
+        content = len(self.text or "") + len(self.image or b"")
+        return _OVERHEAD_BYTES + 32 * len(self.classes) + content

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -14,18 +16,21 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
     insert,
     inspect,
     select,
+    update,
 )
 
 from edgewright.errors import FeedbackStoreError
 from edgewright.serve.store_url import SQLITE, SQLITE_PATIENCE_S
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # 1 had no images
+READABLE: Final = (1, SCHEMA_VERSION)
 # Two replicas that start at once must not both make the tables. Any number will do for PostgreSQL.
 _LOCK: Final = {
     "sqlite": "BEGIN IMMEDIATE",
@@ -34,6 +39,8 @@ _LOCK: Final = {
 _LOOK_AGAIN_S: Final = 0.01
 
 METADATA: Final = MetaData()
+
+log = logging.getLogger(__name__)
 
 schema: Final = Table("edgewright_schema", METADATA, Column("version", Integer, nullable=False))
 
@@ -64,11 +71,27 @@ predictions: Final = Table(
     Column("scores", JSON, nullable=False),  # label -> score
     Column("text", Text),
     Column("predicted_us", BigInteger, nullable=False),
+    Column("image", Text),  # images.sha256
+)
+# For those that delete images; texts pay nothing for it.
+_images_in_use: Final = Index(
+    "edgewright_predictions_image",
+    predictions.c.image,
+    sqlite_where=predictions.c.image.is_not(None),
+    postgresql_where=predictions.c.image.is_not(None),
+)
+
+# Every image once, however often it was classified.
+images: Final = Table(
+    "edgewright_images",
+    METADATA,
+    Column("sha256", Text, primary_key=True),
+    Column("content", LargeBinary, nullable=False),  # the file as it came
 )
 
 
 def prepare(connection: Connection, store: str) -> None:
-    """Make the tables where there are none, in the transaction of ``connection``.
+    """Make the tables, or bring those of an older version up to date, in one transaction.
 
     Raises:
         FeedbackStoreError: as ``check``.
@@ -77,30 +100,47 @@ def prepare(connection: Connection, store: str) -> None:
     if not inspect(connection).has_table(schema.name):
         METADATA.create_all(connection)
         connection.execute(insert(schema).values(version=SCHEMA_VERSION))
-    check(connection, store)
+    elif check(connection, store) == 1:
+        _add_images(connection)
+        connection.execute(update(schema).values(version=SCHEMA_VERSION))
+        log.info("%s had schema version 1 and now has %d", store, SCHEMA_VERSION)
 
 
-def check(connection: Connection, store: str) -> None:
-    """Refuse what is no store, or one of a schema that this version does not know.
+def _add_images(connection: Connection) -> None:
+    """A server of the older version that runs meanwhile goes on: it names the columns it writes."""
+    connection.exec_driver_sql(f"ALTER TABLE {predictions.name} ADD COLUMN image TEXT")
+    _images_in_use.create(connection)
+    images.create(connection)
+
+
+def holds_images(connection: Connection) -> bool:
+    """Whether the store has a place for images; one of version 1 has none."""
+    return inspect(connection).has_table(images.name)
+
+
+def check(connection: Connection, store: str) -> int:
+    """The version of a store's schema, which can be read as it is.
 
     Raises:
-        FeedbackStoreError: it is; ``store`` names it in the message.
+        FeedbackStoreError: it is no store, or of a version that this edgewright does not know;
+            ``store`` names it in the message.
     """
     if not inspect(connection).has_table(schema.name):
         raise FeedbackStoreError(
             f"{store} holds no feedback store; `edgewright serve --feedback URL` makes one"
         )
-    versions = connection.execute(select(schema.c.version)).scalars().all()
+    versions: Sequence[int] = connection.execute(select(schema.c.version)).scalars().all()
     if len(versions) != 1:
         raise FeedbackStoreError(
             f"{store}: {schema.name} holds {len(versions)} versions instead of one; "
             "restore the store from a copy, or choose another"
         )
-    if versions[0] != SCHEMA_VERSION:
+    if versions[0] not in READABLE:
         raise FeedbackStoreError(
             f"{store} has schema version {versions[0]}, and this edgewright knows version "
             f"{SCHEMA_VERSION}; install the edgewright that wrote it, or choose another store"
         )
+    return versions[0]
 
 
 def configure(kind: str, driver_connection: Any) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Column, Connection, Engine, create_engine, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from edgewright.errors import ConfigError, FeedbackStoreError
+from edgewright.manifest import sha256_bytes
 from edgewright.serve import feedback_schema
 from edgewright.serve.feedback_records import Entry, Outcome, Prediction
-from edgewright.serve.feedback_schema import feedback, predictions
+from edgewright.serve.feedback_schema import feedback, images, predictions
 from edgewright.serve.store_url import SQLITE, StoreUrl
 
 T = TypeVar("T")
@@ -44,7 +45,9 @@ class FeedbackStore:
 
     @classmethod
     def open(cls, text: str, *, create: bool = True) -> FeedbackStore:
-        """Connect, and see that the tables are ours; they are made where ``create``.
+        """Connect, and see that the tables are ours.
+
+        Where ``create``, they are made, or brought up to date; else they stay as they are.
 
         Raises:
             ConfigError: no URL of ours, or a file that cannot be written there.
@@ -82,7 +85,7 @@ class FeedbackStore:
 
         def write(connection: Connection) -> tuple[set[str], set[str]]:
             new = self._insert(connection, feedback.c.entry_id, rows)
-            return new, _logged(connection, sorted(asked))
+            return new, _present(connection, predictions.c.prediction_id, sorted(asked))
 
         new, logged = self.transaction(write)
         outcomes = []
@@ -97,8 +100,20 @@ class FeedbackStore:
         Raises:
             FeedbackStoreError: as ``add_feedback``.
         """
-        rows = [_prediction_row(each) for each in logged]
-        self.transaction(lambda c: self._insert(c, predictions.c.prediction_id, rows))
+        rows, files = [], {}
+        for each in logged:
+            sha256 = None
+            if each.image is not None:
+                sha256 = sha256_bytes(each.image)
+                files[sha256] = each.image
+            rows.append(_prediction_row(each, sha256))
+
+        def write(connection: Connection) -> None:
+            # In this order: who prunes waits for the predictions, and then keeps their images.
+            self._insert(connection, predictions.c.prediction_id, rows)
+            self._insert_images(connection, files)
+
+        self.transaction(write)
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
         """What ``work`` returns, once it is committed.
@@ -143,6 +158,15 @@ class FeedbackStore:
             return set()
         statement = _INSERT[self.url.kind](key.table).on_conflict_do_nothing(index_elements=[key])
         return set(connection.execute(statement.returning(key), rows).scalars())
+
+    def _insert_images(self, connection: Connection, files: Mapping[str, bytes]) -> None:
+        """Add those of ``files``, by SHA-256, that are not there."""
+        there = _present(connection, images.c.sha256, sorted(files))
+        # In one order, or two replicas that add the same images may each wait for the other.
+        rows = [{"sha256": each, "content": files[each]} for each in sorted(files.keys() - there)]
+        if rows:
+            statement = _INSERT[self.url.kind](images)
+            connection.execute(statement.on_conflict_do_nothing(), rows)
 
     def _failure(self, error: DBAPIError) -> FeedbackStoreError:
         told = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
@@ -189,12 +213,11 @@ def _check_file(url: StoreUrl, *, create: bool) -> None:
             raise ConfigError(f"feedback store {url}: {each} is not writable for this user")
 
 
-def _logged(connection: Connection, ids: Sequence[str]) -> set[str]:
-    """Those of ``ids`` that are predictions of the log."""
+def _present(connection: Connection, column: Column[Any], ids: Sequence[str]) -> set[str]:
+    """Those of ``ids`` that are in ``column``."""
     found: set[str] = set()
     for start in range(0, len(ids), _IDS_AT_ONCE):
         some = ids[start : start + _IDS_AT_ONCE]
-        column = predictions.c.prediction_id
         found.update(connection.execute(select(column).where(column.in_(some))).scalars())
     return found
 
@@ -220,7 +243,8 @@ def _feedback_row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _prediction_row(each: Prediction) -> dict[str, Any]:
+def _prediction_row(each: Prediction, sha256: str | None) -> dict[str, Any]:
+    """``sha256``: of its image."""
     scores = [round(score, 6) for score in each.scores]  # float32 has no more digits
     named = [each.labels[index] for index in each.classes]
     return {
@@ -232,4 +256,5 @@ def _prediction_row(each: Prediction) -> dict[str, Any]:
         "scores": dict(zip(named, scores, strict=True)),
         "text": each.text,
         "predicted_us": each.predicted_us,
+        "image": sha256,
     }

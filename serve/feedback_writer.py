@@ -24,6 +24,7 @@ ENOUGH_ENTRIES: Final = 256  # that are worth a transaction at once
 QUEUE_BYTES: Final = 64 << 20
 PREDICTIONS_S: Final = 0.2  # between two looks at the log
 PREDICTIONS_AT_ONCE: Final = 512  # an entry waits for one such transaction at most
+PREDICTION_BYTES_AT_ONCE: Final = 4 << 20  # which with images is fewer of them
 RETRY_S: Final = 1.0  # between two tries to write the log into a store that fails
 
 log = logging.getLogger(__name__)
@@ -209,8 +210,9 @@ class FeedbackWriter:
         ]
 
     def _log_predictions(self) -> None:
-        rows = self._predictions.first(PREDICTIONS_AT_ONCE)
-        pause = PREDICTIONS_S
+        rows = self._predictions.first(PREDICTIONS_AT_ONCE, PREDICTION_BYTES_AT_ONCE)
+        more = len(rows) < len(self._predictions)
+        pause = 0.0 if more else PREDICTIONS_S
         if rows:
             try:
                 self._store.add_predictions(rows)
@@ -221,8 +223,6 @@ class FeedbackWriter:
                 self._recovered()
                 self._predictions.remove(rows)
                 self._observer.predictions_logged(len(rows))
-        if pause == PREDICTIONS_S and len(rows) == PREDICTIONS_AT_ONCE:
-            pause = 0.0  # more may wait
         self._predictions_due = self._clock() + pause
 
     def _failed(self, error: BaseException) -> FeedbackStoreError:

@@ -10,8 +10,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final, Protocol
 
 from edgewright.serve.call import Answer
@@ -22,7 +23,7 @@ SAMPLED_ONE_IN: Final = 10
 
 
 class LogInputs(StrEnum):
-    """Which predictions are stored with the text that was classified; all are without it."""
+    """Which predictions are stored with the text or image file classified; all are without it."""
 
     OFF = "off"
     SAMPLED = "sampled"  # one in SAMPLED_ONE_IN
@@ -72,24 +73,30 @@ class PredictionLog:
         self,
         model: LoggedModel,
         prediction_ids: Sequence[str],
-        texts: Sequence[str | None],
+        inputs: Sequence[str | bytes | None],
         answers: Sequence[Answer],
     ) -> None:
-        """Take in the answers to one call; never waits. Of an image there is no text."""
+        """Take in the answers to one call; never waits.
+
+        ``inputs`` are texts or image files; None is what came preprocessed, and is not kept.
+        """
         now_us = self._clock_ns() // 1000
-        rows = [
-            Prediction(
+        rows = []
+        for prediction_id, given, answer in zip(prediction_ids, inputs, answers, strict=True):
+            kept = given if self._is_kept(prediction_id, given) else None
+            row = Prediction(
                 prediction_id=prediction_id,
                 model=model.name,
                 version=model.version,
                 labels=model.labels,
                 classes=answer.classes,
                 scores=answer.scores,
-                text=text if self._is_kept(prediction_id, text) else None,
+                text=kept if isinstance(kept, str) else None,
                 predicted_us=now_us,
+                image=kept if isinstance(kept, bytes) else None,
             )
-            for prediction_id, text, answer in zip(prediction_ids, texts, answers, strict=True)
-        ]
+            # By itself it would push out all others, and then itself.
+            rows.append(replace(row, image=None) if row.size > self._limit_bytes else row)
         with self._lock:
             for row in rows:
                 self._waiting[row.prediction_id] = row
@@ -98,10 +105,12 @@ class PredictionLog:
         if dropped:
             self._dropped(dropped)
 
-    def first(self, count: int) -> list[Prediction]:
-        """The ``count`` oldest, or as many as there are; they stay."""
+    def first(self, count: int, size: int = LOG_BYTES) -> list[Prediction]:
+        """The ``count`` oldest, of ``size`` bytes together but at least one; they stay."""
         with self._lock:
-            return list(islice(self._waiting.values(), count))
+            rows = list(islice(self._waiting.values(), count))
+        ends = accumulate(row.size for row in rows)
+        return rows[: max(1, sum(end <= size for end in ends))]
 
     def remove(self, stored: Sequence[Prediction]) -> None:
         """Let go of what is stored."""
@@ -118,10 +127,10 @@ class PredictionLog:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _is_kept(self, prediction_id: str, text: str | None) -> bool:
-        if text is None:
+    def _is_kept(self, prediction_id: str, given: str | bytes | None) -> bool:
+        if given is None or self._inputs is LogInputs.OFF:
             return False
-        if self._inputs is LogInputs.OFF or "\0" in text:  # which PostgreSQL cannot hold
+        if isinstance(given, str) and "\0" in given:  # which PostgreSQL cannot hold
             return False
         if self._inputs is LogInputs.ALL:
             return True

@@ -77,7 +77,7 @@ class Predictor:
     ) -> list[Predicted]:
         """Answers to image files, in order; ``top_k`` is checked alone."""
         answers = await self._images(model, images, time_left_s, top_k, extras)
-        return self._predicted(model, images, [None] * len(images), answers)
+        return self._predicted(model, images, images, answers)
 
     async def embed(
         self, model: ServedModel, inputs: Sequence[Any], time_left_s: float | None
@@ -136,14 +136,14 @@ class Predictor:
         self,
         model: ServedModel,
         inputs: Sequence[str | bytes | Row],
-        texts: Sequence[str | None],
+        logged: Sequence[str | bytes | None],
         answers: Sequence[Answer],
     ) -> list[Predicted]:
         """The answers with their ids, counted, logged, and copied for the shadow."""
         ids = self._ids.take(len(answers))
         self._instruments.predicted(model, answers)
         if self._log is not None:
-            self._log.add(model, ids, texts, answers)
+            self._log.add(model, ids, logged, answers)
         if self._shadow is not None:
             self._shadow.offer(model, inputs, answers)
         return list(map(Predicted, ids, answers))

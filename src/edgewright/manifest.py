@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,8 +90,19 @@ def replace_file(file: Path, content: bytes) -> None:
         staging.unlink(missing_ok=True)
 
 
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
+def _is_artifact(folder: Path) -> bool:
+    return (folder / SEAL_FILE).is_file()
+
+
+def refuse_existing(
+    target: Path, *, overwrite: bool, replaceable: Callable[[Path], bool] = _is_artifact
+) -> None:
     """Fail before any work is done when ``target`` may not be written.
+
+    Args:
+        target: where a folder is to be.
+        overwrite: whether one may be replaced that is ``replaceable``, or empty.
+        replaceable: whether a folder is of the kind that is written.
 
     Raises:
         ConfigError: it exists without ``overwrite``, or it is not an artifact of ours and so must
@@ -105,7 +117,7 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
             f"{target} is a symbolic link, which --overwrite will not replace; "
             "give the path it points to, or another"
         )
-    ours = target.is_dir() and ((target / SEAL_FILE).is_file() or not any(target.iterdir()))
+    ours = target.is_dir() and (replaceable(target) or not any(target.iterdir()))
     if not ours:
         raise ConfigError(
             f"{target} is not an edgewright artifact, so --overwrite will not delete it; "
@@ -114,22 +126,29 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    target: Path,
+    *,
+    overwrite: bool = False,
+    replaceable: Callable[[Path], bool] = _is_artifact,
+) -> Iterator[Path]:
     """A staging folder that becomes ``target`` when the block ends well and vanishes otherwise.
 
     Raises:
         ConfigError: as ``refuse_existing``.
     """
+    check = partial(refuse_existing, target, overwrite=overwrite, replaceable=replaceable)
     target.parent.mkdir(parents=True, exist_ok=True)
     _clean_up_after_killed_runs(target)
-    refuse_existing(target, overwrite=overwrite)
+    check()
     staging = _sibling(target, "partial")
     staging.mkdir()
     try:
         with _held(staging):
             yield staging
             _sync_tree(staging)
-            _swap_in(staging, target, overwrite=overwrite)
+            check()
+            _swap_in(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -293,9 +312,8 @@ def _sync_tree(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _swap_in(staging: Path, target: Path, *, overwrite: bool) -> None:
+def _swap_in(staging: Path, target: Path) -> None:
     """Rename ``staging`` to ``target``; the old one, where there is one, goes last."""
-    refuse_existing(target, overwrite=overwrite)
     if not target.exists():
         staging.rename(target)
         _sync_directory(target.parent)
@@ -363,6 +381,6 @@ def _clean_up_after_killed_runs(target: Path) -> None:
         if not os.path.lexists(target):
             replaced.rename(target)
         shutil.rmtree(replaced, ignore_errors=True)
-    for partial in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
-        if _is_abandoned(partial):
-            shutil.rmtree(partial, ignore_errors=True)
+    for unfinished in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        if _is_abandoned(unfinished):
+            shutil.rmtree(unfinished, ignore_errors=True)

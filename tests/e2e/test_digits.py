@@ -26,6 +26,7 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.cli import run
 from edgewright.client import AckStatus, Client, Feedback
 from edgewright.errors import InputError
+from edgewright.examples import image_id
 from edgewright.latency import Timing
 from edgewright.latency_process import Measured
 from edgewright.optimize.bench import Bench
@@ -173,16 +174,40 @@ def test_an_image_that_cannot_be_decoded_is_named(
     assert run(["predict", "--target", server, "--image", str(held_out[0]), "a text"]) == 2
 
 
-def test_feedback_on_images_is_kept_and_counted(
-    server: str, held_out: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_fed_back_on_images_is_learnt(
+    server: str,
+    checkpoint: Path,
+    held_out: list[Path],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    files = [path.read_bytes() for path in held_out[:40]]
+    labels = [str(digits()[1][row]) for row in HELD_OUT[:40]]
     with Client(server) as client:
-        answers = client.classify_images([path.read_bytes() for path in held_out[:4]])
-        acks = client.send_feedback([Feedback(a.label, a.prediction_id) for a in answers])
+        answers = client.classify_images(files)
+        entries = [
+            Feedback(label, a.prediction_id) for label, a in zip(labels, answers, strict=True)
+        ]
+        acks = client.send_feedback(entries)
     assert {ack.status for ack in acks} == {AckStatus.STORED}
-    told = report_once_logged(f"sqlite:///{folder / 'feedback.db'}", capsys)
-    assert (told["entries"], told["without_input"], told["agreeing"]) == (4, 4, 4)
-    assert told["predictions_with_input"] == 0
+    store = f"sqlite:///{folder / 'feedback.db'}"
+    told = report_once_logged(store, capsys)
+    right = sum(a.label == label for a, label in zip(answers, labels, strict=True))
+    assert (told["entries"], told["without_input"], told["agreeing"]) == (40, 0, right)
+    assert told["predictions_with_input"] == told["predictions"]
+    exported, better = str(folder / "fed-back"), str(folder / "better")
+    assert run(["feedback", "export", store, "-o", exported, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == len(set(files))
+    command = ["finetune", "--from", str(checkpoint), "--add", exported, "-o", better]
+    assert run([*command, "--epochs", "1", "--threads", "1", "--precision", "fp32", "--json"]) == 0
+    old, new = Checkpoint.open(checkpoint).examples(), Checkpoint.open(Path(better)).examples()
+    before = dict(zip(old.ids, old.splits, strict=True))
+    assert before.items() <= dict(zip(new.ids, new.splits, strict=True)).items()
+    learnt = {key: new.label_names[label] for key, label in zip(new.ids, new.labels, strict=True)}
+    for data, label in zip(files, labels, strict=True):
+        key = image_id(data)
+        assert learnt[key] == label or key in before
+    assert {image_id(data) for data in files} <= learnt.keys()
 
 
 def report_once_logged(store: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from image_data import digit_folder
+from image_data import digit_folder, digit_image, digits
 from PIL import Image
 
 from edgewright.checkpoint import Checkpoint
 from edgewright.errors import ConfigError
+from edgewright.examples import image_id
 from edgewright.factories import FACTORY_FILE, Factory, FactoryClassifier, state_sha256
 from edgewright.finetune.augment import Augmentation
 from edgewright.finetune.batches import micro_batches, training_steps
@@ -67,6 +72,52 @@ def test_it_goes_on_from_a_checkpoint_with_new_classes(
     assert run.code == 0, run.err
     assert sum(run.json["rows_added"].values()) == 150 - 45
     assert len(Checkpoint.open(tmp_path / "more").labels) == 10
+
+
+def exported(folder: Path, rows: Sequence[int], labels: Sequence[str]) -> Path:
+    """Pictures of digits as ``edgewright feedback export`` writes them."""
+    (folder / "images").mkdir(parents=True)
+    names = [f"images/{row}.png" for row in rows]
+    for row, name in zip(rows, names, strict=True):
+        digit_image(row).save(folder / name)
+    columns = {"file_name": names, "label": list(labels)}
+    pq.write_table(pa.table(columns), folder / "metadata.parquet")
+    return folder
+
+
+def test_what_was_fed_back_is_added_once_and_moves_no_old_row(finetune_images, tmp_path) -> None:
+    assert finetune_images("--quiet").code == 0
+    rows = [*range(140, 180), 170, 171]  # ten that it has learnt from, two that disagree
+    labels = [str(digits()[1][row]) for row in rows[:-2]] + ["0", "0"]
+    folder = exported(tmp_path / "feedback", rows, labels)
+    (folder / "images" / "178.png").write_bytes(b"\x89PNG")
+    (folder / "images" / "179.png").write_bytes((folder / "images" / "177.png").read_bytes()[:90])
+    went_on = ("--from", tmp_path / "out", "--add", folder)
+    run = finetune_images(*went_on, data=None, model=None, out="next")
+    assert run.code == 0, run.err
+    old, new = (Checkpoint.open(tmp_path / name).examples() for name in ("out", "next"))
+    before = dict(zip(old.ids, old.splits, strict=True))
+    after = dict(zip(new.ids, new.splits, strict=True))
+    assert before.items() <= after.items()
+    files = {row: (folder / "images" / f"{row}.png").read_bytes() for row in range(140, 178)}
+    ids = {row: image_id(data) for row, data in files.items()}
+    assert after.keys() - before.keys() == {ids[row] for row in range(150, 178)}
+    assert {after[ids[170]], after[ids[171]]} == {"quarantine"}
+    by_id = {key: image.read() for key, image in zip(new.ids, new.images, strict=True)}
+    assert [by_id[ids[row]] for row in files] == list(files.values())
+    assert "left out 2 images that cannot be decoded" in run.err
+    assert "row 39: images/178.png" in run.err
+
+
+def test_feedback_of_which_no_image_can_be_decoded_is_refused(finetune_images, tmp_path) -> None:
+    assert finetune_images("--quiet").code == 0
+    folder = exported(tmp_path / "feedback", [160], ["0"])
+    (folder / "images" / "160.png").write_bytes(b"GIF89a")
+    went_on = ("--from", tmp_path / "out", "--add", folder)
+    run = finetune_images(*went_on, data=None, model=None, out="next")
+    assert run.code == 2
+    assert "none of 1 images can be decoded" in run.err
+    assert not (tmp_path / "next").exists()
 
 
 @pytest.mark.usefixtures("users_code")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ def entry(entry_id: str, prediction_id: str | None = None, **fields: Any) -> Ent
     return Entry(entry_id, prediction_id, **{**given, "created_us": 1, "received_us": 2, **fields})
 
 
-def prediction(prediction_id: str, text: str | None = None) -> Prediction:
-    return Prediction(prediction_id, "news", 1, ("a", "b"), [1, 0], [0.75, 0.25], text, 3)
+def prediction(
+    prediction_id: str, text: str | None = None, image: bytes | None = None
+) -> Prediction:
+    return Prediction(prediction_id, "news", 1, ("a", "b"), [1, 0], [0.75, 0.25], text, 3, image)
 
 
 def rows(store: FeedbackStore, query: str) -> list[tuple[Any, ...]]:
@@ -60,6 +64,43 @@ def test_an_entry_knows_whether_its_prediction_is_logged(store_url: str) -> None
         ]  # fmt: skip
         query = "SELECT prediction_id, label, score, text FROM edgewright_predictions ORDER BY 1"
         assert rows(store, query) == [("p", "b", 0.75, None), ("q", "b", 0.75, "a text")]
+
+
+def test_an_image_is_stored_once_however_often_it_was_classified(store_url: str) -> None:
+    one, other = b"\x89PNG\0 one", b"other \xff"
+    with FeedbackStore.open(store_url) as store:
+        store.add_predictions([prediction(f"p{index}", image=one) for index in range(50)])
+        store.add_predictions([prediction(f"p{index}", image=one) for index in range(40, 100)])
+        store.add_predictions([prediction("q", image=other), prediction("r")])
+        kept = rows(store, "SELECT sha256, content FROM edgewright_images")
+        assert {key: bytes(content) for key, content in kept} == {
+            sha256(each).hexdigest(): each for each in (one, other)
+        }
+        query = "SELECT count(*) FROM edgewright_predictions WHERE image = '{}'"
+        assert rows(store, query.format(sha256(one).hexdigest())) == [(100,)]
+        assert rows(store, "SELECT image FROM edgewright_predictions WHERE prediction_id='r'") == [
+            (None,)
+        ]
+
+
+def test_replicas_that_store_the_same_images_do_not_wait_for_each_other_in_a_ring(
+    store_url: str,
+) -> None:
+    pictures = [bytes([index]) * 1000 for index in range(200)]
+
+    def add(number: int) -> None:
+        own = random.Random(number).sample(pictures, len(pictures))
+        with FeedbackStore.open(store_url) as store:
+            store.add_predictions(
+                [prediction(f"{number}-{i}", image=each) for i, each in enumerate(own)]
+            )
+
+    FeedbackStore.open(store_url).close()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    with FeedbackStore.open(store_url) as store:
+        assert rows(store, "SELECT count(*) FROM edgewright_images") == [(200,)]
+        assert rows(store, "SELECT count(*) FROM edgewright_predictions") == [(800,)]
 
 
 def test_many_entries_go_in_one_transaction(store_url: str) -> None:
@@ -106,9 +147,9 @@ def test_replicas_that_start_at_once_wait_for_each_other(tmp_path: Path) -> None
 
 def test_a_store_of_another_schema_is_refused(store_url: str) -> None:
     with FeedbackStore.open(store_url) as store:
-        store.transaction(lambda c: c.execute(text("UPDATE edgewright_schema SET version = 2")))
+        store.transaction(lambda c: c.execute(text("UPDATE edgewright_schema SET version = 3")))
     for create in (True, False):
-        with pytest.raises(FeedbackStoreError, match=r"has schema version 2, and .* version 1"):
+        with pytest.raises(FeedbackStoreError, match=r"has schema version 3, and .* version 2"):
             FeedbackStore.open(store_url, create=create)
 
 

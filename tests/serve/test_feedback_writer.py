@@ -11,7 +11,7 @@ import pytest
 
 from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
 from edgewright.serve.feedback_records import Entry, Outcome, Prediction
-from edgewright.serve.feedback_writer import FeedbackWriter
+from edgewright.serve.feedback_writer import PREDICTIONS_S, FeedbackWriter
 from edgewright.serve.prediction_log import LogInputs, PredictionLog
 
 from .test_prediction_log import add
@@ -23,6 +23,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.commits: list[list[str]] = []
         self.logged: list[str] = []
+        self.transactions: list[int] = []  # predictions in each
         self.fault: BaseException | None = None
         self.open = threading.Event()
         self.open.set()
@@ -41,6 +42,7 @@ class FakeStore:
 
     def add_predictions(self, logged: Sequence[Prediction]) -> None:
         self._fail()
+        self.transactions.append(len(logged))
         self.logged += [each.prediction_id for each in logged]
 
     def close(self) -> None:
@@ -49,6 +51,15 @@ class FakeStore:
     def _fail(self) -> None:
         if self.fault is not None:
             raise self.fault
+
+
+class Clock:
+    """Stands still."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Counts:
@@ -71,10 +82,10 @@ class Counts:
 class Bench:
     """A writer on a store of its own, on a running loop."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, inputs: LogInputs, **options: Any) -> None:
         self.store = FakeStore()
         self.counts = Counts()
-        self.log = PredictionLog(LogInputs.OFF, lambda count: None)
+        self.log = PredictionLog(inputs, lambda count: None)
         self.writer = FeedbackWriter(self.store, self.log, self.counts, **options)
 
     def submit(self, *ids: str, wait: bool = True, **fields: Any) -> asyncio.Task[list[Outcome]]:
@@ -86,9 +97,13 @@ def entry(entry_id: str, prediction_id: str | None = None, text: str | None = No
     return Entry(entry_id, prediction_id, "sport", text, None, None, 1, 2)
 
 
-def bench(test: Callable[[Bench], Coroutine[Any, Any, None]], **options: Any) -> None:
+def bench(
+    test: Callable[[Bench], Coroutine[Any, Any, None]],
+    inputs: LogInputs = LogInputs.OFF,
+    **options: Any,
+) -> None:
     async def run() -> None:
-        made = Bench(**options)
+        made = Bench(inputs, **options)
         try:
             await asyncio.wait_for(test(made), 60)
         finally:
@@ -203,6 +218,19 @@ def test_predictions_are_written_by_themselves() -> None:
         assert b.counts.logged == 1500
 
     bench(test)
+
+
+def test_images_are_written_some_at_a_time_and_without_a_pause() -> None:
+    clock = Clock()
+
+    async def test(b: Bench) -> None:
+        ids = add(b.log, *[b"x" * (1 << 20)] * 14)
+        clock.now = PREDICTIONS_S  # and stays there: a second pause would have no end
+        await until(lambda: not len(b.log))
+        assert b.store.logged == ids
+        assert b.store.transactions == [3, 3, 3, 3, 2]
+
+    bench(test, LogInputs.ALL, clock=clock)
 
 
 def test_predictions_wait_while_the_store_fails() -> None:

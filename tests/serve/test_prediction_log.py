@@ -23,7 +23,7 @@ def log(inputs: LogInputs, dropped: list[int] | None = None, **options: int) -> 
     return PredictionLog(inputs, counts.append, clock_ns=lambda: 5_000_000, **options)
 
 
-def add(into: PredictionLog, *texts: str, first: int = 0) -> list[str]:
+def add(into: PredictionLog, *texts: str | bytes | None, first: int = 0) -> list[str]:
     ids = [f"id-{first + index}" for index in range(len(texts))]
     into.add(Model(), ids, texts, [Answer([1, 0], [0.75, 0.25], False)] * len(texts))
     return ids
@@ -49,6 +49,41 @@ def test_texts_are_kept_as_told(inputs: LogInputs, least: int, most: int) -> Non
     rows = into.first(2000)
     assert len(rows) == 1000
     assert least <= sum(row.text == "some text" for row in rows) <= most
+
+
+@pytest.mark.parametrize(
+    ("inputs", "least", "most"),
+    [(LogInputs.OFF, 0, 0), (LogInputs.SAMPLED, 60, 140), (LogInputs.ALL, 1000, 1000)],
+)
+def test_images_are_kept_as_told(inputs: LogInputs, least: int, most: int) -> None:
+    into = log(inputs)
+    add(into, *[b"\0 a picture"] * 1000)
+    rows = into.first(2000)
+    assert {row.text for row in rows} == {None}
+    assert least <= sum(row.image == b"\0 a picture" for row in rows) <= most
+
+
+def test_what_came_as_tensors_is_logged_without_input() -> None:
+    into = log(LogInputs.ALL)
+    add(into, None)
+    assert [(row.text, row.image) for row in into.first(1)] == [(None, None)]
+
+
+def test_an_image_that_is_larger_than_the_memory_is_left_out_and_pushes_out_nobody() -> None:
+    dropped: list[int] = []
+    into = log(LogInputs.ALL, dropped, limit_bytes=100_000)
+    add(into, b"x" * 1000, b"x" * 100_000, b"x" * 98_000)
+    assert [len(row.image or b"") for row in into.first(9)] == [0, 98_000]
+    assert dropped == [1]
+
+
+def test_what_is_written_at_once_is_bounded_by_its_bytes() -> None:
+    into = log(LogInputs.ALL)
+    add(into, *[b"x" * 10_000] * 10)
+    assert len(into.first(100, 35_000)) == 3
+    assert len(into.first(2, 35_000)) == 2
+    assert len(into.first(100, 5)) == 1
+    assert log(LogInputs.ALL).first(100, 5) == []
 
 
 def test_what_no_database_can_hold_is_logged_without_its_text() -> None:

@@ -30,6 +30,22 @@ def test_a_class_is_a_sub_folder(tmp_path: Path) -> None:
     assert table.contents[0].read() == (tmp_path / "0" / "0.png").read_bytes()
 
 
+def test_a_folder_may_have_a_table_that_names_its_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for row in range(3):
+        digit_image(row).save(tmp_path / "images" / f"{row}.png")
+    columns = {"file_name": ["images/2.png", "images/0.png"], "label": ["狐", "hund"]}
+    pq.write_table(pa.table(columns), tmp_path / "metadata.parquet")
+    table = read_table(tmp_path)
+    assert (table.kind, names(table)) == (IMAGE, ["images/2.png", "images/0.png"])
+    assert table.labels == ["狐", "hund"]
+    assert table.contents[0].read() == (tmp_path / "images" / "2.png").read_bytes()
+    assert table.place(1) == f"{tmp_path / 'metadata.parquet'}: row 2"
+    (tmp_path / "images" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"row 2 names 'images/0\.png', and there is no such file"):
+        read_table(tmp_path)
+
+
 def test_splits_are_sub_folders_of_classes(tmp_path: Path) -> None:
     for index, split in enumerate(("train", "Val", "test")):
         digit_folder(tmp_path / split, range(4 * index, 4 * index + 4))

@@ -22,6 +22,7 @@ from edgewright.examples.columns_file import column_names, read_columns, write_c
 from edgewright.examples.identity import content_id, example_id, image_id
 from edgewright.examples.image_store import COLUMN, ImageStore, write_images
 from edgewright.examples.rows import Rows
+from edgewright.examples.sound_images import without_broken_images
 from edgewright.examples.sources import Sources, gather, unknown_labels
 from edgewright.examples.split_report import SplitReport, absent_classes, label_twins
 from edgewright.examples.splits import QUARANTINE, SplitShares
@@ -46,6 +47,7 @@ __all__ = [
     "image_id",
     "read_table",
     "unknown_labels",
+    "without_broken_images",
 ]
 
 EXAMPLES_FILE: Final = "examples.parquet"

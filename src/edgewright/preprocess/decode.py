@@ -21,6 +21,10 @@ from edgewright.errors import InputError
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS: Final = 50_000_000  # 150 MB as RGB; Pillow itself warns from 89 million on
+_SUFFIXES: Final = {
+    "PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif",
+    "TIFF": ".tiff",
+}  # fmt: skip
 _BACKGROUND: Final = (255, 255, 255)
 _PLAIN: Final = ("RGB", "L", "1", "CMYK", "YCbCr")
 _TRANSPARENT: Final = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -66,6 +70,18 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
         raise InputError(
             f"{name} cannot be decoded: {reason}; it is cut off or damaged, save it anew"
         ) from error
+
+
+def suffix(data: bytes) -> str | None:
+    """The ending of a file that holds ``data``, dot included, by what its head says.
+
+    None where it is no image of ``FORMATS``.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _SUFFIXES.get(image.format or "")
+    except Exception:  # as in ``decode``
+        return None
 
 
 def rgb_pixels(data: bytes, name: str) -> Pixels:

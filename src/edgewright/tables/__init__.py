@@ -10,9 +10,10 @@ import ast
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from edgewright.errors import DataError
 from edgewright.kinds import IMAGE, TEXT, Kind
@@ -37,6 +38,9 @@ _READERS: Final[dict[str, Callable[[Path, Columns], Cells]]] = {
     ".json": read_json,
     ".parquet": read_parquet,
 }
+TABLE_ENDINGS: Final = tuple(_READERS)
+# Of a folder of images that has one: as Hugging Face datasets calls it, and feedback is exported.
+IMAGE_TABLE: Final = "metadata.parquet"
 _FAULTS_SHOWN: Final = 5
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _MANY_LABELS: Final = 20  # distinct ones, in a column of floats: rather measured than classes
@@ -72,6 +76,18 @@ class Table:
         """The texts; DataError where the table holds images."""
         return only_texts(self.contents, self.kind, self.source)
 
+    def rows(self, indices: Sequence[int], note: str) -> Table:
+        """The rows of these numbers (0-based), in their order and at their places, and a note."""
+        contents: list[Any] = [self.contents[row] for row in indices]
+        return replace(
+            self,
+            contents=contents,
+            labels=[self.labels[row] for row in indices] if self.labels else [],
+            splits=None if self.splits is None else [self.splits[row] for row in indices],
+            places=lambda index: self.places(indices[index]),
+            notes=(*self.notes, note),
+        )
+
     def place(self, index: int) -> str:
         """Source, row and (where known) line of row ``index`` (0-based), for messages."""
         return f"{self.source}: {self.places(index)}"
@@ -87,9 +103,10 @@ def read_table(
 
     Args:
         source: a csv, tsv, jsonl (ndjson), json or parquet file; a folder of images, a sub-folder
-            for each class; a folder written by the ``save_to_disk`` of Hugging Face datasets; or,
-            where there is no such path, a hub id ("owner/name" or "owner/name:config"). A file may
-            name image files, relative to its own folder.
+            for each class, or with a metadata.parquet that names them; a folder written by the
+            ``save_to_disk`` of Hugging Face datasets; or, where there is no such path, a hub id
+            ("owner/name" or "owner/name:config"). A file may name image files, relative to its own
+            folder.
         columns: names of the columns, for those that their usual names do not give away.
         revision: branch, tag or commit of a hub dataset.
 
@@ -97,10 +114,20 @@ def read_table(
         DataError: names file, row, line and column of what is wrong, and what to do.
     """
     columns = columns or Columns()
+    source = _table_in(source)
     try:
         return _checked(_read_cells(str(source), columns, revision), str(source))
     except OSError as error:
         raise DataError(f"{source}: {error.filename}: {error.strerror}") from error
+
+
+def _table_in(source: str | Path) -> str | Path:
+    """The table of a folder of images, where it has one, in place of the folder."""
+    table = Path(source) / IMAGE_TABLE
+    with suppress(OSError, ValueError):  # of what is no path, others have more to say
+        if table.is_file():
+            return table
+    return source
 
 
 def _read_cells(source: str, columns: Columns, revision: str | None) -> Cells:
