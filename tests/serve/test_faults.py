@@ -36,6 +36,7 @@ TEN_YEARS_NS = 10 * 365 * 86_400 * 10**9
 # Who tells the time of day to people or to a store; all others measure by time.monotonic.
 TELL_THE_TIME = {
     "feedback_checks.py",  # when an entry was received
+    "feedback_cli.py",  # how long ago that was, for those who prune
     "instruments.py",  # when a model was loaded
     "prediction_ids.py",  # ids in the order of their giving
     "prediction_log.py",  # when a prediction was made
