@@ -46,7 +46,8 @@ def test_no_server_registers_a_method(launch: Launch, monkeypatch: pytest.Monkey
     def register(_server: Any, service: str, _handlers: Any) -> None:
         registered.append(service)
 
-    monkeypatch.setattr(grpc.aio.Server, "add_registered_method_handlers", register)
+    # The class of what ``grpc.aio.server`` makes; ``grpc.aio.Server`` is an interface alone.
+    monkeypatch.setattr(grpc.aio._server.Server, "add_registered_method_handlers", register)
     running = launch(reflection=True, admin_port=0)
     assert running.classify("bank").classifications
     assert registered == []
