@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -14,12 +13,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, insert, text
 from sqlalchemy.exc import OperationalError
 
 from edgewright.errors import ConfigError, FeedbackStoreError
 from edgewright.rpc_errors import to_status
 from edgewright.serve.feedback_records import Entry, Outcome, Prediction
+from edgewright.serve.feedback_schema import images
 from edgewright.serve.feedback_store import FeedbackStore
 
 from .databases import PASSWORD, USER, Postgres
@@ -86,21 +86,26 @@ def test_an_image_is_stored_once_however_often_it_was_classified(store_url: str)
 def test_replicas_that_store_the_same_images_do_not_wait_for_each_other_in_a_ring(
     store_url: str,
 ) -> None:
-    pictures = [bytes([index]) * 1000 for index in range(200)]
+    first, last = sorted((b"one", b"other"), key=lambda each: sha256(each).hexdigest())
 
-    def add(number: int) -> None:
-        own = random.Random(number).sample(pictures, len(pictures))
-        with FeedbackStore.open(store_url) as store:
-            store.add_predictions(
-                [prediction(f"{number}-{i}", image=each) for i, each in enumerate(own)]
-            )
+    def add(connection: Connection, content: bytes) -> None:
+        values = {"sha256": sha256(content).hexdigest(), "content": content}
+        connection.execute(insert(images).values(values))
 
-    FeedbackStore.open(store_url).close()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(add, range(4)))
-    with FeedbackStore.open(store_url) as store:
-        assert rows(store, "SELECT count(*) FROM edgewright_images") == [(200,)]
-        assert rows(store, "SELECT count(*) FROM edgewright_predictions") == [(800,)]
+    with (
+        FeedbackStore.open(store_url) as one,
+        FeedbackStore.open(store_url) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with one.engine.begin() as connection:
+            add(connection, first)
+            logged = [prediction("p", image=last), prediction("q", image=first)]
+            adding = pool.submit(other.add_predictions, logged)
+            wait([adding], timeout=0.5)  # until it waits for the first, and has not the last
+            add(connection, last)
+        adding.result(timeout=60)
+        assert rows(one, "SELECT count(*) FROM edgewright_images") == [(2,)]
+        assert rows(one, "SELECT count(*) FROM edgewright_predictions") == [(2,)]
 
 
 def test_many_entries_go_in_one_transaction(store_url: str) -> None:
