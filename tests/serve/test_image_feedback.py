@@ -87,9 +87,9 @@ def test_files_are_kept_however_they_come_and_tensors_are_not(serve: Serve, stor
 
 def test_without_log_inputs_no_image_is_kept(serve: Serve, store_url: str) -> None:
     running = serve(store_url, "off")
-    (prediction,) = classify(running, png((200, 0, 0)))
-    until(lambda: written(running) == 1)
-    assert statuses(send(running, new(prediction, "green"))) == ["STORED"]
+    ids = classify(running, *[png((shade, 0, 0)) for shade in range(100)])
+    until(lambda: written(running) == 100)
+    assert statuses(send(running, new(ids[0], "green"))) == ["STORED"]
     assert rows(store_url, "SELECT count(*) FROM edgewright_images") == [(0,)]
 
 
