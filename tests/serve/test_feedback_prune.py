@@ -89,24 +89,22 @@ def test_an_image_that_comes_again_meanwhile_stays(
     filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = feedback_prune._delete_images
-    threads = []
+    threads: list[threading.Thread] = []
 
-    def add() -> None:
-        with FeedbackStore.open(filled) as store:
-            store.add_predictions([prediction("again", 0, b"of the old one")])
+    with FeedbackStore.open(filled) as store, FeedbackStore.open(filled) as server:
 
-    def interrupted(*arguments: Any) -> int:
-        thread = threading.Thread(target=add)
-        threads.append(thread)
-        thread.start()
-        thread.join(0.5)  # it waits for the lock, or has written what nobody here can see
-        return plain(*arguments)
+        def interrupted(*arguments: Any) -> int:
+            count = plain(*arguments)
+            if not threads:
+                again = [prediction("again", 0, b"of the old one")]
+                threads.append(threading.Thread(target=server.add_predictions, args=(again,)))
+                threads[0].start()
+                threads[0].join(1)  # it waits for the lock; else it sees an image about to go
+            return count
 
-    monkeypatch.setattr(feedback_prune, "_delete_images", interrupted)
-    with FeedbackStore.open(filled) as store:
+        monkeypatch.setattr(feedback_prune, "_delete_images", interrupted)
         feedback_prune.prune(store, NOW - timedelta(days=30))
-        for thread in threads:
-            thread.join()
+        threads[0].join()
         assert "again" in held(store)["prediction_id"]
         assert b"of the old one" in held(store)["content"]
 
