@@ -153,9 +153,13 @@ class FeedbackStore:
             return work(connection)
 
     def _insert(self, connection: Connection, key: Any, rows: Sequence[dict[str, Any]]) -> set[str]:
-        """Keys of the rows that were new."""
+        """Keys of the rows that were new.
+
+        Inserted by key, so that replicas given the same rows never wait for each other in a circle.
+        """
         if not rows:
             return set()
+        rows = sorted(rows, key=lambda row: str(row[key.name]))
         statement = _INSERT[self.url.kind](key.table).on_conflict_do_nothing(index_elements=[key])
         return set(connection.execute(statement.returning(key), rows).scalars())
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from edgewright.errors import ConfigError, FeedbackStoreError
 from edgewright.rpc_errors import to_status
 from edgewright.serve.feedback_records import Entry, Outcome, Prediction
-from edgewright.serve.feedback_schema import images
+from edgewright.serve.feedback_schema import feedback, images
 from edgewright.serve.feedback_store import FeedbackStore
 
 from .databases import PASSWORD, USER, Postgres
@@ -106,6 +106,26 @@ def test_replicas_that_store_the_same_images_do_not_wait_for_each_other_in_a_rin
         adding.result(timeout=60)
         assert rows(one, "SELECT count(*) FROM edgewright_images") == [(2,)]
         assert rows(one, "SELECT count(*) FROM edgewright_predictions") == [(2,)]
+
+
+def test_replicas_that_are_sent_the_same_entries_do_not_wait_for_each_other_in_a_ring(
+    store_url: str,
+) -> None:
+    def add(connection: Connection, entry_id: str) -> None:
+        values = {"entry_id": entry_id, "label": "a", "created_us": 1, "received_us": 2}
+        connection.execute(insert(feedback).values(values))
+
+    with (
+        FeedbackStore.open(store_url) as one,
+        FeedbackStore.open(store_url) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with one.engine.begin() as connection:
+            add(connection, "a")
+            adding = pool.submit(other.add_feedback, [entry("a"), entry("b")])
+            wait([adding], timeout=0.5)  # until it waits for a, and has not b
+            add(connection, "b")
+        assert adding.result(timeout=60) == [Outcome.DUPLICATE] * 2
 
 
 def test_many_entries_go_in_one_transaction(store_url: str) -> None:
