@@ -26,6 +26,9 @@ PREDICTIONS_S: Final = 0.2  # between two looks at the log
 PREDICTIONS_AT_ONCE: Final = 512  # an entry waits for one such transaction at most
 PREDICTION_BYTES_AT_ONCE: Final = 4 << 20  # which with images is fewer of them
 RETRY_S: Final = 1.0  # between two tries to write the log into a store that fails
+# Outages are apart: on a disk that is nearly full an entry may still fit where an image does not.
+_REFUSED: Final = "feedback was refused"
+_NOT_LOGGED: Final = "predictions were not logged"
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ class FeedbackWriter:
         self._entries = 0  # of the submissions that wait
         self._due = float("inf")  # when the submissions that wait are committed
         self._closing = False
-        self._failing = False  # the thread's, as is the next
+        self._outages = set[str]()  # the thread's, as is the next
         self._predictions_due = clock() + PREDICTIONS_S
         self._thread = threading.Thread(target=self._work, name="feedback", daemon=True)
         self._thread.start()
@@ -159,7 +162,7 @@ class FeedbackWriter:
                 self._log_predictions()
             if closing and not submissions:
                 break
-        while len(self._predictions) and not self._failing:
+        while len(self._predictions) and _NOT_LOGGED not in self._outages:
             self._log_predictions()
         self._store.close()
 
@@ -186,12 +189,12 @@ class FeedbackWriter:
         try:
             outcomes = self._store.add_feedback(entries)
         except BaseException as error:  # an edge: the thread outlives whatever a driver does
-            failure = self._failed(error)
+            failure = self._failed(_REFUSED, error)
             self._observer.feedback_failed(len(entries))
             for each in submissions:
                 each.outcome = failure
         else:
-            self._recovered()
+            self._recovered(_REFUSED)
             self._observer.feedback_committed(len(entries), self._clock() - started)
             start = 0
             for each in submissions:
@@ -217,30 +220,30 @@ class FeedbackWriter:
             try:
                 self._store.add_predictions(rows)
             except BaseException as error:  # an edge, as above
-                self._failed(error)
+                self._failed(_NOT_LOGGED, error)
                 pause = RETRY_S
             else:
-                self._recovered()
+                self._recovered(_NOT_LOGGED)
                 self._predictions.remove(rows)
                 self._observer.predictions_logged(len(rows))
         self._predictions_due = self._clock() + pause
 
-    def _failed(self, error: BaseException) -> FeedbackStoreError:
+    def _failed(self, what: str, error: BaseException) -> FeedbackStoreError:
         """What the callers are told; the log hears of an outage once."""
         if isinstance(error, FeedbackStoreError):
             failure = error
         else:
             failure = FeedbackStoreError("the feedback store failed; the server's log says how")
             log.error("the feedback store failed", exc_info=error)
-        if not self._failing:
-            log.warning("feedback is refused, predictions go on: %s", error)
-        self._failing = True
+        if what not in self._outages:
+            log.warning("%s, calls are answered all the same: %s", what, error)
+            self._outages.add(what)
         return failure
 
-    def _recovered(self) -> None:
-        if self._failing:
-            log.warning("the feedback store writes again")
-        self._failing = False
+    def _recovered(self, what: str) -> None:
+        if what in self._outages:
+            log.warning("the store writes again, after a time in which %s", what)
+            self._outages.remove(what)
 
     def _settle(self, submissions: Sequence[_Submission]) -> None:
         for each in submissions:

@@ -25,6 +25,7 @@ class FakeStore:
         self.logged: list[str] = []
         self.transactions: list[int] = []  # predictions in each
         self.fault: BaseException | None = None
+        self.log_fault: BaseException | None = None  # of predictions alone
         self.open = threading.Event()
         self.open.set()
         self.entered = threading.Event()
@@ -42,6 +43,8 @@ class FakeStore:
 
     def add_predictions(self, logged: Sequence[Prediction]) -> None:
         self._fail()
+        if self.log_fault is not None:
+            raise self.log_fault
         self.transactions.append(len(logged))
         self.logged += [each.prediction_id for each in logged]
 
@@ -160,7 +163,7 @@ def test_the_thread_outlives_what_nobody_foresaw(caplog: pytest.LogCaptureFixtur
 
     bench(test)
     assert "ZeroDivisionError" in caplog.text
-    assert "the feedback store writes again" in caplog.text
+    assert "the store writes again, after a time in which feedback was refused" in caplog.text
 
 
 def test_a_full_queue_refuses_a_call_and_holds_up_a_stream() -> None:
@@ -245,6 +248,20 @@ def test_predictions_wait_while_the_store_fails() -> None:
         await until(lambda: b.store.logged == ["id-0"])
 
     bench(test)
+
+
+def test_predictions_that_do_not_fit_are_not_told_as_feedback_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(b: Bench) -> None:
+        b.store.log_fault = FeedbackStoreError("disk nearly full")
+        add(b.log, "x")
+        await until(lambda: "predictions were not logged" in caplog.text)
+        assert await b.submit("a") == [Outcome.STORED]
+
+    bench(test)
+    assert "feedback was refused" not in caplog.text
+    assert "writes again" not in caplog.text
 
 
 def test_closing_does_not_wait_for_a_store_that_fails() -> None:
