@@ -294,12 +294,12 @@ def test_a_traced_call_is_the_exemplar_of_its_duration(
 def test_a_collector_that_is_not_there_holds_nobody_up_and_is_told_of_once(
     launch: Launch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    running = launch(otlp_endpoint=f"http://127.0.0.1:{port}")
-    for _ in range(3):
-        call(running, "bank")
-    running.loop.run(running.server.__aexit__(None, None, None))
+    with socket.socket() as reserved:  # without listening, so that nobody else gets the port
+        reserved.bind(("127.0.0.1", 0))
+        running = launch(otlp_endpoint=f"http://127.0.0.1:{reserved.getsockname()[1]}")
+        for _ in range(3):
+            call(running, "bank")
+        running.loop.run(running.server.__aexit__(None, None, None))
     told = [record for record in caplog.records if "traces do not reach" in record.getMessage()]
     assert len(told) == 1
     assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
