@@ -69,7 +69,7 @@ def feedback() -> None:
     "target",
     required=True,
     type=click.Path(path_type=Path),
-    help="Parquet file to write or, of images, a folder.",
+    help="FILE.parquet to write or, of images, a folder.",
 )
 @_SINCE
 @_MODEL

@@ -26,8 +26,10 @@ from edgewright.manifest import new_folder
 from edgewright.serve.feedback_rows import Selection, joined, pages
 from edgewright.serve.feedback_store import FeedbackStore
 from edgewright.serve.image_export import ImageExport
-from edgewright.tables import IMAGE_TABLE, TABLE_ENDINGS
+from edgewright.tables import TABLE_ENDINGS
+from edgewright.tables.image_folder import IMAGE_TABLE
 
+_ENDING: Final = ".parquet"
 _MARK: Final = {b"edgewright": b"feedback"}  # metadata of the table
 
 
@@ -215,6 +217,16 @@ def _require_pyarrow() -> None:
 def _check_file(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise ConfigError(f"{target} is a folder; give the path of a file")
+    if target.suffix.lower() != _ENDING:
+        fit = (
+            target.with_suffix(_ENDING)
+            if target.suffix.lower() in TABLE_ENDINGS
+            else target.with_name(target.name + _ENDING)
+        )
+        raise ConfigError(
+            f"{target}: the entries are about texts, which are written to a Parquet file, and "
+            f"finetune knows it by its ending; give one: -o {fit}"
+        )
     if os.path.lexists(target) and not overwrite:
         raise ConfigError(f"{target} exists already; choose another path or pass --overwrite")
     _check_parent(target)

@@ -154,9 +154,10 @@ class Instruments:
         """These are in the store."""
         self.logged_predictions.labels("written").inc(count)
 
-    def predictions_dropped(self, count: int) -> None:
-        """These will never be."""
+    def predictions_dropped(self, count: int, images: int) -> None:
+        """These will never be; and of others the image will not."""
         self.logged_predictions.labels("dropped").inc(count)
+        self.logged_predictions.labels("image_dropped").inc(images)
 
     def _of_queue(self) -> None:
         self.queue_rows = self._gauge("edgewright_queue_rows", "Rows between admission and answer.")
@@ -192,10 +193,11 @@ class Instruments:
         )
         self.logged_predictions = self._counter(
             "edgewright_logged_predictions",
-            "Predictions on their way into the store: written, or dropped for want of memory.",
+            "Predictions on their way into the store: written, or dropped for want of memory; "
+            "image_dropped: of these the image alone, they are written too.",
             "outcome",
         )
-        for outcome in ("written", "dropped"):
+        for outcome in ("written", "dropped", "image_dropped"):
             self.logged_predictions.labels(outcome)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:

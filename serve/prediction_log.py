@@ -1,7 +1,8 @@
 """Answered predictions on their way into the store, so that feedback finds what it is about.
 
 They wait here in bounded memory, off the request's path, for the thread that writes feedback.
-Where the store cannot keep up, the oldest are dropped and counted: no answer waits for its log.
+Where the store cannot keep up, images are dropped and counted, then whole predictions, the oldest
+first: no answer waits for its log.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -55,18 +57,22 @@ class PredictionLog:
     def __init__(
         self,
         inputs: LogInputs,
-        dropped: Callable[[int], None],
+        dropped: Callable[[int, int], None],
         *,
         limit_bytes: int = LOG_BYTES,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """``dropped`` is told how many predictions were let go for want of room."""
+        """``dropped`` is told what was let go for want of room.
+
+        First how many predictions, then of how many that stayed the image.
+        """
         self._inputs = inputs
         self._dropped = dropped
         self._limit_bytes = limit_bytes
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._waiting: dict[str, Prediction] = {}
+        self._with_image: OrderedDict[str, None] = OrderedDict()  # ids, of those that wait
         self._bytes = 0
 
     def add(
@@ -101,9 +107,12 @@ class PredictionLog:
             for row in rows:
                 self._waiting[row.prediction_id] = row
                 self._bytes += row.size
-            dropped = self._make_room()
-        if dropped:
-            self._dropped(dropped)
+                if row.image is not None:
+                    self._with_image[row.prediction_id] = None
+            images = self._drop_images()
+            rows_dropped = self._drop_rows()
+        if images or rows_dropped:
+            self._dropped(rows_dropped, images)
 
     def first(self, count: int, size: int = LOG_BYTES) -> list[Prediction]:
         """The ``count`` oldest, of ``size`` bytes together but at least one; they stay."""
@@ -116,8 +125,10 @@ class PredictionLog:
         """Let go of what is stored."""
         with self._lock:
             for row in stored:
-                if self._waiting.pop(row.prediction_id, None) is not None:
-                    self._bytes -= row.size
+                waiting = self._waiting.pop(row.prediction_id, None)
+                self._with_image.pop(row.prediction_id, None)
+                if waiting is not None:  # perhaps without its image by now
+                    self._bytes -= waiting.size
 
     def holds(self, prediction_id: str | None) -> bool:
         """Whether this prediction waits here."""
@@ -137,9 +148,20 @@ class PredictionLog:
         # By the id alone, so that it can be told afterwards which were meant to be kept.
         return zlib.crc32(prediction_id.encode()) % SAMPLED_ONE_IN == 0
 
-    def _make_room(self) -> int:
+    def _drop_images(self) -> int:
+        """They are what takes room: a prediction is worth its feedback without its image, too."""
         dropped = 0
-        while self._bytes > self._limit_bytes:
+        while self._bytes > self._limit_bytes and self._with_image:
+            oldest, _ = self._with_image.popitem(last=False)
+            row = self._waiting[oldest]
+            self._waiting[oldest] = without = replace(row, image=None)
+            self._bytes -= row.size - without.size
+            dropped += 1
+        return dropped
+
+    def _drop_rows(self) -> int:
+        dropped = 0
+        while self._bytes > self._limit_bytes:  # and none has an image any more
             oldest = next(iter(self._waiting))
             self._bytes -= self._waiting.pop(oldest).size
             dropped += 1

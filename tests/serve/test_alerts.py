@@ -290,7 +290,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {f"edgewright_feedback_failed_entries_total{{{JOB}}}": "3x30"},
     ),
     "EdgewrightPredictionsDropped": (
-        {f'edgewright_logged_predictions_total{{{JOB},outcome="dropped"}}': "0x25 9x5"},
+        {f'edgewright_logged_predictions_total{{{JOB},outcome="image_dropped"}}': "0x25 9x5"},
         {f'edgewright_logged_predictions_total{{{JOB},outcome="written"}}': "0+9x30"},
     ),
     "EdgewrightLogLinesDropped": (

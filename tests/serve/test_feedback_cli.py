@@ -157,6 +157,22 @@ def test_an_existing_file_is_kept_unless_told(
         assert feedback("export", filled, "-o", place, "--overwrite").code == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "fit"),
+    [("pets-feedback", "pets-feedback.parquet"), ("x.csv", "x.parquet"), ("v1.2", "v1.2.parquet")],
+)
+def test_texts_go_to_a_file_that_finetune_knows_by_its_ending(
+    feedback: Feedback, filled: str, tmp_path: Path, name: str, fit: str
+) -> None:
+    said = feedback("export", filled, "-o", tmp_path / name)
+    assert said.code == 2
+    assert f"give one: -o {tmp_path / fit}" in said.err
+    assert not list(tmp_path.glob(f"*{name}*"))
+    assert feedback("export", filled, "-o", tmp_path / fit).code == 0
+    assert feedback("export", filled, "-o", tmp_path / "X.PARQUET").code == 0
+    assert len(read_table(tmp_path / "X.PARQUET")) == len(read_table(tmp_path / fit)) == 6
+
+
 def test_nothing_to_export_is_an_error_and_leaves_no_file(
     feedback: Feedback, store_url: str, tmp_path: Path
 ) -> None:

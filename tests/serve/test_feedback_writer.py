@@ -88,7 +88,7 @@ class Bench:
     def __init__(self, inputs: LogInputs, **options: Any) -> None:
         self.store = FakeStore()
         self.counts = Counts()
-        self.log = PredictionLog(inputs, lambda count: None)
+        self.log = PredictionLog(inputs, lambda rows, images: None)
         self.writer = FeedbackWriter(self.store, self.log, self.counts, **options)
 
     def submit(self, *ids: str, wait: bool = True, **fields: Any) -> asyncio.Task[list[Outcome]]:

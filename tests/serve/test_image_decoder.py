@@ -195,7 +195,7 @@ def test_predictions_without_a_text_are_logged_without_one() -> None:
     class Logged:
         name, version, labels = "digits", 1, ("0", "1")
 
-    log = PredictionLog(LogInputs.ALL, lambda _: None)
+    log = PredictionLog(LogInputs.ALL, lambda rows, images: None)
     log.add(Logged(), ["a"], [None], [Answer([1, 0], [0.9, 0.1], False)])
     (row,) = log.first(1)
     assert (row.prediction_id, row.text, list(row.classes)) == ("a", None, [1, 0])

@@ -18,9 +18,17 @@ class Model:
     labels: tuple[str, ...] = ("business", "sport")
 
 
-def log(inputs: LogInputs, dropped: list[int] | None = None, **options: int) -> PredictionLog:
-    counts = [] if dropped is None else dropped
-    return PredictionLog(inputs, counts.append, clock_ns=lambda: 5_000_000, **options)
+Dropped = list[tuple[int, int]]  # predictions, and images of others
+
+
+def log(inputs: LogInputs, dropped: Dropped | None = None, **options: int) -> PredictionLog:
+    told: Dropped = [] if dropped is None else dropped
+    return PredictionLog(
+        inputs,
+        lambda rows, images: told.append((rows, images)),
+        clock_ns=lambda: 5_000_000,
+        **options,
+    )
 
 
 def add(into: PredictionLog, *texts: str | bytes | None, first: int = 0) -> list[str]:
@@ -70,11 +78,41 @@ def test_what_came_as_tensors_is_logged_without_input() -> None:
 
 
 def test_an_image_that_is_larger_than_the_memory_is_left_out_and_pushes_out_nobody() -> None:
-    dropped: list[int] = []
+    dropped: Dropped = []
     into = log(LogInputs.ALL, dropped, limit_bytes=100_000)
     add(into, b"x" * 1000, b"x" * 100_000, b"x" * 98_000)
-    assert [len(row.image or b"") for row in into.first(9)] == [0, 98_000]
-    assert dropped == [1]
+    assert [len(row.image or b"") for row in into.first(9)] == [0, 0, 98_000]
+    assert dropped == [(0, 1)]
+
+
+def test_images_are_dropped_before_predictions_oldest_first() -> None:
+    dropped: Dropped = []
+    into = log(LogInputs.ALL, dropped, limit_bytes=100_000)
+    add(into, "a text", *[b"x" * 20_000] * 4)
+    add(into, *[b"y" * 20_000] * 3, first=5)
+    rows = into.first(9)
+    assert [len(row.image or b"") for row in rows] == [0, 0, 0, 0, *[20_000] * 4]
+    assert [row.prediction_id for row in rows] == [f"id-{i}" for i in range(8)]
+    assert (rows[0].text, dropped) == ("a text", [(0, 3)])
+    add(into, *["z" * 1000] * 80, first=8)  # which alone are too much
+    assert all(row.image is None for row in into.first(99))
+    assert dropped[1] == (88 - len(into), 4)
+    assert sum(row.size for row in into.first(99)) <= 100_000
+
+
+def test_an_image_that_is_dropped_while_it_is_written_is_forgotten_whole() -> None:
+    dropped: Dropped = []
+    into = log(LogInputs.ALL, dropped, limit_bytes=100_000)
+    add(into, b"x" * 60_000)
+    written = into.first(1)
+    add(into, b"y" * 60_000, first=1)
+    into.remove(written)
+    add(into, b"z" * 60_000, first=2)  # there is room for one of the two, not for both
+    assert [len(row.image or b"") for row in into.first(9)] == [0, 60_000]
+    assert dropped == [(0, 1), (0, 1)]
+    into.remove(into.first(9))
+    add(into, b"x" * 98_000, first=3)
+    assert len(into.first(9)[0].image or b"") == 98_000
 
 
 def test_what_is_written_at_once_is_bounded_by_its_bytes() -> None:
@@ -93,19 +131,19 @@ def test_what_no_database_can_hold_is_logged_without_its_text() -> None:
 
 
 def test_memory_is_bounded_and_what_is_dropped_is_counted_oldest_first() -> None:
-    dropped: list[int] = []
+    dropped: Dropped = []
     into = log(LogInputs.ALL, dropped, limit_bytes=100_000)
     for start in range(0, 300, 10):
         add(into, *["x" * 1000] * 10, first=start)
     kept = into.first(1000)
     assert 50 < len(kept) < 70
-    assert len(kept) + sum(dropped) == 300
+    assert len(kept) + sum(rows for rows, _ in dropped) == 300
     assert [row.prediction_id for row in kept] == [f"id-{i}" for i in range(300 - len(kept), 300)]
     assert sum(row.size for row in kept) <= 100_000
 
 
 def test_what_is_stored_leaves_room() -> None:
-    dropped: list[int] = []
+    dropped: Dropped = []
     into = log(LogInputs.OFF, dropped, limit_bytes=100_000)
     for start in range(0, 1000, 100):
         ids = add(into, *["x"] * 100, first=start)

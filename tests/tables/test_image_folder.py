@@ -46,6 +46,37 @@ def test_a_folder_may_have_a_table_that_names_its_images(tmp_path: Path) -> None
         read_table(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"file_name": ["0/0.png"], "taken_at": ["noon"]},
+        {"file_name": ["0/0.png"], "text": ["a nought"], "label": ["caption"]},
+        {"label": ["a", "b"]},
+    ],
+)
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_table_without_paths_and_labels_leaves_sub_folders_their_classes(
+    tmp_path: Path, said: dict[str, list[str]], optional: bool
+) -> None:
+    digit_folder(tmp_path, range(3))
+    pq.write_table(pa.table(said), tmp_path / "metadata.parquet")
+    table = read_table(tmp_path, Columns(label_optional=optional))
+    assert (table.kind, table.labels) == (IMAGE, ["0", "1", "2"])
+    assert "in metadata.parquet no columns are known" in table.notes[0]
+
+
+def test_a_file_that_is_no_table_leaves_sub_folders_their_classes(tmp_path: Path) -> None:
+    digit_folder(tmp_path, range(3))
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1")
+    assert read_table(tmp_path).labels == ["0", "1", "2"]
+
+
+def test_a_table_alone_says_what_it_lacks(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"file_name": ["0.png"]}), tmp_path / "metadata.parquet")
+    with pytest.raises(DataError, match=r"metadata\.parquet: no label column"):
+        read_table(tmp_path)
+
+
 def test_splits_are_sub_folders_of_classes(tmp_path: Path) -> None:
     for index, split in enumerate(("train", "Val", "test")):
         digit_folder(tmp_path / split, range(4 * index, 4 * index + 4))

@@ -17,10 +17,16 @@ from typing import Any, Final, TypeVar
 
 from edgewright.errors import DataError
 from edgewright.kinds import IMAGE, TEXT, Kind
-from edgewright.tables.arrow import read_dataset_folder, read_hub_dataset, read_parquet
+from edgewright.tables.arrow import (
+    names_labelled_images,
+    read_dataset_folder,
+    read_hub_dataset,
+    read_parquet,
+)
 from edgewright.tables.columns import SPLIT_ALIASES, SPLITS, Cells, Columns
 from edgewright.tables.delimited import read_csv, read_tsv
 from edgewright.tables.image_folder import (
+    IMAGE_TABLE,
     Image,
     ImageFile,
     has_loose_images,
@@ -39,8 +45,6 @@ _READERS: Final[dict[str, Callable[[Path, Columns], Cells]]] = {
     ".parquet": read_parquet,
 }
 TABLE_ENDINGS: Final = tuple(_READERS)
-# Of a folder of images that has one: as Hugging Face datasets calls it, and feedback is exported.
-IMAGE_TABLE: Final = "metadata.parquet"
 _FAULTS_SHOWN: Final = 5
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _MANY_LABELS: Final = 20  # distinct ones, in a column of floats: rather measured than classes
@@ -103,8 +107,8 @@ def read_table(
 
     Args:
         source: a csv, tsv, jsonl (ndjson), json or parquet file; a folder of images, a sub-folder
-            for each class, or with a metadata.parquet that names them; a folder written by the
-            ``save_to_disk`` of Hugging Face datasets; or, where there is no such path, a hub id
+            for each class, or a metadata.parquet of their paths and labels; a folder written by
+            the ``save_to_disk`` of Hugging Face datasets; or, where there is no such path, a hub id
             ("owner/name" or "owner/name:config"). A file may name image files, relative to its own
             folder.
         columns: names of the columns, for those that their usual names do not give away.
@@ -114,18 +118,24 @@ def read_table(
         DataError: names file, row, line and column of what is wrong, and what to do.
     """
     columns = columns or Columns()
-    source = _table_in(source)
+    source = _table_in(source, columns)
     try:
         return _checked(_read_cells(str(source), columns, revision), str(source))
     except OSError as error:
         raise DataError(f"{source}: {error.filename}: {error.strerror}") from error
 
 
-def _table_in(source: str | Path) -> str | Path:
-    """The table of a folder of images, where it has one, in place of the folder."""
-    table = Path(source) / IMAGE_TABLE
+def _table_in(source: str | Path, columns: Columns) -> str | Path:
+    """The table of a folder of images, where it has one of use, in place of the folder.
+
+    Beside sub-folders a table may also say other things of the images; then they are the classes.
+    """
+    folder = Path(source)
+    table = folder / IMAGE_TABLE
     with suppress(OSError, ValueError):  # of what is no path, others have more to say
-        if table.is_file():
+        if table.is_file() and (
+            names_labelled_images(table, columns) or not is_image_folder(folder)
+        ):
             return table
     return source
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgewright.errors import DataError
+from edgewright.kinds import IMAGE
 from edgewright.tables.columns import Cells, Columns, FoundColumns, find_columns
 
 # How the splits of published datasets are named; the rest of a dataset is left out, with a note.
@@ -35,6 +36,18 @@ def read_parquet(path: Path, columns: Columns) -> Cells:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet: {_first_line(error)}") from error
     return _cells(table, found, names, str(path))
+
+
+def names_labelled_images(path: Path, columns: Columns) -> bool:
+    """Whether a parquet file has a column of images' paths, and one of their labels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        found = find_columns(pq.read_schema(path).names, columns, str(path))
+    except (DataError, pa.ArrowException, OSError):
+        return False
+    return found.kind is IMAGE and found.label is not None
 
 
 def read_dataset_folder(path: Path, columns: Columns) -> Cells:

@@ -15,6 +15,8 @@ from edgewright.errors import DataError
 from edgewright.kinds import IMAGE
 from edgewright.tables.columns import SPLIT_ALIASES, SPLITS, Cells, FoundColumns
 
+# Of a folder of images that has one: as Hugging Face datasets calls it, and feedback is exported.
+IMAGE_TABLE: Final = "metadata.parquet"
 SUFFIXES: Final = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff",
 )  # fmt: skip
@@ -55,6 +57,8 @@ def is_image_folder(path: Path) -> bool:
 
 def read_image_folder(path: Path) -> Cells:
     """Every image below ``path`` with the class that its sub-folder names, in order of paths.
+
+    A table that lies there is not looked at, and a note says so.
 
     Raises DataError where images lie outside of any class, or the folder mixes both layouts.
     """
@@ -113,6 +117,11 @@ def read_loose_images(path: Path) -> Cells:
 
 
 def _notes(path: Path, left_out: list[str], classes: list[Path], seen: set[str]) -> Iterator[str]:
+    if classes and (path / IMAGE_TABLE).is_file():
+        yield (
+            f"{path}: in {IMAGE_TABLE} no columns are known for paths of images and their labels, "
+            "so that the sub-folders are the classes"
+        )
     if left_out:
         yield (
             f"{path}: left out {len(left_out)} files that are no images by their ending, "
