@@ -47,7 +47,7 @@ class CallRecord:
         self.messages += 1
         record = CallRecord(self.request_id)
         record.messages = self.messages
-        record.method = self.method
+        record.method, record.known_as = self.method, self.known_as
         record.started = started
         return record
 

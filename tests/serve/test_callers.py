@@ -18,7 +18,7 @@ import pytest
 from edgewright.errors import CallerLimitError, UnauthenticatedError
 from edgewright.serve.callers import Callers, Peer
 from edgewright.serve.tokens import Right, new_token
-from edgewright.v1.prediction_pb2 import ClassifyTextRequest
+from edgewright.v1.prediction_pb2 import ClassifyTextRequest, StreamClassifyRequest, StreamItem
 
 from .conftest import Gate, Launch, until
 from .test_server import details
@@ -145,6 +145,27 @@ def test_one_caller_s_rows_leave_room_in_the_queue_for_another_s(
     assert retry_s
     assert running.metric("edgewright_rejected_total", reason="CALLER_LIMIT") == 1
     assert call(one, metadata=greedy, timeout=60).classifications
+
+
+def test_each_caller_s_streams_have_an_allowance_of_rows_of_their_own(
+    launch: Launch, gate: Callable[[], Gate], tmp_path: Path
+) -> None:
+    made = [new_token(name, [Right.CALL]) for name in ("greedy", "modest")]
+    (tmp_path / "tokens").write_text("\n".join(token.line() for _, token in made))
+    running = launch(tokens=tmp_path / "tokens", max_rows_per_caller=3, max_texts=3)
+    greedy, modest = ((("authorization", f"Bearer {secret}"),) for secret, _ in made)
+    held, call = gate(), running.predictions.StreamClassify
+    three = StreamClassifyRequest(items=[StreamItem(text="bank")] * 3)
+    streams = [call(iter([three] * 2), metadata=greedy, timeout=60)]
+    until(lambda: running.server.batcher.queue.rows == 3)
+    with pytest.raises(grpc.RpcError) as failure:  # a stream's rows are its caller's
+        one = ClassifyTextRequest(texts=["bank"])
+        running.predictions.ClassifyText(one, metadata=greedy, timeout=60)
+    assert "greedy has 3 rows waiting" in failure.value.details()
+    streams.append(call(iter([three] * 2), metadata=modest, timeout=60))
+    until(lambda: running.server.batcher.queue.rows == 6)
+    held.open.set()
+    assert [[len(each.answers) for each in stream] for stream in streams] == [[3, 3]] * 2
 
 
 def test_without_tokens_the_rows_are_counted_by_address_over_both_protocols(
