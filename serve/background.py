@@ -1,4 +1,4 @@
-"""Work that callers must not feel: a piece at a time, on a thread that gives way to theirs.
+"""Work that callers must not feel: a piece at a time, on threads that give way to theirs.
 
 Hashing and the goldens of a new version would keep every core busy while calls wait for theirs.
 """
@@ -15,19 +15,21 @@ from typing import Final, TypeVar
 
 from edgewright.errors import NotReadyError
 
-# A tenth of what a thread that answers gets where both want one core. Not 19, or SCHED_IDLE: where
-# others keep every core busy such a thread gets next to nothing, and what it holds it holds for
-# long: the interpreter, a lock of the allocator.
+# Above the server's own: a tenth of what a thread that answers gets where both want one core. Not
+# 19, or SCHED_IDLE: where others keep every core busy such a thread gets next to nothing, and what
+# it holds it holds for long: the interpreter, a lock of the allocator.
 NICE: Final = 10
+_NICEST: Final = 19  # that Linux knows
 
 T = TypeVar("T")
 
 
 class Background:
-    """One thread, and what waits for it. ``close`` gives up what has not begun."""
+    """A few threads, and what waits for them. ``close`` gives up what has not begun."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "background", initializer=_give_way)
+    def __init__(self, threads: int) -> None:
+        """``threads``: for each that may call ``run`` at once, lest one that hangs hold up all."""
+        self._pool = ThreadPoolExecutor(threads, "background", initializer=_give_way)
 
     def run(self, work: Callable[[], T]) -> T:
         """What ``work`` returns, or raises; from any thread, which waits meanwhile.
@@ -58,4 +60,6 @@ def _given_up() -> NotReadyError:
 def _give_way() -> None:
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
         with contextlib.suppress(OSError):  # forbidden here: then it goes without
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            thread = threading.get_native_id()
+            nice = os.getpriority(os.PRIO_PROCESS, thread) + NICE
+            os.setpriority(os.PRIO_PROCESS, thread, min(nice, _NICEST))

@@ -34,7 +34,7 @@ from edgewright.serve.image_decoder import ImageDecoder
 from edgewright.serve.inference import Inference
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.line import BatchLimit
-from edgewright.serve.loader import Loader
+from edgewright.serve.loader import AT_ONCE, Loader
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
@@ -97,7 +97,7 @@ class Parts:
         self.batcher = self._batcher()
         self._cores = max(1, available_cores() // config.sharing)
         self._decoder = ImageDecoder(self.batcher.queue, self._cores, self.instruments.decoded)
-        self._background = Background()
+        self._background = Background(AT_ONCE)
         self.follower = self._follower()
         self._admin = self._admin_server(CallEdge(observer, callers))
         self.admin_port = self._admin.port if self._admin else None
