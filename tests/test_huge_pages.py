@@ -61,3 +61,21 @@ def test_a_process_starts_again_once_with_all_that_it_was_told(on_request: Path)
     )  # fmt: skip
     told = child.communicate(timeout=60)[0].splitlines()
     assert told == ["['-c', 'a b', '--c']"] * 2 + [f"glibc.malloc.hugetlb=1 {child.pid}"]
+
+
+def test_a_process_whose_tunable_is_taken_away_asks_once_and_nobody_is_told(
+    on_request: Path,
+) -> None:
+    """As glibc takes it from a program with more rights than its user."""
+    code = (
+        "import os, sys; os.environ.pop('GLIBC_TUNABLES', None);"
+        "from pathlib import Path; from edgewright import huge_pages as h;"
+        f"h.variables.__defaults__ = (Path({str(on_request)!r}), {NEW!r});"
+        "print('begun'); print('as well', file=sys.stderr); h.start_again();"
+        "print([each for each in os.environ if 'EDGEWRIGHT' in each])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={}, timeout=60
+    )
+    assert done.stdout.splitlines() == ["begun", "begun", "[]"]
+    assert done.stderr.splitlines() == ["as well"] * 2

@@ -21,6 +21,9 @@ _ON_REQUEST: Final = "[madvise]"
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _TUNABLE: Final = "glibc.malloc.hugetlb"
 _SINCE: Final = (2, 35)  # of glibc
+# Tells the process that it was started again. Where a program has more rights than its user (file
+# capabilities, setgid) glibc takes the tunable out of the environment, and it would ask for ever.
+_ASKED: Final = "EDGEWRIGHT_ASKED_FOR_HUGE_PAGES"
 
 
 def variables(
@@ -50,12 +53,19 @@ def variables(
 def start_again() -> None:
     """Become the same command with huge pages, where it has none and can have them.
 
-    The process keeps its id, its arguments and its open standard streams.
+    The process keeps its id, its arguments and its open standard streams. It asks once.
     """
+    if os.environ.pop(_ASKED, None) is not None:  # and what it starts is not told
+        return
     more = variables(os.environ)
-    if more and sys.executable:
-        with suppress(OSError):  # not allowed here: it goes without
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **more})
+    if not more or not sys.executable:
+        return
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # what they hold would be lost
+        with suppress(OSError, ValueError):
+            stream.flush()
+    again = {**os.environ, **more, _ASKED: "1"}
+    with suppress(OSError):  # not allowed here: it goes without
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], again)
 
 
 def _libc() -> str:
