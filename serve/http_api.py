@@ -14,7 +14,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from edgewright.errors import EdgewrightError, NotReadyError
+from edgewright.errors import NotReadyError
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import CallRecord
 from edgewright.serve.callers import Callers, Peer
@@ -115,9 +115,10 @@ class HttpApi:
     ) -> Response:
         record = self._observer.arrived(request.headers.items())
         if not route.call:
+            record.method = request.path[:200]  # for the log: such a call is not counted
             try:
                 return await self._let_in(route, record, request, groups)
-            except EdgewrightError as error:
+            except Exception as error:  # the edge, as below
                 return failed_answer(error, self._observer.failed(record, error))
         self._observer.begin(record, route.call, lambda: request.peer)
         code = grpc.StatusCode.OK
@@ -155,7 +156,7 @@ class HttpApi:
             self._callers.leave(caller)
 
     async def _metrics(self, request: Request, _groups: Mapping[str, str]) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = _encoder(request.headers.get("accept", ""))
         page = await asyncio.to_thread(encode, self._watched.metrics)
         return Response(HTTPStatus.OK, content_type, page)
 
@@ -164,3 +165,11 @@ class HttpApi:
 
     async def _readyz(self, _request: Request, _groups: Mapping[str, str]) -> Response:
         return yes_or_no(self._watched.ready())
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """In what format, and what that is called; plain text for who asks for what there is not."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # of a version that is no number
+        return choose_encoder("")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import socket
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgewright.repository import Repository
+from edgewright.serve import http_api
 
 from .bundles import LABELS, POISON
 from .conftest import Gate, Launch, LoopThread, Running, until
@@ -99,6 +101,39 @@ def test_metrics_count_and_time_what_happens(launch: Launch) -> None:
 )
 def test_other_paths_and_methods(launch: Launch, method: str, path: str, status: int) -> None:
     assert get(launch(load=False), path, method)[0] == status
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["text/plain;version=x", "text/plain;version=", "application/openmetrics-text;version=1.x",
+     "text/plain;version", ";;,=", "application/openmetrics-text;version=0.0.1"],
+)  # fmt: skip
+def test_metrics_are_plain_text_for_whoever_asks_for_what_there_is_not(
+    launch: Launch, accept: str
+) -> None:
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", launch(load=False).server.metrics_port, timeout=30
+    )
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics", headers={"Accept": accept})
+        response = connection.getresponse()
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert b"edgewright_ready" in response.read()
+
+
+def test_a_fault_of_a_page_is_an_answer_and_logged(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_accept: str) -> None:
+        raise RuntimeError("no such encoder")
+
+    monkeypatch.setattr(http_api, "choose_encoder", fail)
+    status, told = get(launch(load=False), "/metrics")
+    assert status == 500
+    assert "request id" in json.loads(told)["error"]
+    assert "no such encoder" not in told.decode()
+    assert "/metrics failed" in caplog.text
 
 
 def test_a_connection_that_says_nothing_holds_up_nobody(launch: Launch) -> None:
