@@ -232,7 +232,7 @@ def serve(
 
     Ready once the bundles' hashes and goldens hold on this host; says so on stdout, by the gRPC
     health protocol and at /readyz. SIGTERM and SIGINT finish what is in flight and exit with 0, or
-    with 6 where --grace was too short for that. A second signal ends it at once.
+    with 6 where --grace was too short for that. A second SIGTERM or SIGINT ends it at once.
     """
     config = ServeConfig(
         **{f"{name}_s" if name in _SECONDS else name: value for name, value in options.items()}

@@ -17,22 +17,23 @@ def stop_on_signals(
     at_the_first: Callable[[], None] = lambda: None,
     at_the_second: Callable[[], None] = lambda: None,
 ) -> asyncio.Event:
-    """Set by SIGTERM or SIGINT; a second one ends the process at once.
+    """Set by SIGTERM or SIGINT; a second of those ends the process at once.
 
     Set by SIGHUP too, as when a terminal is closed, unless it is ignored, as under nohup. It is no
-    haste: service managers send it beside SIGTERM.
+    haste: service managers send it beside SIGTERM, before or after.
     """
-    stop = asyncio.Event()
+    stop, asked = asyncio.Event(), asyncio.Event()  # to stop, by whatever; by one of ENDING
     loop = asyncio.get_running_loop()
 
     def received(number: signal.Signals) -> None:
-        if stop.is_set() and number == signal.SIGHUP:
-            return
-        if stop.is_set():
+        if asked.is_set() and number in ENDING:
             at_the_second()
-            os._exit(128 + number)  # the second: whoever sent it does not want to wait
-        stop.set()
-        at_the_first()
+            os._exit(128 + number)  # whoever sent it does not want to wait
+        if number in ENDING:
+            asked.set()
+        if not stop.is_set():
+            stop.set()
+            at_the_first()
 
     for number in ending_signals():
         loop.add_signal_handler(number, received, number)
