@@ -148,10 +148,10 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         finally:
             del self._writing[task]
 
-    def end_deaf(self, seconds: float) -> None:
-        """End the streams whose callers have not taken an answer for so long."""
+    def end_deaf(self, seconds: float, begun: float) -> None:
+        """End the streams whose callers have not taken an answer for so long since ``begun``."""
         before = time.monotonic() - seconds
-        deaf = [task for task, since in self._writing.items() if since < before]
+        deaf = [task for task, since in self._writing.items() if max(since, begun) < before]
         for task in deaf:
             task.cancel()
         if deaf:

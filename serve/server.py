@@ -28,8 +28,9 @@ from edgewright.serve.stop_signals import Stops, stop_on_signals
 _SETTLE_S: Final = 0.05
 # For so long at most a drain waits for a caller to take the answer that he was sent.
 _DEAF_S: Final = 2.0
-# Connections to both gRPC ports, and what HTTP, models, the store and the repository need.
-_OPEN_FILES: Final = 2 * MAX_CONNECTIONS + 1024
+# Connections to both gRPC ports by the two addresses that a name may have, and what HTTP, models,
+# the store and the repository need.
+_OPEN_FILES: Final = 2 * 2 * MAX_CONNECTIONS + 1024
 
 Waits = Callable[[], Awaitable[object]]
 
@@ -120,10 +121,10 @@ class Server(Parts):
         # as the other ``stop`` ends, gRPC would cancel the calls of a server that it has freed.
         stopped = asyncio.create_task(self._rpc.stop(math.inf))
         # Streams of health and reflection end when their callers like, so they are not waited for.
-        end = time.monotonic() + self.config.grace_s
+        begun = time.monotonic()
         deaf_s = min(_DEAF_S, self.config.grace_s / 2)
-        while time.monotonic() < end and await self._busy():
-            self._edge.end_deaf(deaf_s)
+        while time.monotonic() < begun + self.config.grace_s and await self._busy():
+            self._edge.end_deaf(deaf_s, begun)
         cut_off = self.in_flight
         if cut_off:
             log.warning(
@@ -196,8 +197,8 @@ async def serve(
 
     ``announce`` is called once, when calls are answered. A signal that comes before waits for the
     model that is being loaded, and no longer. What hangs after the first signal is given up as
-    ``Grace`` says; a second signal ends the process at once. ``stops`` takes the place of signals,
-    ``before_answers`` is as in ``Server.load``.
+    ``Grace`` says; a second SIGTERM or SIGINT ends the process at once. ``stops`` takes the place
+    of signals, ``before_answers`` is as in ``Server.load``.
 
     Raises:
         ConfigError: a port cannot be had.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
+from edgewright.serve import call_edge
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.instruments import Instruments
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 
-from .conftest import Launch
+from .conftest import Gate, Launch, LoopThread, until
 
 
 class Details:
@@ -51,3 +56,50 @@ def test_no_server_registers_a_method(launch: Launch, monkeypatch: pytest.Monkey
     running = launch(reflection=True, admin_port=0)
     assert running.classify("bank").classifications
     assert registered == []
+
+
+def test_only_what_nobody_took_since_the_drain_began_makes_a_stream_deaf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(call_edge, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    class Deaf:
+        async def write(self, _response: object) -> None:
+            await asyncio.Event().wait()
+
+    async def scenario() -> list[bool]:
+        edge, ended = edge_of_models(), []
+        writing = asyncio.create_task(edge._write(Deaf(), object()))
+        await asyncio.sleep(0)
+        for now in (100.0, 101.9, 102.1):
+            clock.now = now
+            edge.end_deaf(2.0, begun=100.0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            ended.append(writing.done())
+        return ended
+
+    assert asyncio.run(scenario()) == [False, False, True]
+
+
+def test_a_drain_counts_from_its_own_begin(
+    launch: Launch,
+    gate: Callable[[], Gate],
+    loop: LoopThread,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = launch()
+    held, begun = gate(), list[float]()
+    monkeypatch.setattr(CallEdge, "end_deaf", lambda _edge, _seconds, since: begun.append(since))
+    call = running.predictions.ClassifyText.future(running.request("bank"), timeout=60)
+    until(held.entered.is_set)
+    before = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        drained = pool.submit(loop.run, running.server.drain())
+        until(lambda: len(begun) > 1)
+        held.open.set()
+        assert drained.result()
+    assert call.result().classifications
+    assert len(set(begun)) == 1
+    assert begun[0] >= before
