@@ -170,8 +170,12 @@ def _alone(state: StateDir | None, bundle: Bundle) -> Iterator[None]:
     """While no other process here measures this bundle, where a folder can be written."""
     with ExitStack() as stack:
         if state is not None:
+            told = "%s: waiting for another process here, which measures its variants"
+            lock = state.locked(
+                bundle.artifact.manifest_sha256, lambda: log.info(told, bundle.path)
+            )
             with suppress(OSError):  # told when the record is written
-                stack.enter_context(state.locked(bundle.artifact.manifest_sha256))
+                stack.enter_context(lock)
         yield
 
 

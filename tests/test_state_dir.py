@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,25 @@ def test_what_is_written_of_a_bundle_is_read_of_that_bundle_alone(tmp_path: Path
     assert state.read(BUNDLE, "measurements") is None
     assert state.read("cd" * 32, "engines") is None
     assert [each.name for each in file.parent.iterdir()] == ["engines.json"]
+
+
+def test_a_lock_is_told_to_who_waits_for_it_and_is_no_result(tmp_path: Path) -> None:
+    state, told = StateDir(tmp_path / "state"), list[str]()
+    with ThreadPoolExecutor(1) as pool:
+        with state.locked(BUNDLE, lambda: told.append("first")):
+            assert not state.of(BUNDLE).exists()
+            waits, free = threading.Event(), threading.Event()
+
+            def wait_for_it() -> None:
+                with state.locked(BUNDLE, waits.set):
+                    free.set()
+
+            waiting = pool.submit(wait_for_it)
+            assert waits.wait(30)
+            assert not free.is_set()
+        waiting.result(30)
+    assert free.is_set()
+    assert told == []
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace(b"7", b"8"), lambda text: text[:9]])

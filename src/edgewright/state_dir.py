@@ -6,6 +6,7 @@ host adds lies in a folder of its own, which can be deleted at any time and be m
     STATE_DIR/engines/                        TensorRT engines and timing caches, by their keys
     STATE_DIR/bundles/<manifest SHA-256>/     one JSON file for each kind of result on a bundle:
                                               what was measured here (``proof.host_record``)
+    STATE_DIR/bundles/<manifest SHA-256>.lock held while a bundle is measured
 
 STATE_DIR is ``--state-dir``, else ``edgewright`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
 """
@@ -15,16 +16,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.manifest import canonical_json, replace_file, sha256_bytes
-
-_LOCK_FILE: Final = ".lock"
 
 
 def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -63,16 +62,22 @@ class StateDir:
         return self.path / "bundles" / manifest_sha256
 
     @contextmanager
-    def locked(self, manifest_sha256: str) -> Iterator[None]:
-        """Only one thread of one process at a time works on a bundle; others wait.
+    def locked(self, manifest_sha256: str, waits: Callable[[], None]) -> Iterator[None]:
+        """Only one thread of one process at a time works on a bundle; ``waits`` tells of others.
+
+        The bundle's own folder is not created: where it is, there are results.
 
         Raises:
             OSError: the folder cannot be written.
         """
         folder = self.of(manifest_sha256)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK_FILE).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f"{manifest_sha256}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits()
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def read(self, manifest_sha256: str, name: str) -> dict[str, Any] | None:
