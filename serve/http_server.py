@@ -130,6 +130,7 @@ class HttpServer:
                     body += event.data
                     self._bodies.hold(len(event.data), held)
             request = peer.request(head, bytes(body))
+            del body  # nobody needs it twice while it is answered
             response = await peer.while_connected(self._answer(request))
         except TimeoutError:
             raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from None

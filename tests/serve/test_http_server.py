@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -190,3 +191,29 @@ def test_connections_are_bounded(server: HttpServer, monkeypatch: pytest.MonkeyP
         silent.sendall(b"GET ")
         until(lambda: first().startswith(b"HTTP/1.1 503 "))
     until(lambda: first().startswith(b"HTTP/1.1 200"))
+
+
+def test_a_body_is_held_once_while_it_is_answered(loop: LoopThread) -> None:
+    size, held = 8 << 20, list[int]()
+
+    async def weigh(request: Request) -> Response:
+        held.append(tracemalloc.get_traced_memory()[0])
+        return Response(200, "text/plain", b"")
+
+    async def exchange() -> None:
+        server = HttpServer("127.0.0.1", 0, weigh, max_body_bytes=size)
+        await server.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for each in (bytes(1), bytes(size)):  # the first shows what is held anyway
+            writer.write(post(each))
+            await writer.drain()
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await server.stop()
+
+    tracemalloc.start()
+    try:
+        loop.run(exchange())
+    finally:
+        tracemalloc.stop()
+    assert held[1] - held[0] < 1.5 * size
