@@ -14,11 +14,14 @@ def allow_open_files(wanted: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError):  # a sandbox forbids it, or a kernel knows a limit of its own
+        most = soft
     if most < wanted:
         log.warning(
             "the process may open %d files, and as many connections as it takes need %d; "
-            "raise the hard limit (ulimit -Hn)",
+            "raise the limits (ulimit -Hn, then ulimit -n)",
             most,
             wanted,
         )

@@ -120,7 +120,9 @@ def _addresses(host: str) -> list[_Address]:
         if family in (socket.AF_INET, socket.AF_INET6)
     )
     if len(found) > 1 and not has_ipv6():
-        return [each for each in found if each[0] is socket.AF_INET]
+        by_ipv4: list[_Address] = [each for each in found if each[0] is socket.AF_INET]
+        if by_ipv4:  # else the system says why it cannot have the others
+            return by_ipv4
     return list(found)
 
 

@@ -30,3 +30,19 @@ def test_what_the_system_does_not_let_is_told(
         allow_open_files(2000)
     assert limits[-1] == (1024, 1024)
     assert "may open 1024 files" in caplog.text
+
+
+@pytest.mark.parametrize("refusal", [PermissionError(1, "not permitted"), ValueError("too high")])
+def test_a_system_that_lets_nothing_be_raised_is_told_and_stops_nobody(
+    limits: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    refusal: Exception,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    allow_open_files(1000)
+    assert limits == [(256, 1024)]
+    assert "may open 256 files" in caplog.text

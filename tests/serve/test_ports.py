@@ -103,6 +103,19 @@ def test_a_machine_without_ipv6_listens_by_ipv4(monkeypatch: pytest.MonkeyPatch)
             each.close()
 
 
+def test_a_name_of_ipv6_addresses_alone_is_refused_where_there_is_no_ipv6(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (f"2001:db8::{each}", 0, 0, 0))  # RFC 3849
+        for each in (1, 2)
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr("edgewright.serve.ports.has_ipv6", lambda: False)
+    with pytest.raises(ConfigError, match="--port 0 on six cannot be had"):
+        listening("six", 0, "--port", reserved=False)
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])  # RFC 6761, RFC 5737
 def test_a_host_that_is_not_this_one_is_told(host: str) -> None:
     with pytest.raises(ConfigError, match=f"--port 0 on {host} cannot be had") as told:
