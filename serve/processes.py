@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -40,7 +40,7 @@ async def serve_in_processes(
     """Serve from ``config.processes`` until SIGTERM or SIGINT, let all drain; the worst exit code.
 
     ``announce`` is called once, when every process answers, with what the first one tells and
-    ``processes``: ``pid`` and ``metrics_port`` of each. A second signal kills them all.
+    ``processes``: ``pid`` and ``metrics_port`` of each. A second SIGTERM or SIGINT kills them all.
 
     Raises:
         ConfigError, ModelNotFoundError, IntegrityError, BackendUnavailableError: as ``serve``; no
@@ -101,14 +101,28 @@ def _once(remeasure: str) -> str:
 
 async def _start_all(members: Sequence[Member]) -> list[dict[str, Any]]:
     await members[0].load()
-    await asyncio.gather(*(each.load() for each in members[1:]))
-    told = await asyncio.gather(*(each.answer() for each in members))
+    await _all(each.load() for each in members[1:])
+    told = await _all(each.answer() for each in members)
     # Started again, the first has the port that was announced, and what was measured stands.
     kept = members[0].config
     members[0].config = replace(
         kept, admin_port=told[0]["admin_port"], remeasure=_once(kept.remeasure)
     )
     return told
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each gives; or what one of them raises, and then no other waits any more.
+
+    One that did would take the end of its process from who waits for that next.
+    """
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _keep_all(members: Sequence[Member]) -> None:

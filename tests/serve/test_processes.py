@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from sqlalchemy import create_engine, text
 
-from edgewright.errors import ConfigError
+from edgewright.errors import ConfigError, IntegrityError
 from edgewright.repository import Repository
+from edgewright.serve import processes
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.ports import reserved
 from edgewright.v1.feedback_pb2 import FeedbackEntry, SendFeedbackRequest
@@ -159,6 +162,42 @@ def test_a_port_in_use_is_an_error_of_its_option(
     assert (code, out) == (2, "")
     assert f"error: {option} {port} on 127.0.0.1 cannot be had" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("step", ["load", "answer"])
+def test_where_one_process_fails_nobody_waits_for_the_others_any_more(step: str) -> None:
+    left: list[int] = []
+
+    class FakeMember:
+        """Waits for ever at ``step``, but for the first, and the second, which fails."""
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        async def load(self) -> None:
+            await self.at("load")
+
+        async def answer(self) -> None:
+            await self.at("answer")
+
+        async def at(self, this: str) -> None:
+            if this != step or not self.number:
+                return
+            if self.number == 1:
+                await asyncio.sleep(0)  # until the others wait
+                raise IntegrityError("altered")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                left.append(self.number)
+
+    async def scenario() -> list[int]:
+        members: list[Any] = [FakeMember(number) for number in range(4)]
+        with pytest.raises(IntegrityError, match="altered"):
+            await processes._start_all(members)
+        return list(left)
+
+    assert asyncio.run(scenario()) == [2, 3]
 
 
 def test_a_reserved_port_is_nobody_elses() -> None:
