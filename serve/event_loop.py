@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, or Python's own where it is not installed, as on Windows, where it cannot be.
+    """uvloop's, or Python's own where it is not installed.
 
     ``grpc.aio`` wakes the loop for each of the four steps of a call. With uvloop that, and what
     follows from it, takes a tenth to a quarter less of a core, which the compute threads have.

@@ -21,7 +21,7 @@ MAX_CONNECTIONS: Final = 1024
 # From the connection to the end of the handshakes of TLS and HTTP/2.
 HANDSHAKE_MS: Final = 10_000
 # Of the wait for the event loop. A busy machine may hold that up, and probes wait for it too.
-LEAST_UNSEEN_S = 5
+LEAST_UNSEEN_S: Final = 5
 _LONGEST_UNSEEN_S: Final = 3600
 # A client that vanished without a word, as where its cable was pulled, is found by a ping.
 PING_AFTER_MS: Final = 60_000

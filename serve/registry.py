@@ -62,10 +62,6 @@ class Lineup:
             for version in (self.current, *others)
         ]
 
-    def with_version(self, model: ServedModel) -> Lineup:
-        """The same with ``model`` loaded as the current version."""
-        return Lineup(self.name, model.version, {**self.versions, model.version: model})
-
 
 class Registry:
     """Models by name. Lives on the event loop's thread."""
@@ -75,15 +71,6 @@ class Registry:
         self.state = State.LOADING
         self._lineups: dict[str, Lineup] = {}
         self._rng = rng or random.Random()
-
-    def expect(self, name: str, version: int) -> None:
-        """Announce a model that is about to be loaded."""
-        self._lineups[name] = Lineup(name, version)
-
-    def add(self, model: ServedModel) -> None:
-        """Take in a model that has been loaded, as the current version."""
-        lineup = self._lineups.get(model.name, Lineup(model.name, model.version))
-        self._lineups[model.name] = lineup.with_version(model)
 
     def put(self, lineup: Lineup) -> None:
         """Answer by ``lineup`` from now on."""

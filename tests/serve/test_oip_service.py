@@ -18,6 +18,7 @@ from edgewright.oip.inference_pb2_grpc import GRPCInferenceServiceStub
 from edgewright.repository import Repository
 from edgewright.serve import inference
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.registry import Lineup
 from edgewright.serve.server import Server
 
 from .bundles import LABELS, POISON, preprocessor
@@ -214,7 +215,7 @@ def test_metadata_configuration_and_index_tell_the_tensors(served: Running) -> N
 
 def test_readiness_is_told_of_the_server_and_of_each_model(launch: Launch) -> None:
     running = launch(load=False)
-    running.server.registry.expect("news", 1)
+    running.server.registry.put(Lineup("news", 1))
     calls = stub(running)
 
     def ready(name: str, version: str = "") -> bool:

@@ -15,7 +15,7 @@ from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import load_model
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
-from edgewright.serve.registry import Registry, State
+from edgewright.serve.registry import Lineup, Registry, State
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
 
 from .compute_fakes import BATCH, QUEUE
@@ -34,7 +34,8 @@ class Context:
 def classify(repository: Path, seconds: float | None) -> ClassifyTextResponse:
     async def scenario() -> ClassifyTextResponse:
         registry, instruments = Registry(), Instruments()
-        registry.add(load_model(Repository(repository), "news", 1, threads=1, max_batch=1))
+        model = load_model(Repository(repository), "news", 1, threads=1, max_batch=1)
+        registry.put(Lineup("news", 1, {1: model}))
         registry.state = State.READY
         batcher = Batcher(batch=BATCH, limit=QUEUE, observer=instruments)
         decoder = ImageDecoder(batcher.queue, 1, instruments.decoded)

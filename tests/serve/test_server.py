@@ -20,6 +20,7 @@ from edgewright.errors import ConfigError, ModelNotFoundError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_edge import left_by_caller
 from edgewright.serve.config import ServeConfig
+from edgewright.serve.registry import Lineup
 from edgewright.serve.server import Server
 from edgewright.v1 import model_pb2
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest
@@ -314,7 +315,7 @@ def test_a_verdict_that_does_not_hold_here_is_told(
 
 def test_while_it_loads_it_answers_probes_and_refuses_calls(launch: Launch) -> None:
     running = launch(load=False)
-    running.server.registry.expect("news", 1)
+    running.server.registry.put(Lineup("news", 1))
     with pytest.raises(grpc.RpcError) as failure:
         running.classify("bank")
     assert (failure.value.code(), details(failure.value)[0]) == (
