@@ -6,8 +6,8 @@ Never what was asked: neither inputs nor answers are in it.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
@@ -46,9 +46,10 @@ def _fields(record: CallRecord, code: str, ended: float) -> Mapping[str, Any]:
     fields |= {"rows": record.rows, "ms": _ms(ended - record.started)}
     if record.messages:
         fields["messages"] = record.messages
-    if (spent := stages(record, ended)) is not None:
-        fields |= {f"{stage}_ms": _ms(seconds) for stage, seconds in asdict(spent).items()}
-    return fields
+    spent: dict[str, float] = defaultdict(float)
+    for stage in stages(record, ended):
+        spent[stage.name] += stage.ended - stage.started
+    return fields | {f"{name}_ms": _ms(seconds) for name, seconds in spent.items()}
 
 
 def _ms(seconds: float) -> float:

@@ -6,9 +6,8 @@ import re
 import secrets
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from edgewright.serve.call import Call
 from edgewright.serve.models import ServedModel
@@ -62,31 +61,38 @@ def cited(message: str) -> str:
     return message if call is None else f"{message}; request id {call.request_id}"
 
 
-@dataclass(frozen=True)
-class Stages:
-    """Seconds of a computed call, stage by stage."""
+class Stage(NamedTuple):
+    """A part of a computed call's time, by time.monotonic."""
 
-    queue: float
-    preprocess: float
-    compute: float
-    postprocess: float
+    name: str
+    started: float
+    ended: float
 
 
-def stages(record: CallRecord, ended: float) -> Stages | None:
-    """Where the time of a call went that ended then; None where it was not computed.
+def stages(record: CallRecord, ended: float) -> list[Stage]:
+    """What was done when, of a call that ended then; nothing where it was not computed.
 
-    Of a call that took several runs, the last one's.
+    Images wait, are decoded, and wait again for their batch, so that of those "queue" and
+    "preprocess" come twice. Of a call that took several runs, the last one's.
     """
     work = record.work
     if work is None or work.run is None:
-        return None
+        return []
     run = work.run
-    return Stages(
-        queue=run.batch.taken - work.admitted - work.decode_s,
-        preprocess=work.decode_s + run.batch.ended - run.batch.taken,
-        compute=run.ended - run.started,
-        postprocess=ended - run.ended,
-    )
+    waiting = work.admitted
+    found = []
+    if work.decode_s:
+        decoded = work.decode_started + work.decode_s
+        found.append(Stage("queue", waiting, work.decode_started))
+        found.append(Stage("preprocess", work.decode_started, decoded))
+        waiting = decoded
+    return [
+        *found,
+        Stage("queue", waiting, run.batch.taken),
+        Stage("preprocess", run.batch.taken, run.batch.ended),
+        Stage("compute", run.started, run.ended),
+        Stage("postprocess", run.ended, ended),
+    ]
 
 
 class RequestIds:

@@ -24,7 +24,7 @@ from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from edgewright import __version__
-from edgewright.serve.call_record import CallRecord
+from edgewright.serve.call_record import CallRecord, stages
 
 _FAULTS: Final = ("INTERNAL", "UNKNOWN", "DATA_LOSS")  # ours; other codes are the callers'
 _MESSAGES_TOLD: Final = 16  # of a stream, from its first; then the 32nd, the 64th and so on
@@ -106,28 +106,12 @@ class Tracing:
             sending.join(_GIVE_UP_S)
 
     def _stages(self, record: CallRecord, ended: float) -> None:
-        work = record.work
-        if work is None or work.run is None:
-            return
-        run, images = work.run, work.decode_s > 0
-        prepared = work.decode_started if images else run.batch.taken
-        prepared_s = work.decode_s if images else run.batch.ended - run.batch.taken
         within = set_span_in_context(record.span)
-        batch = {
-            "edgewright.batch.rows": run.rows,
-            "edgewright.batch.tokens": run.tokens,
-            "edgewright.batch.padded_tokens": run.padded_tokens,
-        }
-        for name, start, end, attributes in (
-            ("queue", work.admitted, run.batch.taken, {}),
-            ("preprocess", prepared, prepared + prepared_s, {}),
-            ("compute", run.started, run.ended, batch),
-            ("postprocess", run.ended, ended, {}),
-        ):
-            stage = self._tracer.start_span(
-                name, within, attributes=attributes, start_time=_ns(record, start)
-            )
-            stage.end(_ns(record, end))
+        for name, start, end in stages(record, ended):
+            span = self._tracer.start_span(name, within, start_time=_ns(record, start))
+            if name == "compute":
+                span.set_attributes(_batch(record))
+            span.end(_ns(record, end))
 
 
 class _Exporter:
@@ -174,6 +158,17 @@ def _attributes(record: CallRecord, code: str) -> dict[str, str | int]:
             "edgewright.version": record.model.version,
         }
     return attributes
+
+
+def _batch(record: CallRecord) -> dict[str, int]:
+    run = None if record.work is None else record.work.run
+    if run is None:
+        return {}
+    return {
+        "edgewright.batch.rows": run.rows,
+        "edgewright.batch.tokens": run.tokens,
+        "edgewright.batch.padded_tokens": run.padded_tokens,
+    }
 
 
 def _ns(record: CallRecord, moment: float) -> int:
