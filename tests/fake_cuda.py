@@ -31,6 +31,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorECCUncorrectable = 214
     cudaErrorIllegalAddress = 700
 
 

@@ -21,7 +21,7 @@ from fake_cuda import names as cuda_names
 from fake_tensorrt import FakeTensorRt, make_module, public_methods
 
 import edgewright.backends
-from edgewright.backends.cuda import LOST
+from edgewright.backends.cuda import LOST, LOST_AS_DOCUMENTED, LOST_IN_HARDWARE
 
 BACKENDS = Path(edgewright.backends.__file__).parent
 SOURCES = [*sorted(BACKENDS.glob("cuda*.py")), *sorted((BACKENDS / "tensorrt").glob("*.py"))]
@@ -244,7 +244,13 @@ print(int(runtime.cudaStream_t(5)))
 
 
 def test_the_errors_after_which_a_process_must_end_are_those_that_cuda_says(cuda: Bindings) -> None:
-    assert documented_as_final(cuda) == LOST
+    assert documented_as_final(cuda) == LOST_AS_DOCUMENTED
+
+
+def test_errors_of_the_hardware_are_cudas_and_are_lost_too(cuda: Bindings) -> None:
+    known = set(cuda.describe("cuda.bindings.runtime")["cudaError_t"]["members"])
+    assert known >= LOST_IN_HARDWARE
+    assert LOST_AS_DOCUMENTED | LOST_IN_HARDWARE == LOST
 
 
 def documented_as_final(cuda: Bindings) -> set[str]:

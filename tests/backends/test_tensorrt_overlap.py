@@ -271,15 +271,18 @@ def test_a_fault_of_the_gpu_is_named_once_and_for_all(
             run()
 
 
+@pytest.mark.parametrize(
+    "fault", [cudaError_t.cudaErrorIllegalAddress, cudaError_t.cudaErrorECCUncorrectable]
+)
 def test_a_fault_that_tensorrt_notices_first_is_told_as_what_it_is(
-    fake: FakeTensorRt, instances: Instances
+    fake: FakeTensorRt, instances: Instances, fault: cudaError_t
 ) -> None:
     (session,) = instances(1)
     fake.refuse = {"IExecutionContext.execute_async_v3"}
     with pytest.raises(BackendUnavailableError, match="execute_async_v3 failed"):
         session.run(ids(1, 4))
-    fake.cuda.fault = cudaError_t.cudaErrorIllegalAddress
-    with pytest.raises(GpuLostError, match="cudaErrorIllegalAddress"):
+    fake.cuda.fault = fault
+    with pytest.raises(GpuLostError, match=fault.name):
         session.run(ids(1, 4))
 
 

@@ -18,13 +18,17 @@ INSTALL: Final = "run `pip install 'edgewright[serve-gpu]'` on a host with an NV
 
 
 # Of these the documentation of cudaError_t says: "the process must be terminated and relaunched".
-LOST: Final = {
+LOST_AS_DOCUMENTED: Final = {
     "cudaErrorAssert", "cudaErrorContained", "cudaErrorExternalDevice",
     "cudaErrorHardwareStackError", "cudaErrorIllegalAddress", "cudaErrorIllegalInstruction",
     "cudaErrorInvalidAddressSpace", "cudaErrorInvalidPc", "cudaErrorLaunchFailure",
     "cudaErrorLaunchTimeout", "cudaErrorMisalignedAddress", "cudaErrorMpsClientTerminated",
     "cudaErrorTensorMemoryLeak",
 }  # fmt: skip
+# Of these it only says what happened: the memory of the GPU, or its link to others, has failed.
+# What runs on it goes on failing, and a restart lets the scheduler look for another GPU.
+LOST_IN_HARDWARE: Final = {"cudaErrorECCUncorrectable", "cudaErrorNvlinkUncorrectable"}
+LOST: Final = LOST_AS_DOCUMENTED | LOST_IN_HARDWARE
 
 
 @dataclass(frozen=True)
