@@ -6,7 +6,9 @@ No cluster and no engine of containers runs them here.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,8 @@ from edgewright.serve import cli
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import LAST_S, LAST_WORDS_S
 from edgewright.serve.store_url import StoreUrl
-from edgewright.serve.tokens import Right
+from edgewright.serve.token_cli import token
+from edgewright.serve.tokens import Right, read_tokens
 
 from .conftest import Launch
 
@@ -265,6 +268,89 @@ def test_the_monitor_scrapes_every_pod_as_the_job_of_the_alerts() -> None:
     alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text()
     assert set(re.findall(r'job="([^"]+)"', alerts)) == {JOB}
     assert f"--rights {Right.METRICS}" in MONITOR.read_text()
+
+
+def commands(file: Path) -> list[str]:
+    """What the comment at the top of a file would have its reader run, one line each."""
+    told = re.sub(r"\\\n#\s+", "", file.read_text())
+    return re.findall(r"^#   (\S.*)$", told, re.M)
+
+
+def run_with_kubectl(command: str, folder: Path, cwd: Path) -> str:
+    """What kubectl is given to apply; it is a stand-in."""
+    folder.mkdir()
+    kubectl = folder / "kubectl"
+    kubectl.write_text('#!/bin/sh\nif [ "$1" = apply ]; then cat; else echo "$@"; fi\n')
+    kubectl.chmod(0o755)
+    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", command], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_alerts_become_a_rule_by_the_monitors_command(tmp_path: Path) -> None:
+    (command,) = (each for each in commands(MONITOR) if "alerts.yaml" in each)
+    rule = yaml.safe_load(run_with_kubectl(command, tmp_path / "bin", ROOT))
+    assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+    monitor = yaml.safe_load(MONITOR.read_text())
+    assert rule["metadata"]["labels"]["release"] == monitor["metadata"]["labels"]["release"]
+
+
+def test_the_monitors_token_is_made_given_to_prometheus_and_told_to_the_server(
+    pod: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, tell, give, *_ = commands(MONITOR)
+    words = shlex.split(make)
+    assert words[:2] == ["edgewright", "token"]
+    assert CliRunner().invoke(token, words[2:]).exit_code == 0
+    file = tmp_path / "tokens.txt"
+    secret = (tmp_path / "prometheus.token").read_text().strip()
+    known = read_tokens(file, file.read_bytes()).find(secret)
+    assert known is not None
+    assert known.rights == {Right.METRICS}
+    applied = run_with_kubectl(tell, tmp_path / "first", tmp_path).split()
+    mounted = {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    assert applied[3] in mounted
+    assert applied[4:6] == ["--from-file", "tokens.txt"]
+    (endpoint,) = yaml.safe_load(MONITOR.read_text())["spec"]["endpoints"]
+    credentials = endpoint["authorization"]["credentials"]
+    given = run_with_kubectl(give, tmp_path / "second", tmp_path).split()
+    assert given[3] == credentials["name"] == endpoint["tlsConfig"]["ca"]["secret"]["name"]
+    assert f"{credentials['key']}={secret}" in given
+    assert endpoint["tlsConfig"]["ca"]["secret"]["key"] in given
+
+
+def test_the_claim_is_for_pods_of_several_nodes(pod: dict[str, Any]) -> None:
+    shown = re.search(r"^#   apiVersion: v1\n(?:#   .*\n)+", KUBERNETES.read_text(), re.M)
+    assert shown is not None
+    claim = yaml.safe_load(re.sub(r"^#   ", "", shown[0], flags=re.M))
+    for version in VERSIONS:
+        kubernetes_validate.validate(claim, version, strict=True)
+    (used,) = (each for each in pod["volumes"] if "persistentVolumeClaim" in each)
+    assert claim["metadata"]["name"] == used["persistentVolumeClaim"]["claimName"]
+    assert set(claim["spec"]["accessModes"]) <= {"ReadWriteMany", "ReadOnlyMany"}
+
+
+def test_replicas_are_spread_over_nodes_and_zones(pod: dict[str, Any]) -> None:
+    spread = {each["topologyKey"]: each for each in pod["topologySpreadConstraints"]}
+    assert spread.keys() == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    labels = the("Deployment")["spec"]["template"]["metadata"]["labels"]
+    for each in spread.values():
+        assert each["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_database_is_ready_only_by_the_way_that_the_server_takes(
+    compose: dict[str, Any],
+) -> None:
+    assert "--host=127.0.0.1" in compose["services"]["postgres"]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("file", [KUBERNETES, COMPOSE], ids=["kubernetes", "compose"])
+def test_the_files_name_the_test_that_checks_them(file: Path) -> None:
+    (named,) = re.findall(r"tests/\S+\.py", file.read_text())
+    assert ROOT / named == Path(__file__)
 
 
 def test_composes_server_is_reached_as_configured(
