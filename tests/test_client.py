@@ -16,7 +16,7 @@ from both_clients import KINDS, Clock, ask, free_port
 from fake_server import FakeServer, label_of
 from lean import lean_python
 
-from edgewright.client import AsyncClient, Client, ModelState
+from edgewright.client import AsyncClient, Client, Feedback, ModelState
 from edgewright.errors import (
     BackendUnavailableError,
     DeadlineError,
@@ -390,3 +390,18 @@ def test_both_clients_are_called_alike() -> None:
     assert len(methods(Client)) > 10
     assert methods(Client) == methods(AsyncClient)
     assert list(signature(Client).parameters) == list(signature(AsyncClient).parameters)
+
+
+@pytest.mark.parametrize("of", [Client, AsyncClient])
+def test_a_stream_of_one_thing_is_refused(of: type[Client | AsyncClient]) -> None:
+    client = of("localhost:1")
+    for method, given in (
+        (client.stream_classify, "one text"),
+        (client.stream_classify, b"an image"),
+        (client.stream_feedback, Feedback("sport", "p")),
+        (client.stream_feedback, "p"),
+        (client.stream_classify, None),
+    ):
+        one = type(given).__name__
+        with pytest.raises(InputError, match=f"(items|entries) is one {one}; .* give a list"):
+            method(given)  # type: ignore[operator]

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "kinds manifest output options rpc_errors v1 oip",
         "tables pretrained pointer",
         "examples texts preprocess metrics report figures answers feedback deadline call_inputs"
-        " failed_call calls streamed resumed_stream connection async_client client"
+        " failed_call calls streamed resumed_stream stream_calls connection async_client client"
         " connection_options shown_example state_dir",
         "backends bundle checkpoint factories model_file repository",
         "proof latency latency_rounds latency_process",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import grpc
@@ -37,9 +38,11 @@ from edgewright.resumed_stream import (
     Read,
     ResumedStream,
     Take,
+    Taken,
     Write,
 )
 from edgewright.rpc_errors import STATUS_METADATA_KEY, to_status
+from edgewright.stream_calls import AsyncStreamCall, StreamCall
 from edgewright.v1 import feedback_pb2
 
 
@@ -74,7 +77,8 @@ class Server:
         self.faults: list[Exception | None] = []
         self.log: list[str] = []
         self.pauses: list[float] = []
-        self._unread: list[Sequence[Any]] = []
+        self._deadline = 0.0  # of the call that is open
+        self._unread: list[Any] = []  # responses
 
     def run(self, stream: ResumedStream) -> list[Acknowledgement]:
         told: list[Acknowledgement] = []
@@ -95,15 +99,17 @@ class Server:
     def perform(self, step: Any, told: list[Acknowledgement]) -> Any:
         self.log.append(type(step).__name__)
         match step:
-            case Take(count):
-                return list(islice(self.entries, count))
-            case Open():
+            case Take(count, within_s):
+                return self._take(count, self.clock.now + within_s)
+            case Open(timeout_s):
                 self._unread.clear()
+                self._deadline = self.clock.now + timeout_s
             case Write(request):
-                self._unread.append(request.entries)
+                self._unread.append(self._stored(request.entries))
             case Read():
                 if self.faults and (fault := self.faults.pop(0)) is not None:
                     raise fault
+                self._check_deadline()
                 return self._read()
             case Pause(seconds):
                 self.pauses.append(seconds)
@@ -112,11 +118,28 @@ class Server:
                 told.extend(answers)
             case Close():
                 assert self._unread == []
+                self._check_deadline()
         return None
 
+    def _take(self, count: int, until: float) -> Taken:
+        taken = []
+        for entry in islice(self.entries, count):
+            taken.append(entry)
+            if self.clock.now >= until:
+                return Taken(taken, exhausted=False)
+        return Taken(taken, exhausted=len(taken) < count)
+
+    def _check_deadline(self) -> None:
+        """gRPC drops what has arrived of a call that is late, and has not been read."""
+        if self.clock.now >= self._deadline:
+            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED)
+
     def _read(self) -> Any:
+        return self._unread.pop(0)
+
+    def _stored(self, entries: Sequence[Any]) -> Any:
         response = feedback_pb2.StreamFeedbackResponse()
-        for entry in self._unread.pop(0):
+        for entry in entries:
             self.stored[entry.entry_id] = self.stored.get(entry.entry_id, 0) + 1
             status = "DUPLICATE" if self.stored[entry.entry_id] > 1 else "STORED"
             response.acknowledgements.add(entry_id=entry.entry_id, status=f"ACK_STATUS_{status}")
@@ -244,17 +267,101 @@ def test_a_long_stream_changes_its_connection_without_sending_twice() -> None:
     assert server.log.count("Open") == server.log.count("Close") > 5
 
 
-def test_a_caller_with_long_pauses_gets_a_new_connection() -> None:
+@pytest.mark.parametrize("pause_s", [2, 10, 29, 60, 3600])
+def test_a_caller_with_long_pauses_is_answered_each_time(pause_s: float) -> None:
     clock = Clock()
+    asked = count(1)
 
-    def slowly() -> Any:
-        for entry in feedback(256):
-            clock.now += 10
+    def slowly() -> Iterator[Feedback]:
+        for entry in feedback(130):
+            clock.now += pause_s
+            assert server.log.count("Deliver") == next(asked) - 1  # all that was given before
             yield entry
 
     server = Server(clock, slowly())
-    assert {each.status for each in server.run(stream(clock))} == {AckStatus.STORED}
+    told = server.run(stream(clock, patience_s=30))
+    assert [each.status for each in told] == [AckStatus.STORED] * 130
     assert server.pauses == []
+
+
+def test_a_caller_who_pauses_with_messages_under_way_has_them_sent_again() -> None:
+    clock = Clock()
+
+    def in_bursts() -> Iterator[Feedback]:
+        for index, entry in enumerate(feedback(400)):
+            if index % 150 == 149:
+                clock.now += 600
+            yield entry
+
+    server = Server(clock, in_bursts())
+    assert [each.durable for each in server.run(stream(clock, patience_s=30))] == [True] * 400
+    assert max(server.stored.values()) == 2
+
+
+def test_a_caller_who_looks_at_answers_for_long_is_not_late() -> None:
+    clock = Clock()
+    server = Server(clock, feedback(64 * 30))
+    plain = server.perform
+
+    def slow(step: Any, told: Any) -> Any:
+        if isinstance(step, Deliver):
+            clock.now += 100
+        return plain(step, told)
+
+    server.perform = slow  # type: ignore[method-assign]
+    told = server.run(stream(clock, patience_s=30))
+    assert len(told) == 64 * 30
+    again = [each for each in told if each.status is AckStatus.DUPLICATE]
+    assert len(again) <= 64 * (MESSAGES_AHEAD - 1)  # those under way at the first, and no more
+
+
+def test_a_silent_server_is_not_excused_by_a_slow_caller() -> None:
+    clock = Clock()
+
+    def slowly() -> Iterator[Feedback]:
+        for entry in feedback(100):
+            clock.now += 45
+            yield entry
+
+    server = Server(clock, slowly())
+
+    def silent() -> Any:
+        clock.now = server._deadline
+        server._check_deadline()
+
+    server._read = silent  # type: ignore[method-assign]
+    with pytest.raises(DeadlineError):
+        server.run(stream(clock, patience_s=30))
+    assert clock.now == 1000 + 45 + 30
+
+
+def test_slow_is_less_than_what_the_deadline_leaves_to_read() -> None:
+    clock = Clock()
+
+    def steadily() -> Iterator[Feedback]:
+        for index, entry in enumerate(feedback(64 * 40)):
+            clock.now += 0.35 if index % 64 == 0 else 0
+            yield entry
+
+    server = Server(clock, steadily())
+    assert {each.status for each in server.run(stream(clock, patience_s=0.3))} == {AckStatus.STORED}
+
+
+def test_an_error_of_the_entries_own_call_is_not_the_streams() -> None:
+    def broken() -> Iterator[Feedback]:
+        yield from feedback(3)
+        raise Failure(grpc.StatusCode.UNAVAILABLE)
+
+    async def run() -> None:
+        call = AsyncStreamCall(lambda: None, broken(), asyncio.sleep, clock)
+        async for _ in call.answers(stream(clock).steps()):
+            pass
+
+    clock = Clock()
+    with pytest.raises(Failure):
+        list(StreamCall(None, broken(), clock.sleep, clock).answers(stream(clock).steps()))
+    with pytest.raises(Failure):
+        asyncio.run(run())
 
 
 def test_a_server_that_hangs_up_is_an_error() -> None:

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from edgewright.answers import Classification, Embedding, ServedModel
+from edgewright.call_inputs import check_several
 from edgewright.calls import Calls, Pause, Send, Steps
 from edgewright.connection import (
     MAX_MESSAGE_BYTES,
@@ -24,7 +25,8 @@ from edgewright.connection import (
     Tls,
 )
 from edgewright.feedback import Acknowledgement, Feedback, FeedbackForm
-from edgewright.resumed_stream import AsyncStreamCall, ResumedStream, StreamForm
+from edgewright.resumed_stream import ResumedStream, StreamForm
+from edgewright.stream_calls import AsyncStreamCall
 from edgewright.streamed import ClassifyForm, StreamedAnswer
 
 T = TypeVar("T")
@@ -124,8 +126,11 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> AsyncIterator[StreamedAnswer]:
         """As ``Client.stream_classify``, for ``async for``."""
+        check_several(items, "items")
         stream = self._stream(ClassifyForm(model, version, top_k), timeout_s)
-        call = AsyncStreamCall(lambda: self._method("StreamClassify"), items, self._sleep)
+        call = AsyncStreamCall(
+            lambda: self._method("StreamClassify"), items, self._sleep, self._connection.clock
+        )
         return call.answers(stream.steps())
 
     async def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
@@ -154,8 +159,11 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> AsyncIterator[Acknowledgement]:
         """As ``Client.stream_feedback``, for ``async for``."""
+        check_several(entries, "entries")
         stream = self._stream(FeedbackForm(), timeout_s)
-        call = AsyncStreamCall(lambda: self._method("StreamFeedback"), entries, self._sleep)
+        call = AsyncStreamCall(
+            lambda: self._method("StreamFeedback"), entries, self._sleep, self._connection.clock
+        )
         return call.answers(stream.steps())
 
     async def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -55,6 +55,16 @@ def at_its_place(error: InputError, offset: int) -> InputError:
         return re.sub(r"\b(texts|images)\[(\d+)\]", lambda m: f"{m[1]}[{int(m[2]) + offset}]", text)
 
     return InputError(counted(str(error)), field=counted(error.field))
+
+
+def check_several(given: object, field: str) -> None:
+    """InputError where a stream is given one thing in place of several; a text is one."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable | AsyncIterable):
+        raise InputError(
+            f"{field} is one {type(given).__name__}; a stream takes several: give a list of them, "
+            "or what else can be iterated",
+            field=field,
+        )
 
 
 def check_range(field: str, value: int, end: int) -> None:

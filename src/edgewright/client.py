@@ -33,6 +33,7 @@ from edgewright.answers import (
     ServedModel,
 )
 from edgewright.async_client import AsyncClient
+from edgewright.call_inputs import check_several
 from edgewright.calls import Calls, Pause, Send, Steps
 from edgewright.connection import (
     MAX_MESSAGE_BYTES,
@@ -44,7 +45,8 @@ from edgewright.connection import (
     Tls,
 )
 from edgewright.feedback import Acknowledgement, AckStatus, Feedback, FeedbackForm
-from edgewright.resumed_stream import ResumedStream, StreamCall, StreamForm
+from edgewright.resumed_stream import ResumedStream, StreamForm
+from edgewright.stream_calls import StreamCall
 from edgewright.streamed import ClassifyForm, StreamedAnswer
 
 __all__ = [
@@ -197,12 +199,17 @@ class Client:
         """Classify many small items: an answer for each, in their order, as they come.
 
         ``items``, texts or the bytes of image files, is read ahead, 64 a message and a few messages
-        at a time, as the iterator is advanced. A bad item has its own error, and the rest goes on.
-        Where the connection breaks, what was not answered is sent again. ``timeout_s`` bounds, in
-        place of the client's, how long nothing may be answered before the error is raised.
+        at a time, as the iterator is advanced; where 64 take longer than a second, what there is
+        goes, and is answered before more is read. A bad item has its own error, and the rest goes
+        on. Where the connection breaks, what was not answered is sent again. ``timeout_s`` bounds,
+        in place of the client's, how long nothing may be answered before the error is raised; the
+        time that ``items`` takes does not count.
         """
+        check_several(items, "items")
         stream = self._stream(ClassifyForm(model, version, top_k), timeout_s)
-        call = StreamCall(self._methods["StreamClassify"], iter(items), self._sleep)
+        call = StreamCall(
+            self._methods["StreamClassify"], iter(items), self._sleep, self._connection.clock
+        )
         return call.answers(stream.steps())
 
     def list_models(self, *, timeout_s: float | None = None) -> list[ServedModel]:
@@ -233,12 +240,18 @@ class Client:
         """Have many entries stored: an acknowledgement for each, in their order, as they come.
 
         ``entries`` is read ahead, 64 a message and a few messages at a time, as the iterator is
-        advanced. Where the connection breaks, what was not acknowledged is sent again; what had
-        been stored all the same comes back as a DUPLICATE. ``timeout_s`` bounds, in place of the
-        client's, how long nothing may be acknowledged before the error is raised.
+        advanced; where 64 take longer than a second, what there is goes, and is acknowledged before
+        more is read. Where the connection breaks, or its deadline passes while ``entries`` keeps
+        everybody waiting, what was not acknowledged is sent again; what had been stored all the
+        same comes back as a DUPLICATE. ``timeout_s`` bounds, in place of the client's, how long
+        nothing may be acknowledged before the error is raised; the time that ``entries`` takes does
+        not count.
         """
+        check_several(entries, "entries")
         stream = self._stream(FeedbackForm(), timeout_s)
-        call = StreamCall(self._methods["StreamFeedback"], iter(entries), self._sleep)
+        call = StreamCall(
+            self._methods["StreamFeedback"], iter(entries), self._sleep, self._connection.clock
+        )
         return call.answers(stream.steps())
 
     def ready(self, model: str = "", *, timeout_s: float = READY_TIMEOUT_S) -> bool:

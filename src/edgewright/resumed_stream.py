@@ -1,27 +1,15 @@
 """A stream that outlives its connections: what was not answered is sent again.
 
-As in ``calls``, what happens when is a generator of steps without I/O; ``StreamCall`` performs
-them on a thread, ``AsyncStreamCall`` on an event loop.
+As in ``calls``, what happens when is a generator of steps without I/O; ``stream_calls`` performs
+them.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 import grpc
@@ -33,6 +21,7 @@ from edgewright.failed_call import explained
 
 MESSAGES_AHEAD: Final = 8  # sent and not answered
 ENTRIES_AT_ONCE: Final = 64  # taken from the caller
+SLOW_S: Final = 1.0  # a caller who takes longer has what was sent answered before more is
 _WORTH_ANOTHER_TRY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # What grpc.aio says (INTERNAL) when a write meets a call that is just ending: how it ended is lost,
 # and the next try tells.
@@ -57,9 +46,18 @@ class StreamForm(Protocol):
 
 @dataclass(frozen=True)
 class Take:
-    """Send me the next entries of the caller's, ``count`` unless there are no more."""
+    """Send me the caller's next entries as Taken: ``count``, or those of ``within_s`` seconds."""
 
     count: int
+    within_s: float
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Entries of the caller's, in order, and whether they are the last."""
+
+    entries: Sequence[Any]
+    exhausted: bool
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,8 @@ StreamSteps = Generator[Step, Any, None]
 
 class ResumedStream:
     """One caller's stream. A connection is given up at half its deadline, and a new one begun, so
-    that a stream may last for ever and its replicas take turns."""
+    that a stream may last for ever and its replicas take turns. The time that the caller takes, to
+    give entries or to look at answers, is not the server's."""
 
     def __init__(
         self, form: StreamForm, calls: Calls, patience_s: float, clock: Callable[[], float]
@@ -108,10 +107,13 @@ class ResumedStream:
         self._form = form
         self._calls = calls
         self._patience_s = patience_s
+        # A fraction of the deadline, or it could pass before anything that was sent is read.
+        self._slow_s = min(SLOW_S, patience_s / 4)
         self._clock = clock
         self._unsent: deque[Sequence[Any]] = deque()
         self._sent: deque[Sequence[Any]] = deque()  # on this connection, not answered
         self._exhausted = False
+        self._slow: dict[type[Step], bool] = {}  # which of the caller's steps were, last time
         self._opened: float | None = None
         self._waiting_since: float | None = None
         self._failures = 0  # since something was answered
@@ -131,18 +133,33 @@ class ResumedStream:
                 yield Pause(pause_s)
 
     def _step(self) -> StreamSteps:
-        room = len(self._sent) < MESSAGES_AHEAD and not self._expired()
+        ahead = 1 if any(self._slow.values()) else MESSAGES_AHEAD
+        room = len(self._sent) < ahead and not self._expired()
         if room and self._unsent:
             yield from self._send()
         elif room and not self._exhausted:
-            entries = yield Take(ENTRIES_AT_ONCE)
-            self._exhausted = len(entries) < ENTRIES_AT_ONCE
-            self._unsent.extend(self._form.chunks(entries))
+            yield from self._take()
         elif self._sent:
             yield from self._receive()
         elif self._opened is not None:
-            yield Close()
+            with suppress(grpc.RpcError):  # it owes nothing: how it ended does not matter
+                yield Close()
             self._opened = None
+
+    def _take(self) -> StreamSteps:
+        taken = yield from self._by_caller(Take(ENTRIES_AT_ONCE, self._slow_s))
+        self._exhausted = taken.exhausted
+        self._unsent.extend(self._form.chunks(taken.entries))
+
+    def _by_caller(self, step: Take | Deliver) -> Generator[Step, Any, Any]:
+        """What the caller does of it, while no server is waited for."""
+        began = self._clock()
+        done = yield step
+        took_s = self._clock() - began
+        if self._waiting_since is not None:
+            self._waiting_since += took_s
+        self._slow[type(step)] = took_s >= self._slow_s
+        return done
 
     def _send(self) -> StreamSteps:
         if self._opened is None:
@@ -165,7 +182,7 @@ class ResumedStream:
         self._sent.popleft()
         self._failures = 0
         self._waiting_since = self._clock() if self._sent else None
-        yield Deliver(answers)
+        yield from self._by_caller(Deliver(answers))
 
     def _expired(self) -> bool:
         return self._opened is not None and self._clock() - self._opened >= self._patience_s / 2
@@ -188,136 +205,3 @@ class ResumedStream:
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
         self._opened = None
-
-
-class StreamCall:
-    """Performs the steps on the thread that takes the answers."""
-
-    def __init__(self, method: Any, entries: Iterator[Any], sleep: Callable[[float], None]) -> None:
-        self._method = method
-        self._entries = entries
-        self._sleep = sleep
-        self._requests: SimpleQueue[Message | None] = SimpleQueue()
-        self._call: Any = None
-
-    def answers(self, steps: StreamSteps) -> Iterator[Any]:
-        """One for each entry, in their order."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = self._perform(step)
-                except grpc.RpcError as failure:
-                    step = steps.throw(failure)
-                    continue
-                if isinstance(step, Deliver):
-                    yield from step.answers
-                step = steps.send(answer)
-        except StopIteration:
-            return
-        finally:
-            self._end()
-
-    def _perform(self, step: Step) -> Any:
-        match step:
-            case Take(count):
-                return list(islice(self._entries, count))
-            case Pause(seconds):
-                return self._sleep(seconds)
-            case Open(timeout_s):
-                self._end()
-                self._requests = SimpleQueue()
-                self._call = self._method(iter(self._requests.get, None), timeout=timeout_s)
-            case Write(request):
-                self._requests.put(request)
-            case Read():
-                return next(self._call, None)
-            case Close():
-                self._requests.put(None)
-                next(self._call, None)
-        return None
-
-    def _end(self) -> None:
-        if self._call is not None:
-            self._requests.put(None)  # frees the thread that gRPC reads them with
-            self._call.cancel()
-            self._call = None
-
-
-class AsyncStreamCall:
-    """Performs the steps on the event loop; ``method`` gives the RPC, once there is a loop."""
-
-    def __init__(
-        self,
-        method: Callable[[], Any],
-        entries: Iterable[Any] | AsyncIterable[Any],
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
-        self._method = method
-        self._entries = entries if isinstance(entries, AsyncIterable) else _async(entries)
-        self._sleep = sleep
-        self._call: Any = None
-
-    async def answers(self, steps: StreamSteps) -> AsyncIterator[Any]:
-        """One for each entry, in their order."""
-        entries = aiter(self._entries)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = await self._perform(step, entries)
-                except grpc.RpcError as failure:
-                    step = steps.throw(failure)
-                    continue
-                if isinstance(step, Deliver):
-                    for each in step.answers:
-                        yield each
-                step = steps.send(answer)
-        except StopIteration:
-            return
-        finally:
-            self._end()
-
-    async def _perform(self, step: Step, entries: AsyncIterator[Any]) -> Any:
-        match step:
-            case Take(count):
-                return await _taken(entries, count)
-            case Pause(seconds):
-                return await self._sleep(seconds)
-            case Open(timeout_s):
-                self._end()
-                self._call = self._method()(timeout=timeout_s)
-            case Write(request):
-                with suppress(asyncio.InvalidStateError):  # it is over; reading says how
-                    await self._call.write(request)
-            case Read():
-                return await self._read()
-            case Close():
-                with suppress(asyncio.InvalidStateError):
-                    await self._call.done_writing()
-                await self._read()
-        return None
-
-    async def _read(self) -> Any:
-        response = await self._call.read()
-        return None if response is grpc.aio.EOF else response
-
-    def _end(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-
-
-async def _async(entries: Iterable[Any]) -> AsyncIterator[Any]:
-    for entry in entries:
-        yield entry
-
-
-async def _taken(entries: AsyncIterator[Any], count: int) -> list[Any]:
-    taken: list[Any] = []
-    while len(taken) < count:
-        try:
-            taken.append(await anext(entries))
-        except StopAsyncIteration:
-            break
-    return taken

@@ -11,7 +11,7 @@ import pytest
 from edgewright.client import Acknowledgement, AckStatus, AsyncClient, Client, Feedback
 from edgewright.errors import BackendUnavailableError
 
-from .conftest import Launch
+from .conftest import Launch, until
 
 
 @pytest.fixture
@@ -80,6 +80,76 @@ def test_the_asynchronous_client_does_the_same(launch: Launch, url: str) -> None
                 break
 
     asyncio.run(run(target(launch, feedback=url)))
+
+
+def test_a_call_may_pass_its_deadline_while_entries_are_waited_for(
+    launch: Launch, url: str
+) -> None:
+    running = launch(feedback=url)
+
+    def slowly() -> Iterator[Feedback]:
+        yield from (Feedback("sport", f"p{index}") for index in range(64))  # a whole message
+        until(lambda: running.server.in_flight == 1)
+        until(lambda: running.server.in_flight == 0)
+        yield Feedback("sport", "last")
+
+    async def later() -> AsyncIterator[Feedback]:
+        for index in range(64):
+            yield Feedback("sport", f"q{index}")
+        await asyncio.to_thread(until, lambda: running.server.in_flight == 1)
+        await asyncio.to_thread(until, lambda: running.server.in_flight == 0)
+        yield Feedback("sport", "last")
+
+    async def run(where: str) -> list[Acknowledgement]:
+        async with AsyncClient(where) as client:
+            return [each async for each in client.stream_feedback(later(), timeout_s=3)]
+
+    where = f"127.0.0.1:{running.server.port}"
+    with Client(where) as client:
+        told = list(client.stream_feedback(slowly(), timeout_s=3))
+        assert [each.durable for each in told] == [True] * 65
+    told = asyncio.run(run(where))
+    assert [each.durable for each in told] == [True] * 65
+    assert AckStatus.DUPLICATE not in {each.status for each in told}  # read before it passed
+
+
+def test_asynchronous_entries_may_wait_for_acknowledgements(launch: Launch, url: str) -> None:
+    async def run(where: str) -> int:
+        told = asyncio.Semaphore(1)
+
+        async def one_by_one() -> AsyncIterator[Feedback]:
+            for index in range(3):
+                await told.acquire()
+                yield Feedback("sport", f"p{index}")
+
+        count = 0
+        async with AsyncClient(where) as client, asyncio.timeout(120):
+            async for _ in client.stream_feedback(one_by_one()):
+                told.release()
+                count += 1
+        return count
+
+    assert asyncio.run(run(target(launch, feedback=url))) == 3
+
+
+def test_asynchronous_entries_are_let_go_with_the_stream(launch: Launch, url: str) -> None:
+    async def run(where: str) -> list[str]:
+        ended = []
+
+        async def endless() -> AsyncIterator[Feedback]:
+            try:
+                yield Feedback("sport", "p")
+                await asyncio.Event().wait()
+            finally:
+                ended.append("entries")
+
+        async with AsyncClient(where) as client:
+            stream = client.stream_feedback(endless())
+            assert (await anext(stream)).durable
+            await stream.aclose()  # type: ignore[attr-defined]
+            return ended
+
+    assert asyncio.run(run(target(launch, feedback=url))) == ["entries"]
 
 
 def test_a_server_without_a_store_says_so(launch: Launch) -> None:
