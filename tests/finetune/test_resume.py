@@ -16,6 +16,7 @@ from edgewright.finetune.training_state import Progress, Saver, TrainingState
 
 OPTIONS = ["--epochs", "4", "--threads", "1", "--max-length", "32", "--lr", "1e-3", "--quiet"]
 OPTIONS += ["--patience", "2", "--forgetting", "off", "--audit", "off"]
+OPTIONS += ["--cache", "on"]  # else how fast this machine is at the moment decides
 
 
 @pytest.fixture
