@@ -23,7 +23,8 @@ async def start_accepting(rpc: Any) -> None:
     before = asyncio.all_tasks()
     await rpc.start()
     new = asyncio.all_tasks() - before
-    # What is gRPC's is compiled, so that it is no coroutine of Python's. No call has come yet.
+    # What is gRPC's is compiled, so that it is no coroutine of Python's. No call of this server has
+    # come yet; calls of one that was started before may be among them, until they end.
     _accepting.update(task for task in new if not inspect.iscoroutine(task.get_coro()))
 
 

@@ -95,14 +95,19 @@ def test_nobody_is_remembered_once_he_has_left() -> None:
     assert not callers._in_flight
 
 
+def greedy_and_modest(tokens: Path) -> list[tuple[tuple[str, str], ...]]:
+    """Writes a file of two callers' tokens; the metadata of each."""
+    made = [new_token(name, [Right.CALL]) for name in ("greedy", "modest")]
+    tokens.write_text("\n".join(token.line() for _, token in made))
+    return [(("authorization", f"Bearer {secret}"),) for secret, _ in made]
+
+
 def test_a_greedy_token_is_refused_and_another_is_answered(
     launch: Launch, gate: Callable[[], Gate], tmp_path: Path
 ) -> None:
-    made = [new_token(name, [Right.CALL]) for name in ("greedy", "modest")]
-    (tmp_path / "tokens").write_text("\n".join(token.line() for _, token in made))
+    greedy, modest = greedy_and_modest(tmp_path / "tokens")
     running = launch(tokens=tmp_path / "tokens", max_calls_per_caller=2)
     request = ClassifyTextRequest(texts=["bank"])
-    greedy, modest = ((("authorization", f"Bearer {secret}"),) for secret, _ in made)
     held = gate()
     with ThreadPoolExecutor(3) as pool:
         call = running.predictions.ClassifyText
@@ -125,10 +130,8 @@ def test_a_greedy_token_is_refused_and_another_is_answered(
 def test_one_caller_s_rows_leave_room_in_the_queue_for_another_s(
     launch: Launch, gate: Callable[[], Gate], tmp_path: Path
 ) -> None:
-    made = [new_token(name, [Right.CALL]) for name in ("greedy", "modest")]
-    (tmp_path / "tokens").write_text("\n".join(token.line() for _, token in made))
+    greedy, modest = greedy_and_modest(tmp_path / "tokens")
     running = launch(tokens=tmp_path / "tokens", max_rows_per_caller=3, max_texts=3)
-    greedy, modest = ((("authorization", f"Bearer {secret}"),) for secret, _ in made)
     held, call = gate(), running.predictions.ClassifyText
     three, one = ClassifyTextRequest(texts=["bank"] * 3), ClassifyTextRequest(texts=["bank"])
     waiting = [call.future(three, metadata=greedy, timeout=60)]
@@ -150,10 +153,8 @@ def test_one_caller_s_rows_leave_room_in_the_queue_for_another_s(
 def test_each_caller_s_streams_have_an_allowance_of_rows_of_their_own(
     launch: Launch, gate: Callable[[], Gate], tmp_path: Path
 ) -> None:
-    made = [new_token(name, [Right.CALL]) for name in ("greedy", "modest")]
-    (tmp_path / "tokens").write_text("\n".join(token.line() for _, token in made))
+    greedy, modest = greedy_and_modest(tmp_path / "tokens")
     running = launch(tokens=tmp_path / "tokens", max_rows_per_caller=3, max_texts=3)
-    greedy, modest = ((("authorization", f"Bearer {secret}"),) for secret, _ in made)
     held, call = gate(), running.predictions.StreamClassify
     three = StreamClassifyRequest(items=[StreamItem(text="bank")] * 3)
     streams = [call(iter([three] * 2), metadata=greedy, timeout=60)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -23,6 +23,8 @@ from edgewright.serve.feedback_schema import feedback, images
 from edgewright.serve.feedback_store import FeedbackStore
 
 from .databases import PASSWORD, USER, Postgres
+
+T = TypeVar("T")
 
 
 def entry(entry_id: str, prediction_id: str | None = None, **fields: Any) -> Entry:
@@ -83,6 +85,23 @@ def test_an_image_is_stored_once_however_often_it_was_classified(store_url: str)
         ]
 
 
+def met(
+    one: FeedbackStore,
+    store_url: str,
+    other_adds: Callable[[FeedbackStore], T],
+    first: Callable[[Connection], None],
+    last: Callable[[Connection], None],
+) -> T:
+    """What another replica's adding gives, which meets ``one`` between its first and last row."""
+    with FeedbackStore.open(store_url) as other, ThreadPoolExecutor(1) as pool:
+        with one.engine.begin() as connection:
+            first(connection)
+            adding = pool.submit(other_adds, other)
+            wait([adding], timeout=0.5)  # until it waits for the first, and has not the last
+            last(connection)
+        return adding.result(timeout=60)
+
+
 def test_replicas_that_store_the_same_images_do_not_wait_for_each_other_in_a_ring(
     store_url: str,
 ) -> None:
@@ -92,18 +111,11 @@ def test_replicas_that_store_the_same_images_do_not_wait_for_each_other_in_a_rin
         values = {"sha256": sha256(content).hexdigest(), "content": content}
         connection.execute(insert(images).values(values))
 
-    with (
-        FeedbackStore.open(store_url) as one,
-        FeedbackStore.open(store_url) as other,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        with one.engine.begin() as connection:
-            add(connection, first)
-            logged = [prediction("p", image=last), prediction("q", image=first)]
-            adding = pool.submit(other.add_predictions, logged)
-            wait([adding], timeout=0.5)  # until it waits for the first, and has not the last
-            add(connection, last)
-        adding.result(timeout=60)
+    def add_twice(other: FeedbackStore) -> None:
+        other.add_predictions([prediction("p", image=last), prediction("q", image=first)])
+
+    with FeedbackStore.open(store_url) as one:
+        met(one, store_url, add_twice, lambda c: add(c, first), lambda c: add(c, last))
         assert rows(one, "SELECT count(*) FROM edgewright_images") == [(2,)]
         assert rows(one, "SELECT count(*) FROM edgewright_predictions") == [(2,)]
 
@@ -115,17 +127,12 @@ def test_replicas_that_are_sent_the_same_entries_do_not_wait_for_each_other_in_a
         values = {"entry_id": entry_id, "label": "a", "created_us": 1, "received_us": 2}
         connection.execute(insert(feedback).values(values))
 
-    with (
-        FeedbackStore.open(store_url) as one,
-        FeedbackStore.open(store_url) as other,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        with one.engine.begin() as connection:
-            add(connection, "a")
-            adding = pool.submit(other.add_feedback, [entry("a"), entry("b")])
-            wait([adding], timeout=0.5)  # until it waits for a, and has not b
-            add(connection, "b")
-        assert adding.result(timeout=60) == [Outcome.DUPLICATE] * 2
+    def add_both(other: FeedbackStore) -> list[Outcome]:
+        return other.add_feedback([entry("a"), entry("b")])
+
+    with FeedbackStore.open(store_url) as one:
+        outcomes = met(one, store_url, add_both, lambda c: add(c, "a"), lambda c: add(c, "b"))
+    assert outcomes == [Outcome.DUPLICATE] * 2
 
 
 def test_many_entries_go_in_one_transaction(store_url: str) -> None:

@@ -123,8 +123,8 @@ def test_signals_that_every_process_gets_are_no_haste(
     assert family.wait()[0] == 0
 
 
-def altered(tmp_path: Path) -> tuple[Path, Callable[[], None]]:
-    """A repository, and what alters its bundle; called again it mends it."""
+def altered(start_two: Start, tmp_path: Path) -> tuple[Family, Callable[[], None]]:
+    """Processes whose bundle was altered once they ran; what is called mends it."""
     Repository(tmp_path / "repository").publish(make_bundle(tmp_path / "bundle"), "news")
     file = tmp_path / "repository" / "news" / "1" / "variants" / "fp32.onnx"
 
@@ -133,15 +133,15 @@ def altered(tmp_path: Path) -> tuple[Path, Callable[[], None]]:
         content[100] ^= 1
         file.write_bytes(bytes(content))
 
-    return tmp_path / "repository", flip
+    family = start_two(tmp_path / "repository", "--watch-seconds", "0").announced()
+    flip()
+    return family, flip
 
 
 def test_a_process_that_cannot_come_back_is_tried_ever_more_rarely_until_it_can(
     start_two: Start, tmp_path: Path
 ) -> None:
-    repository, flip = altered(tmp_path)
-    family = start_two(repository, "--watch-seconds", "0").announced()
-    flip()
+    family, flip = altered(start_two, tmp_path)
     os.kill(family.pids[1], signal.SIGKILL)
     family.logs("started again in 1 s")
     for pause in (2, 4):
@@ -160,9 +160,7 @@ def test_a_process_that_cannot_come_back_is_tried_ever_more_rarely_until_it_can(
 def test_one_that_had_died_before_does_not_spoil_the_exit_code(
     start_two: Start, tmp_path: Path
 ) -> None:
-    repository, flip = altered(tmp_path)
-    family = start_two(repository, "--watch-seconds", "0").announced()
-    flip()
+    family, _ = altered(start_two, tmp_path)
     os.kill(family.pids[1], signal.SIGKILL)
     family.logs("started again in 2 s")
     family.popen.terminate()
@@ -172,9 +170,7 @@ def test_one_that_had_died_before_does_not_spoil_the_exit_code(
 def test_a_server_none_of_whose_processes_runs_says_so_by_its_exit_code(
     start_two: Start, tmp_path: Path
 ) -> None:
-    repository, flip = altered(tmp_path)
-    family = start_two(repository, "--watch-seconds", "0").announced()
-    flip()
+    family, _ = altered(start_two, tmp_path)
     for pid in family.pids:
         os.kill(pid, signal.SIGKILL)
     for _ in range(2):
