@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import inspect
 from typing import Any, Final
 from weakref import WeakSet
 
 _accepting: Final[WeakSet[asyncio.Task[Any]]] = WeakSet()
+# The coroutine that takes in a server's calls. Those who answer them, of this server or of one that
+# was started before, are to hear of what is no UTF-8.
+_TAKES_CALLS: Final = "AioServer._server_main_loop"
 
 
 async def start_accepting(rpc: Any) -> None:
@@ -23,9 +25,9 @@ async def start_accepting(rpc: Any) -> None:
     before = asyncio.all_tasks()
     await rpc.start()
     new = asyncio.all_tasks() - before
-    # What is gRPC's is compiled, so that it is no coroutine of Python's. No call of this server has
-    # come yet; calls of one that was started before may be among them, until they end.
-    _accepting.update(task for task in new if not inspect.iscoroutine(task.get_coro()))
+    _accepting.update(
+        task for task in new if getattr(task.get_coro(), "__qualname__", "") == _TAKES_CALLS
+    )
 
 
 def _strict(error: UnicodeError) -> tuple[str | bytes, int]:

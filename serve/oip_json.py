@@ -20,6 +20,7 @@ from edgewright.serve.tensors import BYTES, AnswerTensor, GivenTensor, TensorTyp
 BINARY: Final = "binary_data"
 BINARY_OUTPUT: Final = "binary_data_output"
 BINARY_SIZE: Final = "binary_data_size"
+_MOST_OF_A_SIDE: Final = 2**63  # an int64 of the protocol
 IMAGE_INPUT: Final = "image"  # files are no text: in JSON they are base64
 
 
@@ -137,7 +138,7 @@ def _input(given: dict[str, Any], tail: _Tail) -> GivenTensor:
     refuse_keys("an input", given, ("name", "datatype", "shape", "parameters", "data"))
     name, datatype = taken(given, "name", str), taken(given, "datatype", str)
     shape = taken(given, "shape", list)
-    if not all(type(side) is int for side in shape):
+    if not all(type(side) is int and -1 <= side < _MOST_OF_A_SIDE for side in shape):
         raise fault(name, f"has shape {shape!r:.100}; whole numbers are expected")
     parameters = taken(given, "parameters", dict, {})
     refuse_parameters(name, parameters, (BINARY_SIZE, "content_type"))
@@ -156,6 +157,8 @@ def _elements(name: str, datatype: str, data: list[Any]) -> list[Any]:
     while data and isinstance(data[0], list):
         if not all(isinstance(each, list) for each in data):
             raise fault(name, "has data of rows and single elements mixed")
+        if any(len(each) != len(data[0]) for each in data):
+            raise fault(name, "has data of rows that are not equally long")
         data = [each for row in data for each in row]
     if datatype != BYTES:
         return data

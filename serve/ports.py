@@ -144,9 +144,11 @@ def _bare(host: str) -> str:
 def _faults_told(host: str, port: int, option: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "gRPC could not bind it"
-        elsewhere = isinstance(error, socket.gaierror) or (
+        if isinstance(error, UnicodeError):  # an empty label, or one over 63 letters
+            reason = "this is no name of a host"
+        elsewhere = isinstance(error, socket.gaierror | UnicodeError) or (
             isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL
         )
         remedy = (

@@ -236,8 +236,13 @@ BAD = {
     "a number": (INFER, text(3), 400, "text[0] is 3; a string is expected"),
     "half a pair": (INFER, text("\ud800"), 400, "not valid Unicode"),
     "mixed rows": (INFER, text(["a"], "b"), 400, "rows and single elements mixed"),
+    "rows of two lengths": (INFER, text(["a", "b", "c"], ["d"], shape=[4]), 400, "equally long"),
     "count": (INFER, text("a", "b", shape=[3]), 400, "has 2 elements"),
     "a side": (INFER, text("a", shape=[1.0]), 400, "whole numbers are expected"),
+    "a side of 4,000 digits": (
+        INFER, {"inputs": [{"name": n, "datatype": "INT64", "shape": [256, 10**4299], "data": [1]}
+                           for n in ("input_ids", "attention_mask")]}, 400, "whole numbers",
+    ),
     "binary": (
         INFER, {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1],
                             "parameters": {"binary_data_size": 9}}]}, 400, "0 bytes are left",

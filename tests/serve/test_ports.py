@@ -116,7 +116,10 @@ def test_a_name_of_ipv6_addresses_alone_is_refused_where_there_is_no_ipv6(
         listening("six", 0, "--port", reserved=False)
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])  # RFC 6761, RFC 5737
+@pytest.mark.parametrize(
+    "host",
+    ["no.such.host.invalid", "192.0.2.1", "a" * 64, "a..b"],  # RFC 6761, RFC 5737, RFC 1035
+)
 def test_a_host_that_is_not_this_one_is_told(host: str) -> None:
     with pytest.raises(ConfigError, match=f"--port 0 on {host} cannot be had") as told:
         listening(host, 0, "--port", reserved=False)
