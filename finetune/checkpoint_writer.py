@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from safetensors import SafetensorError
 
 from edgewright.checkpoint import (
     AUDIT_FILE,
@@ -53,14 +54,10 @@ def write_checkpoint(target: Path, contents: CheckpointContents, *, overwrite: b
 
     Raises:
         ConfigError: ``target`` exists, as in ``manifest.refuse_existing``.
+        OSError: the disk does not take it.
     """
     with new_folder(target, overwrite=overwrite) as folder:
-        # One file whatever its size: the contract names it.
-        contents.model.save_pretrained(
-            folder / MODEL_FOLDER, safe_serialization=True, max_shard_size="1TB"
-        )
-        for weights in (folder / MODEL_FOLDER).glob("*.safetensors"):
-            weights.chmod(0o644)  # safetensors lets only its owner read a file
+        _write_weights(contents.model, folder / MODEL_FOLDER, target)
         contents.preprocessor.save(folder / PREPROCESSING_FOLDER)
         contents.examples.save(folder)
         (folder / METRICS_FILE).write_bytes(canonical_json(contents.metrics))
@@ -72,6 +69,18 @@ def write_checkpoint(target: Path, contents: CheckpointContents, *, overwrite: b
             REPORT_FILE: contents.report,
         }
         return seal(folder, CHECKPOINT, _body(contents), measured)
+
+
+def _write_weights(model: Any, folder: Path, target: Path) -> None:
+    try:
+        # One file whatever its size: the contract names it.
+        model.save_pretrained(folder, safe_serialization=True, max_shard_size="1TB")
+    except SafetensorError as error:  # that is how it tells of a full disk
+        raise OSError(
+            f"{target}: the weights cannot be written ({error}); make room, or write elsewhere"
+        ) from error
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors lets only its owner read a file
 
 
 def _body(contents: CheckpointContents) -> dict[str, Any]:

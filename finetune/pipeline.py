@@ -108,13 +108,9 @@ def run(
             if unfinished.decisions is None:  # begun just now, and to no good end
                 unfinished.finish()
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError, BackendUnavailableError):
             if unfinished.is_begun:
-                output.warn(f"interrupted; `--resume` goes on from {unfinished.folder}")
-            raise
-        except BackendUnavailableError:
-            if unfinished.is_begun:
-                output.note(f"`--resume` goes on from {unfinished.folder}")
+                output.warn(f"the run did not end; `--resume` goes on from {unfinished.folder}")
             raise
         unfinished.finish()
     return summary

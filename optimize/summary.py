@@ -8,7 +8,7 @@ from edgewright.bundle import Verdict
 from edgewright.optimize.config import SPEED
 from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.optimize.report.mixed import mixed_line
-from edgewright.optimize.words import at_most, points, verdict_words
+from edgewright.optimize.words import points, verdict_words
 
 
 def summary_lines(outcome: Outcome) -> Iterator[str]:
@@ -36,7 +36,7 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
         yield verdict_words(given)
     else:
         yield (
-            f"{at_most(given)} ({points(given.budget)} allowed), shown on {given.n} rows with "
+            f"{given.at_most} ({points(given.budget)} allowed), shown on {given.n} rows with "
             f"error rate {given.error_rate:g}"
         )
     yield (

@@ -37,13 +37,6 @@ def counted(lost: int, won: int, against: Against) -> str:
     return f"{lost} lost and {won} won"
 
 
-def at_most(given: Certificate) -> str:
-    """The bound that a certificate gives, as a predicate."""
-    if given.against is Against.REFERENCE:
-        return f"answers at most {points(given.loss_upper_bound)}% of rows otherwise than the model"
-    return f"loses at most {points(given.loss_upper_bound)} points of accuracy"
-
-
 def between(given: Certificate) -> str:
     """Both bounds that a certificate gives, and what is allowed."""
     low, high = points(given.loss_lower_bound), points(given.loss_upper_bound)
@@ -71,4 +64,4 @@ def verdict_words(given: Certificate) -> str:
         return f"{between(given)}; {rows_wanted(given)}"
     if given.verdict is Verdict.FAIL:
         return between(given)
-    return at_most(given)
+    return given.at_most

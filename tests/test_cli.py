@@ -280,7 +280,7 @@ def test_an_interruption_is_exit_130(
 ) -> None:
     put(monkeypatch, raising(KeyboardInterrupt()))
     assert run(["test"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err.strip() == "interrupted"
 
 
 def test_an_exit_code_of_a_command_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import pytest
 from serve.bundles import LABELS, Recipe, make_bundle, other_variant, preprocessor, random_texts
 
 from edgewright.backends import get_backend
-from edgewright.bundle import Bundle, Verdict
+from edgewright.bundle import Against, Bundle, Verdict
 from edgewright.cli import run
 from edgewright.latency import Latency, Timing
 from edgewright.proof import host_trial
 from edgewright.serve.host_choice import ChosenBy, HostOptions, choose
 
-FP32, SAME, WEAK = "onnxruntime-fp32", "onnxruntime-same", "onnxruntime-weak"
+FP32, WEAK = "onnxruntime-fp32", "onnxruntime-weak"
+SAME = "onnxruntime-same-under-a-name-of-some-length"
 RECIPE = Recipe(
     isa="x86_64-elsewhere",
     chosen=WEAK,
@@ -120,6 +121,41 @@ def test_it_is_told_in_words_too(tune: Tune) -> None:
     assert "3.00x fp32 (2.85 to 3.15)  UNVERIFIED" in out
     assert f"optimize chose {WEAK}" in out
     assert "measuring 3 variants" in err
+    assert len({line.index(" ms ") for line in out.splitlines() if "x fp32" in line}) == 1
+
+
+def test_inspect_puts_the_variants_in_columns(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["inspect", str(bundle)]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if " MB  " in line]
+    assert len(told) == 3
+    assert len({line.index(" MB ") for line in told}) == 1
+
+
+@pytest.mark.parametrize(
+    ("against", "words"),
+    [
+        (Against.LABELS, "loses at most 1.00 points of accuracy"),
+        (Against.REFERENCE, "answers at most 1.00% of rows otherwise than the model"),
+    ],
+)
+def test_inspect_tells_what_a_certificate_bounds(
+    against: Against,
+    words: str,
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = Bundle.open(bundle)
+    (first, *_) = opened.variants
+    assert first.certificate is not None
+    given = replace(first.certificate, against=against, loss_upper_bound=0.01)
+    shown = replace(first, certificate=given)
+    proven = replace(opened, variants=(shown,), choice={"variant": shown.name})
+    monkeypatch.setattr(Bundle, "open", lambda _path: proven)
+    assert run(["inspect", str(bundle)]) == 0
+    assert f"PASS, {words} (n={given.n})" in capsys.readouterr().out
 
 
 def test_on_the_certified_host_a_pass_that_holds_is_told(

@@ -7,7 +7,7 @@ from typing import Final
 from edgewright.bundle import Against, Certificate, Verdict
 from edgewright.optimize.config import SPEED
 from edgewright.optimize.outcome import Outcome
-from edgewright.optimize.words import amount, at_most, rows_wanted
+from edgewright.optimize.words import amount, rows_wanted
 from edgewright.report import Headline, Tone
 
 TONES: Final = {
@@ -62,6 +62,6 @@ def _plain_words(given: Certificate) -> str:
             f"{rows} {counted}; {rows_wanted(given)}."
         )
     return (
-        f"On {given.n} {rows} that nothing else has seen {counted}. So it {at_most(given)}; a "
+        f"On {given.n} {rows} that nothing else has seen {counted}. So it {given.at_most}; a "
         f"claim made this way is wrong in at most {100 * given.error_rate:g} of 100 cases.{meaning}"
     )

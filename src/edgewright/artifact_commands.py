@@ -157,15 +157,13 @@ def _describe_checkpoint(artifact: Artifact) -> list[str]:
 
 
 def _describe_bundle(bundle: Bundle) -> list[str]:
+    width = max(len(each.name) for each in (*bundle.variants, *bundle.prepared))
+
     def line(variant: Variant) -> str:
         proof = variant.certificate
-        claim = (
-            f"{proof.verdict}, loses at most {proof.loss_upper_bound:.2%} (n={proof.n})"
-            if proof
-            else "not certified"
-        )
+        claim = f"{proof.verdict}, {proof.at_most} (n={proof.n})" if proof else "not certified"
         mark = "*" if variant.name == bundle.chosen.name else " "
-        return f"  {mark} {variant.name:<32} {variant.size_bytes / 1e6:6.1f} MB  {claim}"
+        return f"  {mark} {variant.name:<{width}} {variant.size_bytes / 1e6:6.1f} MB  {claim}"
 
     return [
         *_describe_any(bundle.artifact),
@@ -174,7 +172,7 @@ def _describe_bundle(bundle: Bundle) -> list[str]:
         *(line(variant) for variant in bundle.variants),
         *_describe_features(bundle),
         *(
-            f"    {each.name:<32} {each.size_bytes / 1e6:6.1f} MB  unproven until "
+            f"    {each.name:<{width}} {each.size_bytes / 1e6:6.1f} MB  unproven until "
             "`edgewright build-engine` has built it on a GPU host"
             for each in bundle.prepared
         ),

@@ -87,6 +87,14 @@ class Certificate:
         """Whether it was made with this runtime on this class of instruction set."""
         return (self.runtime, self.instruction_set) == (runtime, instruction_set)
 
+    @property
+    def at_most(self) -> str:
+        """The bound as a predicate: "loses at most 0.27 points of accuracy"."""
+        bound = f"{100 * self.loss_upper_bound:.2f}"
+        if self.against is Against.REFERENCE:
+            return f"answers at most {bound}% of rows otherwise than the model"
+        return f"loses at most {bound} points of accuracy"
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``from_json`` is its inverse."""
         return asdict(self)

@@ -87,7 +87,7 @@ def tune(
     examples = None if data is None else _read(data, columns, opened, output)
     host = HostKey.here(opened, threads)
     shapes = workload_here(opened, workload)
-    output.note(f"measuring {len(opened.variants)} variants at {shapes}, {host.threads} threads")
+    output.note(f"measuring {len(opened.variants)} variants at {shapes}, threads {host.threads}")
     previous = read_record(state, opened, host, output.warn)
     record = try_variants(opened, host, shapes, limit_s=seconds, previous=previous)
     file = _write(state, record)
@@ -135,9 +135,10 @@ def _lines(bundle: Bundle, record: HostRecord, file: Path) -> Iterator[str]:
     host = record.host
     yield f"{bundle.path} on {host.cpu} ({host.instruction_set}), {', '.join(host.runtimes)}"
     yield f"  workload {record.workload}, threads {host.threads}   (* is chosen here)"
+    width = max(len(variant.name) for variant in record.variants)
     for variant in record.variants:
         mark = "*" if variant.name == record.chosen else " "
-        yield f"  {mark} {variant.name:<32} {_told(variant)}"
+        yield f"  {mark} {variant.name:<{width}} {_told(variant)}"
     yield f"  optimize chose {bundle.chosen.name}"
     yield f"  written to {file}"
 

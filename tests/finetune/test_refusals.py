@@ -1,5 +1,6 @@
 """What ``edgewright finetune`` refuses, in which words, and that nothing is left behind."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -210,7 +211,9 @@ def test_an_interrupt_leaves_what_resume_goes_on_from(finetune, tmp_path, monkey
         patch.setattr(pipeline, name, raise_interrupt)
         run = finetune(out="made/out")
     assert run.code == 130
-    assert "`--resume` goes on from" in run.err
+    told, _, said = run.err.splitlines()[-3:]
+    assert "`--resume` goes on from" in told
+    assert said == "interrupted"  # and not that nothing was written
     assert [each.name for each in (tmp_path / "made").iterdir()] == ["out.unfinished"]
     assert finetune("--resume", out="made/out").code == 0
     assert [each.name for each in (tmp_path / "made").iterdir()] == ["out"]
@@ -220,6 +223,33 @@ def test_an_interrupt_while_writing_leaves_no_half_of_a_checkpoint(finetune, tmp
     monkeypatch.setattr(pipeline.report, "render", raise_interrupt)
     assert finetune(out="made/out").code == 130
     assert [each.name for each in (tmp_path / "made").iterdir()] == ["out.unfinished"]
+
+
+def test_weights_that_the_disk_does_not_take_are_no_bug(finetune, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_checkpoint", on_a_full_disk(pipeline.write_checkpoint))
+        run = finetune(out="made/out")
+    told, said = run.err.splitlines()[-2:]
+    assert "`--resume` goes on from" in told
+    assert said.startswith(f"error: {tmp_path / 'made' / 'out'}: the weights cannot be written (")
+    assert "File too large" in said
+    assert said.endswith("); make room, or write elsewhere")
+    assert [each.name for each in (tmp_path / "made").iterdir()] == ["out.unfinished"]
+    assert finetune("--resume", out="made/out").code == 0
+
+
+def on_a_full_disk(write):
+    """``write`` where no file grows beyond a page, which fails as it does where no room is left."""
+
+    def limited(*arguments, **options):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            return write(*arguments, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 def raise_interrupt(*_arguments, **_options):
