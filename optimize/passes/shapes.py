@@ -87,11 +87,34 @@ def infer_shapes(model: ir.Model) -> Mapping[str, Numbers]:
         for value in inner
         if value.dtype == ir.DataType.INT64 and value.shape is not None
     }
+    doubtful = _by_way_of_tables(model.graph, numbers)
     return {
         name: Numbers(sizes, scalar=ranks[name] == 0)
         for name, sizes in numbers.items()
-        if ranks.get(name, 2) < 2
+        if ranks.get(name, 2) < 2 and name not in doubtful
     }
+
+
+def _by_way_of_tables(graph: ir.Graph, numbers: Mapping[str, Dims]) -> set[str]:
+    """Values that were reckoned from numbers in several rows.
+
+    The inference takes these for one row: where torch.onnx turns the order of a padding round, as
+    in MobileBERT, Transpose and Slice of such a table are lost on it.
+    """
+    found: set[str] = set()
+    for node in graph:
+        if node.op_type in ("Shape", "Size"):  # told by the sizes of what they read, not by numbers
+            continue
+        for value in node.outputs:
+            flat = value.shape is not None and value.shape.rank() < 2
+            known = value.name is not None and value.name in numbers
+            if known and not (flat and found.isdisjoint(_names(node))):
+                found.add(str(value.name))
+    return found
+
+
+def _names(node: ir.Node) -> list[str]:
+    return [value.name for value in node.inputs if value is not None and value.name]
 
 
 def forget_shapes(model: ir.Model) -> None:

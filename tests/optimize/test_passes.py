@@ -145,6 +145,26 @@ def test_a_size_that_varies_is_read_from_the_input_once() -> None:
     assert reader.inputs[0] is model.graph.inputs[0]
 
 
+def test_numbers_that_were_turned_round_in_a_table_stay_computed() -> None:
+    """As torch.onnx pads the words of MobileBERT: the inference lost the Transpose on its way."""
+    body = """
+        others = ConstantOfShape <value = int64[1] {0}> (two)
+        joined = Concat <axis = 0> (last, others)
+        pairs = Reshape (joined, in_pairs)
+        backwards = Slice (pairs, end, start, axis, step)
+        turned = Transpose <perm = [1, 0]> (backwards)
+        row = Reshape (turned, step)
+        pads = Cast <to = 7> (row)
+        y = Pad (x, pads)
+    """
+    constants = {
+        "two": [2], "last": [0, 0, 0, 1], "in_pairs": [-1, 2],
+        "end": [-1], "start": [-(2**63) + 1], "axis": [0], "step": [-1],
+    }  # fmt: skip
+    arrays = {name: np.array(values, np.int64) for name, values in constants.items()}
+    assert rewritten(graph(body, "float[r, l, 8] y", **arrays), fix_sizes)["Pad"] == 1
+
+
 def test_a_size_that_is_an_output_stays_one() -> None:
     body = "r = Relu (x) sizes = Shape (r) y = Expand (r, sizes)"
     model = graph(body, "float[rows, length, 8] y, int64[3] sizes")
