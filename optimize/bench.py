@@ -18,6 +18,7 @@ from edgewright import model_file
 from edgewright.backends import Session, get_backend, softmax
 from edgewright.backends.placement import Placement
 from edgewright.bundle import Against
+from edgewright.errors import ConfigError
 from edgewright.latency import inputs_from_rows
 from edgewright.latency_process import Entrant, Measured, measure
 from edgewright.metrics import Labels
@@ -25,12 +26,12 @@ from edgewright.model_file import FEATURES
 from edgewright.optimize.export import Reference
 from edgewright.optimize.inputs import Inputs, rows_of
 from edgewright.optimize.nearness import Nearness
-from edgewright.optimize.variants import Candidate
+from edgewright.optimize.variants import Candidate, Skipped
 from edgewright.preprocess import Row
-from edgewright.proof.certificate import PairedCounts, Subject
+from edgewright.proof.certificate import PairedCounts, Subject, interface_sha256
 from edgewright.proof.goldens import Goldens, choose_rows, make_goldens
 from edgewright.proof.host import available_cores, instruction_set
-from edgewright.proof.logits import predict_features, predict_logits
+from edgewright.proof.logits import answers, predict_features, predict_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Bench:
     @cached_property
     def reference_on_search(self) -> Labels:
         """What the model answers on the search rows, shape (rows,)."""
-        return np.asarray(self.reference.logits(self.inputs.search_rows).argmax(axis=1))
+        return answers(self.reference.logits(self.inputs.search_rows))
 
     def search(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Scores of candidates on the search rows, each of shape (rows, classes)."""
@@ -73,12 +74,38 @@ class Bench:
     def count_on_search(self, scores: NDArray[np.float32]) -> PairedCounts:
         """Search rows that scores of shape (rows, classes) lose and win against the model."""
         labels = self.inputs.search.labels
-        return PairedCounts.count(labels, self.reference_on_search, scores.argmax(axis=1))
+        return PairedCounts.count(labels, self.reference_on_search, answers(scores))
 
     def joined_by(self, candidates: Iterable[Candidate]) -> Bench:
-        """The same with more candidates; what the model answers is not asked again."""
-        more = {each.name: each for each in candidates}
-        bench = replace(self, candidates={**self.candidates, **more})
+        """The same with more candidates."""
+        return self._with({**self.candidates, **{each.name: each for each in candidates}})
+
+    def without_unfit(
+        self, scores: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[Bench, list[Skipped]]:
+        """The same without the candidates that answer some search row with what are no numbers.
+
+        Raises:
+            ConfigError: the baseline does; then the model itself is to blame.
+        """
+        wrong = {name: int((answers(each) < 0).sum()) for name, each in scores.items()}
+        if wrong[self.baseline]:
+            raise ConfigError(
+                f"{self.reference.name} answers {wrong[self.baseline]} of "
+                f"{len(self.inputs.search)} search rows with what are no numbers; its weights are "
+                "damaged, or its training diverged: train it again"
+            )
+        unfit = [
+            Skipped(name, f"it answers {count} of {len(self.inputs.search)} search rows with what "
+                    "are no numbers")
+            for name, count in wrong.items() if count
+        ]  # fmt: skip
+        kept = {name: each for name, each in self.candidates.items() if not wrong[name]}
+        return self._with(kept), unfit
+
+    def _with(self, candidates: Mapping[str, Candidate]) -> Bench:
+        """These candidates; what the model answers is not asked again."""
+        bench = replace(self, candidates=candidates)
         vars(bench)["reference_on_search"] = self.reference_on_search  # as cached_property does
         return bench
 
@@ -106,19 +133,20 @@ class Bench:
             instruction_set=instruction_set(),
             row_by_row=not candidate.batch_invariant,
             session_options=tuple(sorted(candidate.session_options.items())),
+            interface_sha256=self._interface_sha256,
         )
 
     def count_on_certify(self, names: Iterable[str]) -> dict[str, PairedCounts]:
         """Run candidates over the certify rows. The only thing that reads them."""
         rows = rows_of(self.inputs.preprocessor, self.inputs.certify)
-        reference = self.reference.logits(rows).argmax(axis=1)
+        reference = answers(self.reference.logits(rows))
         # Without labels the model is right by definition, and every other answer is a loss.
         of_labels = self.inputs.against is Against.LABELS
         labels = self.inputs.certify.labels if of_labels else reference
         with self._workers() as pool:
             jobs = {name: pool.submit(self._logits, self.candidates[name], rows) for name in names}
             return {
-                name: PairedCounts.count(labels, reference, job.result().argmax(axis=1))
+                name: PairedCounts.count(labels, reference, answers(job.result()))
                 for name, job in jobs.items()
             }
 
@@ -148,6 +176,10 @@ class Bench:
             )
             found[name] = Nearness.of(expected, features)
         return found
+
+    @cached_property
+    def _interface_sha256(self) -> str:
+        return interface_sha256(self.inputs.preprocessor, self.inputs.origin.labels)
 
     def _workers(self) -> ThreadPoolExecutor:
         """As many candidates at once as there are cores for; each still runs as it is served."""

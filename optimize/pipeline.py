@@ -59,6 +59,7 @@ from edgewright.output import Output
 from edgewright.proof.goldens import Goldens
 from edgewright.proof.host import available_cores, has_bf16, instruction_set, saturates, this_host
 from edgewright.proof.ledger import open_ledger
+from edgewright.proof.logits import answers
 
 _GAINS_EFFORT: Final = Effort(budget_s=5.0, min_rounds=9)  # of the passes, beside each other
 
@@ -94,10 +95,11 @@ def optimize(
         mixed, left_out = _mix(start, scores, config, stages)
         bench = bench.joined_by(each.candidate for each in mixed if each.candidate is not None)
         scores |= bench.search(bench.candidates.keys() - scores.keys())
+        bench, unfit = bench.without_unfit(scores)
         with stages(f"measure latency at {inputs.workload}"):
             measured = bench.measure()
             gains = _gains(start, config)
-        skipped += [Skipped(name, reason) for name, reason in measured.failures.items()]
+        skipped += [*unfit, *(Skipped(name, why) for name, why in measured.failures.items())]
         standings = {
             name: _standing(bench, name, scores[name], timing)
             for name, timing in measured.timings.items()
@@ -191,7 +193,7 @@ def _make_candidates(inputs: Inputs, config: OptimizeConfig, folder: Path, stage
         probe = Probe(inputs.preprocessor, inputs.search_rows)
         candidates, skipped = build_candidates(materials, probe, asked=config.backends)
     if inputs.search_against is Against.REFERENCE:
-        inputs = inputs.judged_by(reference.logits(inputs.search_rows).argmax(axis=1))
+        inputs = inputs.judged_by(answers(reference.logits(inputs.search_rows)))
     by_name = {candidate.name: candidate for candidate in candidates}
     bench = Bench(inputs, reference, by_name, config.threads)
     return Start(bench, [*_absent(inputs), *skipped], materials.source, work)

@@ -220,9 +220,14 @@ class Bundle:
 
     @property
     def certified_threads(self) -> int:
-        """Threads that its variants were certified with; 1 where none was."""
+        """Threads that optimize timed its variants with, and so chose for.
+
+        A certificate may name others: answers that an earlier run has counted on another number of
+        threads are not counted again. It speaks where the choice does not say; 1 where none does.
+        """
         certificates = (each.certificate for each in (self.chosen, *self.variants))
-        return next((each.threads for each in certificates if each is not None), 1)
+        certified = next((each.threads for each in certificates if each is not None), 1)
+        return int(self.choice.get("threads", certified))
 
     def preprocessor(self) -> TextPreprocessor | ImagePreprocessor:
         """The only code that turns a raw text or image into this model's tensors."""

@@ -28,6 +28,8 @@ from edgewright.optimize.export import Reference, export_onnx
 from edgewright.optimize.given import Given
 from edgewright.optimize.inputs import Inputs
 from edgewright.optimize.origin import Origin, open_origin
+from edgewright.optimize.variants import Candidate
+from edgewright.proof.certificate import Subject
 
 
 def write_rows(path: Path, texts: Sequence[str], labels: Sequence[int] | None) -> Path:
@@ -331,6 +333,28 @@ def test_a_foreign_model_is_certified_on_rows_without_labels(
     assert "accuracy lost" not in page
     measured = json.loads((bundle / "measurements.json").read_bytes())
     assert measured["against"] == {"certify": "reference", "search": "reference"}
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [{"max_length": 8}, {"labels": ",".join(reversed(LABELS))}],
+    ids=["texts cut shorter", "classes named in another order"],
+)
+def test_a_file_fed_or_read_otherwise_is_no_longer_what_was_certified(
+    foreign: Path,
+    onnx_file: Path,
+    tables: dict[str, Path],
+    tmp_path: Path,
+    otherwise: dict[str, Any],
+) -> None:
+    def subject(**given: Any) -> Subject:
+        rows = {name: str(tables[name]) for name in ("calibrate", "certify")}
+        inputs = Inputs.open(config(foreign, tmp_path, **rows, **given))
+        candidate = Candidate("a", "onnxruntime", onnx_file, "fp32", batch_invariant=True)
+        return Bench(inputs, Reference(inputs.origin), {"a": candidate}, threads=1).subject("a")
+
+    assert subject() == subject()
+    assert subject(**otherwise) != subject()
 
 
 def _int8_is_faster(bench: Bench) -> Measured:

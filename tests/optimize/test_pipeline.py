@@ -7,11 +7,14 @@ that answer as the model does, one that is sabotaged, and speeds that a clock mi
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
@@ -45,6 +48,7 @@ class Entrant:
     backend: str = "onnxruntime"
     batch_invariant: bool = True
     small: bool = False  # another file, without the names of its nodes
+    no_number_above: float = math.inf  # where the first class's own logit is above, it gives NaN
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +66,31 @@ def _write(source: Path, target: Path, entrant: Entrant) -> None:
     output = model.graph.output[0]
     for node in model.graph.node:
         node.output[:] = ["own" if name == output.name else name for name in node.output]
-    bias = numpy_helper.from_array(onnx.numpy_helper.np.float32([entrant.bias, 0, 0]), "bias")
+    bias = numpy_helper.from_array(np.float32([entrant.bias, 0, 0]), "bias")
     model.graph.initializer.append(bias)
-    model.graph.node.append(helper.make_node("Add", ["own", "bias"], [output.name]))
+    limit = entrant.no_number_above
+    own = "own" if limit == math.inf else _without_numbers(model.graph, limit)
+    model.graph.node.append(helper.make_node("Add", [own, "bias"], [output.name]))
     model.doc_string = entrant.mark
     for node in model.graph.node if entrant.small else ():
         node.name = ""
     onnx.save(model, target)
+
+
+def _without_numbers(graph: onnx.GraphProto, limit: float) -> str:
+    """The value with the logits, all of a row's NaN where the first of them is above the limit."""
+    numbers = {"limit": np.float32(limit), "nan": np.float32(np.nan), "zero": np.float32(0)}
+    numbers |= {"first": np.array([0], np.int64)}
+    graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in numbers.items())
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["own", "first"], ["of_first"], axis=1),
+            helper.make_node("Greater", ["of_first", "limit"], ["above"]),
+            helper.make_node("Where", ["above", "nan", "zero"], ["nothing_or_nan"]),
+            helper.make_node("Add", ["own", "nothing_or_nan"], ["without_numbers"]),
+        ]
+    )
+    return "without_numbers"
 
 
 def _timing(speedup: float) -> Timing:
@@ -108,12 +130,13 @@ class Runs:
             bench = Bench(inputs, reference, candidates, config.threads)
             return pipeline.Start(bench, [Skipped("x", "no such")], self._fp32)
 
-        timings = {
-            name: _timing(entrant.speedup) for name, entrant in everyone.items() if entrant.speedup
-        }
-        failures = {name: "it died" for name in everyone if name not in timings}
+        def timed(bench: Bench) -> Measured:
+            speeds = {name: everyone[name].speedup for name in bench.candidates}
+            timings = {name: _timing(speed) for name, speed in speeds.items() if speed}
+            return Measured(timings, {name: "it died" for name in speeds if name not in timings})
+
         self._monkeypatch.setattr(pipeline, "_make_candidates", make)
-        self._monkeypatch.setattr(Bench, "measure", lambda bench: Measured(timings, failures))
+        self._monkeypatch.setattr(Bench, "measure", timed)
         self._capsys.readouterr()
         code = edgewright(["optimize", str(checkpoint), "-o", str(self.bundle), "--json", *options])
         printed = self._capsys.readouterr()
@@ -272,6 +295,18 @@ def test_another_budget_or_confidence_is_answered_from_the_ledger(
     assert certificates["b"]["error_rate"] == pytest.approx(0.02)
 
 
+def test_a_server_takes_the_threads_that_were_timed_though_a_verdict_is_of_others(
+    runs: Runs, checkpoint_here: Path
+) -> None:
+    runs(checkpoint_here, {"a": GOOD})
+    runs.without_reading_certify()
+    runs(checkpoint_here, {"a": GOOD}, "--overwrite", "--threads", "2")
+    bundle = Bundle.open(runs.bundle)
+    certificate = bundle.chosen.certificate
+    assert certificate is not None
+    assert (certificate.threads, bundle.certified_threads) == (1, 2)
+
+
 def test_an_inconclusive_variant_ships_only_when_allowed_and_the_bundle_says_so(
     runs: Runs, make_checkpoint: Callable[..., Path]
 ) -> None:
@@ -425,6 +460,15 @@ def test_what_cannot_be_timed_is_told_with_the_reason_and_the_others_go_on(
     assert (code, told["variant"]) == (0, "a")
     assert [each["name"] for each in told["candidates"]] == [FP32, "a"]
     assert {"name": "dead", "reason": "it died"} in told["skipped"]
+
+
+def test_what_is_no_number_is_never_a_right_answer(runs: Runs, checkpoint_here: Path) -> None:
+    """Of a row of NaN ``argmax`` makes the first class, and here that is mostly the right one."""
+    entrants = {"nan": Entrant(3.0, no_number_above=1.0), "a": GOOD}
+    code, told = runs(checkpoint_here, entrants)
+    assert (code, told["variant"]) == (0, "a")
+    (reason,) = (each["reason"] for each in told["skipped"] if each["name"] == "nan")
+    assert re.fullmatch(r"it answers \d+ of 90 search rows with what are no numbers", reason)
 
 
 def test_where_size_is_preferred_the_smaller_file_ships_first(

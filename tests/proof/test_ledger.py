@@ -12,7 +12,7 @@ import pytest
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof.certificate import PairedCounts, Subject, Trial
-from edgewright.proof.ledger import open_ledger
+from edgewright.proof.ledger import FORMAT_VERSION, open_ledger
 
 SPLIT = "c" * 64
 COUNTS = PairedCounts(n=600, lost=2, won=1)
@@ -83,6 +83,7 @@ def test_a_file_has_one_trial_only(tmp_path: Path) -> None:
         {"instruction_set": "x86_64-avx2"},
         {"row_by_row": True},
         {"session_options": (("key", "value"),)},
+        {"interface_sha256": "e" * 64},
     ],
 )
 def test_the_same_file_run_otherwise_takes_a_slot(
@@ -157,13 +158,27 @@ def test_a_ledger_of_another_split_is_refused_under_this_name(tmp_path: Path) ->
         pass
 
 
-def test_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
-    _record(tmp_path, "a")
-    file = _ledger_file(tmp_path)
-    body = {**json.loads(file.read_bytes()), "format_version": 2}
+def _rewrite(file: Path, **changes: object) -> None:
+    """Change fields of a ledger, as whoever writes it so would: its checksum fits."""
+    body = {**json.loads(file.read_bytes()), **changes}
     del body["checksum"]
     checksum = sha256_bytes(canonical_json(body))
     file.write_bytes(canonical_json({**body, "checksum": checksum}))
+
+
+def test_a_trial_of_the_older_format_keeps_its_slot_and_proves_nothing_anew(tmp_path: Path) -> None:
+    _record(tmp_path, "a")
+    (trial,) = json.loads(_ledger_file(tmp_path).read_bytes())["trials"]
+    del trial["subject"]["interface_sha256"]
+    _rewrite(_ledger_file(tmp_path), format_version=1, trials=[trial])
+    assert _slot(tmp_path, "a", interface_sha256="e" * 64) is None
+    _record(tmp_path, "a", interface_sha256="e" * 64)
+    assert _slot(tmp_path, "a", interface_sha256="e" * 64) == 1
+
+
+def test_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
+    _record(tmp_path, "a")
+    _rewrite(_ledger_file(tmp_path), format_version=FORMAT_VERSION + 1)
     with pytest.raises(IntegrityError, match="upgrade"):
         _record(tmp_path, "a")
 

@@ -12,7 +12,7 @@ from serve.bundles import preprocessor, random_texts
 
 from edgewright.backends import TensorSpec
 from edgewright.preprocess import TokenRow
-from edgewright.proof.logits import predict_logits
+from edgewright.proof.logits import answers, predict_logits
 
 
 class Echo:
@@ -52,3 +52,8 @@ def test_alone_means_unpadded_and_alone() -> None:
     rows = encode("bank law", "the " * 10)
     predict_logits(session, preprocessor(), rows, one_row_at_a_time=True)
     assert session.shapes == [(1, 4), (1, 12)]
+
+
+def test_a_row_with_what_is_no_number_has_no_answer() -> None:
+    logits = np.array([[0, 1], [np.nan, np.nan], [2, 1], [0, np.nan], [np.inf, 0]], np.float32)
+    assert answers(logits).tolist() == [1, -1, 0, -1, -1]

@@ -15,15 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from edgewright.bundle import Against, Certificate, Verdict
-from edgewright.manifest import canonical_json, sha256_bytes
+from edgewright.manifest import canonical_json, sha256_bytes, sha256_file
 from edgewright.metrics import Labels
+from edgewright.preprocess import Preprocessor
 from edgewright.proof.bound import loss_lower_bound, loss_upper_bound, rows_needed
 
 SHARES: Final = (3, 1, 1)  # of the error that the confidence leaves over, by slot
 SLOTS: Final = len(SHARES)
+# Beyond, a later slot's share is no more than the error of the bound's own interval (1e-5), and no
+# number of rows would pass.
+MOST_CONFIDENCE: Final = 0.9999
 MOST_ROWS: Final = 100_000  # more than this is not worth counting to, nor labelling
 
 
@@ -31,7 +37,9 @@ MOST_ROWS: Final = 100_000  # more than this is not worth counting to, nor label
 class Subject:
     """What a certificate binds: change one of these and it proves nothing.
 
-    ``row_by_row`` is how the variant was run, and must be served: one row at a time.
+    ``row_by_row`` is how the variant was run, and must be served: one row at a time. A bundle binds
+    its preprocessing and its labels by its seal; a ledger outlives bundles, and one file may be
+    tried with texts cut at 32 tokens and then at 256, or with its classes named in another order.
     """
 
     file_sha256: str
@@ -39,6 +47,7 @@ class Subject:
     instruction_set: str  # edgewright.proof.host.instruction_set()
     row_by_row: bool
     session_options: tuple[tuple[str, str], ...] = ()  # sorted by name
+    interface_sha256: str = ""  # empty in a ledger of one bundle, whose seal binds it
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``from_json`` is its inverse."""
@@ -48,6 +57,7 @@ class Subject:
             "instruction_set": self.instruction_set,
             "row_by_row": self.row_by_row,
             "session_options": dict(self.session_options),
+            "interface_sha256": self.interface_sha256,
         }
 
     @classmethod
@@ -104,6 +114,14 @@ def error_rates(confidence: float) -> tuple[float, ...]:
 def rows_to_pass(budget: float, error_rate: float) -> int | None:
     """Rows with which a variant that never differs from the reference passes; None: too many."""
     return rows_needed(0, 0, 1, budget, error_rate)
+
+
+def interface_sha256(preprocessor: Preprocessor, labels: Sequence[str]) -> str:
+    """Identity of what stands between a file and its answers: inputs made, outputs named."""
+    with TemporaryDirectory(prefix="edgewright-interface-") as name:
+        preprocessor.save(Path(name))
+        files = {file.name: sha256_file(file) for file in Path(name).iterdir()}
+    return sha256_bytes(canonical_json([files, list(labels)]))
 
 
 def certify_sha256(ids: Sequence[str], labels: Sequence[str]) -> str:

@@ -17,8 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from edgewright import model_file
 from edgewright.backends import get_backend
 from edgewright.bundle import Bundle, Certificate, Variant, Verdict
@@ -40,7 +38,7 @@ from edgewright.proof.certificate import (
 from edgewright.proof.host_record import HostKey, HostRecord, VariantHere
 from edgewright.proof.host_trial import conclude
 from edgewright.proof.ledger import Ledger, open_ledger
-from edgewright.proof.logits import predict_logits
+from edgewright.proof.logits import answers, predict_logits
 
 LEDGER_FOLDER: Final = "recounts"  # beside the record
 
@@ -180,8 +178,7 @@ def _answers(
         bundle.path / variant.file, threads=host.threads, options=variant.session_options
     )
     alone = not variant.batch_invariant
-    logits = predict_logits(session, preprocessor, rows, one_row_at_a_time=alone)
-    return np.asarray(logits.argmax(axis=1))
+    return answers(predict_logits(session, preprocessor, rows, one_row_at_a_time=alone))
 
 
 def _certificate(bundle: Bundle, subject: Subject, ledger: Ledger, threads: int) -> Certificate:

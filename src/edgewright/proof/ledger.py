@@ -34,7 +34,11 @@ from edgewright.manifest import canonical_json, replace_file, sha256_bytes
 from edgewright.proof.certificate import SLOTS, PairedCounts, Subject, Trial
 
 FORMAT: Final = "edgewright.ledger"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+_READ_VERSIONS: Final = (
+    1,
+    2,
+)  # in 1 a subject had no interface: its trial counts, and proves no more
 DEFAULT_FOLDER: Final = "edgewright-ledger"  # beside the checkpoint
 
 
@@ -61,7 +65,7 @@ class Ledger:
         return SLOTS - len(self.entries)
 
     def find(self, subject: Subject) -> Trial | None:
-        """The trial that is written for exactly this file, runtime, options and host class."""
+        """The trial that is written for exactly this subject."""
         return next((each.trial for each in self.entries if each.subject == subject), None)
 
     def record(
@@ -140,7 +144,7 @@ def _read(file: Path, split_sha256: str) -> list[Entry]:
         raise _altered(file) from error
     if not intact:
         raise _altered(file)
-    if (body["format"], body["format_version"]) != (FORMAT, FORMAT_VERSION):
+    if body["format"] != FORMAT or body["format_version"] not in _READ_VERSIONS:
         raise IntegrityError(
             f"{file} has format {body['format']} {body['format_version']}, and this edgewright "
             f"reads {FORMAT} {FORMAT_VERSION}; upgrade edgewright"

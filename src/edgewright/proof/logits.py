@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.backends import Session
+from edgewright.metrics import Labels
 from edgewright.model_file import FEATURES
 from edgewright.preprocess import Preprocessor, Row
 
@@ -32,6 +33,16 @@ def predict_logits(
     """
     groups = batches_by_length(rows, size=1 if one_row_at_a_time else BATCH_ROWS)
     return predict_batches(session, preprocessor, rows, groups)
+
+
+def answers(logits: NDArray[np.floating[Any]]) -> Labels:
+    """Label indices of shape (rows,); -1, which is nobody's label, where a logit is no number.
+
+    ``argmax`` alone would take such a row for one of the first classes, and now and then for right.
+    """
+    best = np.asarray(logits.argmax(axis=1), dtype=np.int64)
+    best[~np.isfinite(logits).all(axis=1)] = -1
+    return best
 
 
 def predict_features(
