@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 from edgewright import model_file
@@ -100,9 +101,11 @@ def write_rejection(outcome: Outcome) -> None:
 def refuse_targets(output: Path, rejected: Path, *, overwrite: bool) -> None:
     """Fail before any work when the bundle or the rejection could not be written.
 
+    The folder that they go into is made, for trials of a search may come to lie there first.
+
     Raises:
-        ConfigError: the bundle exists without ``overwrite``, or either is something else than an
-            artifact of ours; all faults at once.
+        ConfigError: the bundle exists without ``overwrite``, either is something else than an
+            artifact of ours, or nothing can be written there; all faults at once.
     """
     faults: list[str] = []
     for target, replace in ((output, overwrite), (rejected, True)):
@@ -110,6 +113,12 @@ def refuse_targets(output: Path, rejected: Path, *, overwrite: bool) -> None:
             refuse_existing(target, overwrite=replace)
         except ConfigError as error:
             faults += error.faults
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        faults.append(f"-o {output}: nothing can be written there ({error.strerror})")
     if faults:
         raise ConfigError(faults)
 

@@ -14,6 +14,7 @@ from edgewright.backends import BACKENDS
 from edgewright.errors import ConfigError
 from edgewright.latency import Workload
 from edgewright.optimize.given import NOTHING_GIVEN, Given
+from edgewright.proof.certificate import MOST_CONFIDENCE
 from edgewright.proof.ledger import DEFAULT_FOLDER
 
 SPEED: Final = "speed"
@@ -57,9 +58,10 @@ class OptimizeConfig:
     def _faults(self) -> Iterator[str]:
         if not 0 < self.max_drop < 1:
             yield f"--max-drop is {self.max_drop:g}; {_drop_advice(self.max_drop)}"
-        if not 0.5 < self.confidence < 1:
+        if not 0.5 < self.confidence <= MOST_CONFIDENCE:
             yield (
-                f"--confidence is {self.confidence:g}; it must be between 0.5 and 1: 0.95 is 95%"
+                f"--confidence is {self.confidence!r}; it must be above 0.5 and at most "
+                f"{MOST_CONFIDENCE}: 0.95 is 95%"
             )
         if self.prefer not in PREFERENCES:
             yield f"--prefer is {self.prefer}; it must be {' or '.join(PREFERENCES)}"
@@ -73,7 +75,9 @@ class OptimizeConfig:
         if not 0 <= self.seed < 2**32:
             yield f"--seed is {self.seed}; it must be from 0 to 4294967295"
         yield from self.given.faults()
-        if self.output.resolve() == self.checkpoint.resolve():
+        if self.output.name in ("", ".."):
+            yield f"-o {self.output} has no name for a new folder; give one, as -o bundle"
+        elif self.output.resolve() == self.checkpoint.resolve():
             yield f"-o {self.output} is the checkpoint itself; choose another path"
         if self.workload is not None:
             try:

@@ -15,7 +15,7 @@ from edgewright.errors import ConfigError, DataError
 from edgewright.examples import Examples, Table, read_table
 from edgewright.examples.held_out import hold_out
 from edgewright.kinds import IMAGE
-from edgewright.latency import Workload
+from edgewright.latency import Workload, refuse_other_shapes
 from edgewright.metrics import Labels
 from edgewright.optimize.choice import SERVABLE_BACKEND
 from edgewright.optimize.config import OptimizeConfig
@@ -191,10 +191,5 @@ def _workload(config: OptimizeConfig, preprocessor: Preprocessor, search: Exampl
     if config.workload is None:
         return Workload.from_lengths([len(row) for row in rows_of(preprocessor, search)])
     workload = Workload.parse(config.workload)
-    height = preprocessor.input_shape[-2]
-    if preprocessor.kind is IMAGE and {shape.length for shape in workload.shares} != {height}:
-        raise ConfigError(
-            f"--workload is {config.workload}; this model takes images of {height} pixels in "
-            f"height, so give shapes such as 1x{height},8x{height}"
-        )
+    refuse_other_shapes(workload, preprocessor)
     return workload

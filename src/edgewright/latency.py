@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.errors import ConfigError
-from edgewright.preprocess import Preprocessor, Row
+from edgewright.kinds import IMAGE
+from edgewright.preprocess import Preprocessor, Row, TextPreprocessor
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -111,6 +112,21 @@ def _parse_part(part: str) -> tuple[Shape, float] | str:
         return Shape(int(rows), int(length)), float(weight) if ":" in part else 1.0
     except ValueError:
         return f"workload {part!r}: expected ROWSxLENGTH or ROWSxLENGTH:WEIGHT, as 8x128:0.5"
+
+
+def refuse_other_shapes(workload: Workload, preprocessor: Preprocessor) -> None:
+    """ConfigError where a call of the workload is none that this model takes."""
+    lengths = {shape.length for shape in workload.shares}
+    height = preprocessor.input_shape[-2]
+    if preprocessor.kind is IMAGE and lengths != {height}:
+        raise ConfigError(
+            f"the workload is {workload}; this model takes images of {height} pixels in height, "
+            f"so give shapes such as 1x{height},8x{height}"
+        )
+    if isinstance(preprocessor, TextPreprocessor) and max(lengths) > preprocessor.max_length:
+        raise ConfigError(
+            f"the workload is {workload}; this model reads at most {preprocessor.max_length} tokens"
+        )
 
 
 @dataclass(frozen=True)

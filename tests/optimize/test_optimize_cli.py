@@ -148,6 +148,25 @@ def test_a_ledger_that_cannot_be_written_is_told_before_any_work(
     assert "--ledger" in told
 
 
+def test_a_bundle_that_could_not_be_written_is_told_before_any_work(
+    capsys: Any, checkpoint_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, told = _refused(capsys, checkpoint_path, "-o", tmp_path / "file" / "bundle")
+    assert code == 2
+    assert "nothing can be written there" in told
+    assert "export" not in told
+
+
+def test_texts_longer_than_the_model_reads_are_told_before_any_work(
+    bundle: Path, capsys: Any, checkpoint_path: Path
+) -> None:
+    code, told = _refused(capsys, checkpoint_path, "-o", bundle, "--workload", "1x25")
+    assert code == 2
+    assert "this model reads at most 24 tokens" in told
+    assert "export" not in told
+
+
 @pytest.mark.slow
 def test_a_real_run_ends_in_a_bundle_or_in_a_rejection_that_says_why(
     bundle: Path, capsys: Any, checkpoint_path: Path, tmp_path: Path

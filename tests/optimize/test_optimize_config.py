@@ -9,6 +9,7 @@ import yaml
 from edgewright.errors import ConfigError
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.given import Given
+from edgewright.proof.certificate import MOST_CONFIDENCE, error_rates, rows_to_pass
 
 
 def _config(**options: Any) -> OptimizeConfig:
@@ -28,6 +29,7 @@ def _config(**options: Any) -> OptimizeConfig:
         ({"max_drop": float("nan")}, "--max-drop is nan"),
         ({"confidence": 0.5}, "--confidence is 0.5"),
         ({"confidence": 95}, "0.95 is 95%"),
+        ({"confidence": 0.99999}, "--confidence is 0.99999; .*at most 0.9999"),
         ({"backends": ("onnx",)}, "--backend is onnx; it must be one of onnxruntime, openvino"),
         ({"prefer": "small"}, "--prefer is small; it must be speed or size"),
         ({"threads": 0}, "--threads is 0"),
@@ -54,6 +56,16 @@ def test_all_faults_are_told_at_once() -> None:
 def test_the_bundle_may_not_replace_its_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is the checkpoint itself"):
         OptimizeConfig(tmp_path / "a", tmp_path / "b" / ".." / "a")
+
+
+@pytest.mark.parametrize("output", [".", "..", "/"])
+def test_a_bundle_needs_a_name(output: str) -> None:
+    with pytest.raises(ConfigError, match="has no name for a new folder"):
+        OptimizeConfig(Path("checkpoint"), Path(output))
+
+
+def test_at_the_highest_confidence_every_slot_can_still_pass() -> None:
+    assert all(rows_to_pass(0.01, rate) for rate in error_rates(MOST_CONFIDENCE))
 
 
 def test_the_ledger_lies_beside_the_checkpoint_unless_told_otherwise(tmp_path: Path) -> None:

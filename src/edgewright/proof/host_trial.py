@@ -16,10 +16,16 @@ from typing import Any, Final
 from edgewright.backends import Session, get_backend
 from edgewright.bundle import Bundle, Variant, Verdict
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
-from edgewright.kinds import IMAGE
-from edgewright.latency import Arrays, Effort, Timing, Workload, inputs_from_rows
+from edgewright.latency import (
+    Arrays,
+    Effort,
+    Timing,
+    Workload,
+    inputs_from_rows,
+    refuse_other_shapes,
+)
 from edgewright.latency_rounds import compare
-from edgewright.preprocess import Preprocessor, TextPreprocessor
+from edgewright.preprocess import Preprocessor
 from edgewright.proof.goldens import Goldens, check_goldens
 from edgewright.proof.host_record import HostKey, HostRecord, Speed, VariantHere
 
@@ -45,17 +51,7 @@ def workload_here(bundle: Bundle, given: str | None = None) -> Workload:
         rows = Goldens.load(bundle.path).rows(preprocessor)
         return Workload.from_lengths([len(row) for row in rows])
     workload = Workload.parse(told)
-    lengths = {shape.length for shape in workload.shares}
-    if preprocessor.kind is IMAGE and lengths != {preprocessor.input_shape[-2]}:
-        height = preprocessor.input_shape[-2]
-        raise ConfigError(
-            f"the workload is {workload}; this model takes images of {height} pixels in height, "
-            f"so give shapes such as 1x{height},8x{height}"
-        )
-    if isinstance(preprocessor, TextPreprocessor) and max(lengths) > preprocessor.max_length:
-        raise ConfigError(
-            f"the workload is {workload}; this model reads at most {preprocessor.max_length} tokens"
-        )
+    refuse_other_shapes(workload, preprocessor)
     return workload
 
 
