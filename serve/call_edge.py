@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -18,9 +17,8 @@ from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
 from edgewright.serve.callers import Callers, Peer, right_for
+from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.tokens import Right
-
-log = logging.getLogger(__name__)
 
 _OUR_STREAMS = "/edgewright."
 _ON_THE_WAY_S: Final = 0.05  # what a call may have taken to get here
@@ -47,7 +45,7 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
 
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
     none of them: they last as long as their callers like. ``callers`` says who is let in,
-    ``refusal`` whether the queue has room for nobody.
+    ``refusal`` whether the queue has room for nobody, and ``outgoing`` hears of what streams send.
     """
 
     def __init__(
@@ -55,9 +53,10 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         observer: CallObserver,
         callers: Callers | None = None,
         refusal: Callable[[], OverloadedError | None] = lambda: None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.in_flight = 0
-        self._writing: dict[asyncio.Task[Any], float] = {}  # since when, of our streams
+        self._outgoing = Outgoing() if outgoing is None else outgoing
         self._refusal = refusal
         self._observer = observer
         self._callers = None if callers is None or callers.open else callers
@@ -135,27 +134,10 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         async def write(messages: AsyncIterator[bytes], context: Any) -> None:
             async with aclosing(answer(_each_parsed(messages, parse), context)) as responses:
                 async for response in responses:
-                    await self._write(context, response)
+                    with self._outgoing.here():
+                        await context.write(response)
 
         return write
-
-    async def _write(self, context: Any, response: Any) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._writing[task] = time.monotonic()
-        try:
-            await context.write(response)
-        finally:
-            del self._writing[task]
-
-    def end_deaf(self, seconds: float, begun: float) -> None:
-        """End the streams whose callers have not taken an answer for so long since ``begun``."""
-        before = time.monotonic() - seconds
-        deaf = [task for task, since in self._writing.items() if max(since, begun) < before]
-        for task in deaf:
-            task.cancel()
-        if deaf:
-            log.warning("%d streams were ended whose callers do not take their answers", len(deaf))
 
     def _refusing(self, path: str, refusal: OverloadedError) -> Any:
         """Refuses one call without reading it: what refusing costs, those to be answered lack.

@@ -27,6 +27,7 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        writer.transport.set_write_buffer_limits(high=0)  # what is drained, the system has
         self._state = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         host, port = (writer.get_extra_info("peername") or ("", 0))[:2]
         self._subject = _subject(writer.get_extra_info("peercert"))
@@ -64,8 +65,8 @@ class Connection:
             heard.cancel()
             await asyncio.gather(task, heard, return_exceptions=True)
 
-    async def respond(self, response: Response, bare: bool) -> bool:
-        """Send it, without its body where ``bare``; False where the connection is over then."""
+    async def respond(self, response: Response, bare: bool) -> None:
+        """Send all of it, without its body where ``bare``."""
         headers = {
             "Content-Type": response.content_type,
             "Content-Length": str(len(response.body)),
@@ -81,6 +82,9 @@ class Connection:
         self._writer.write(b"".join(parts))
         async with asyncio.timeout(ANSWER_S):
             await self._writer.drain()
+
+    async def goes_on(self) -> bool:
+        """Whether another request may follow what was answered."""
         if self._state.our_state is h11.MUST_CLOSE:
             await self._flush()
             return False

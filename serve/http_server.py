@@ -7,8 +7,10 @@ the head, the body, taking the answer. So a stalled client holds nothing for eve
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -17,11 +19,15 @@ import h11
 from edgewright.serve.http_connection import Connection
 from edgewright.serve.http_limits import BodyLimit
 from edgewright.serve.http_messages import Answer, Refusal
+from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.ports import listening, port_of
 
 MAX_CONNECTIONS: Final = 256
 HEAD_S: Final = 10.0  # from the connection, or the last answer, to the end of a head
 BODY_S: Final = 30.0
+_AGAIN_S: Final = 1.0  # after the system had no room for a connection
+
+log = logging.getLogger(__name__)
 
 
 class HttpServer:
@@ -34,23 +40,25 @@ class HttpServer:
         answer: Answer,
         *,
         max_body_bytes: int,
-        context: ssl.SSLContext | None = None,
+        context: Callable[[], ssl.SSLContext | None] = lambda: None,
+        outgoing: Outgoing | None = None,
         reserved: bool = False,
         head_s: float = HEAD_S,
         body_s: float = BODY_S,
     ) -> None:
         """Bind the port of every address of ``host``; ConfigError when it cannot be had.
 
-        With ``context`` it speaks HTTPS. ``reserved``: another process keeps the port for this one.
-
-        ``answer`` must not raise; it is cancelled when the client leaves.
+        ``answer`` must not raise; it is cancelled when the client leaves. ``context``, asked for
+        each connection anew, makes it HTTPS. ``outgoing`` hears of the answers that are sent.
+        ``reserved``: another process keeps the port for this one.
         """
         self._answer = answer
         self._bodies = BodyLimit(max_body_bytes)
         self._context = context
+        self._outgoing = Outgoing() if outgoing is None else outgoing
         self._head_s, self._body_s = head_s, body_s
         self._connections: set[asyncio.Task[None]] = set()
-        self._servers: Sequence[asyncio.Server] = ()
+        self._accepting: Sequence[asyncio.Task[None]] = ()
         self._sockets = listening(host, port, "--metrics-port", reserved=reserved)
 
     @property
@@ -60,44 +68,65 @@ class HttpServer:
 
     async def start(self) -> None:
         """Begin to answer."""
-        self._servers = await self._listen()
-
-    async def renew(self, context: ssl.SSLContext) -> None:
-        """Meet new connections with another certificate; the old ones go on."""
-        self._context = context
-        before, self._servers = self._servers, await self._listen()
-        for each in before:
-            each.close()
-
-    async def _listen(self) -> list[asyncio.Server]:
-        # A server closes its socket with it; the port stays bound by ours.
-        return [
-            await asyncio.start_server(
-                self._connected,
-                sock=each.dup(),
-                ssl=self._context,
-                ssl_handshake_timeout=None if self._context is None else self._head_s,
-            )
-            for each in self._sockets
-        ]
+        self._accepting = [asyncio.create_task(self._accept(each)) for each in self._sockets]
 
     async def stop(self) -> None:
         """Close the port and every connection."""
-        for server in self._servers:
-            server.close()
+        for task in (*self._accepting, *self._connections):
+            task.cancel()
+        await asyncio.gather(*self._accepting, *self._connections, return_exceptions=True)
         for each in self._sockets:
             each.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
+    async def _accept(self, listener: socket.socket) -> None:
+        """Take in connections, each as a task that counts from before its handshake."""
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        while True:
+            try:
+                taken, _ = await loop.sock_accept(listener)
+            except ConnectionAbortedError:  # it has left again
+                continue
+            except OSError as error:  # no file is free, as a rule
+                log.warning("no connection to --metrics-port can be taken: %s", error)
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            task = asyncio.create_task(self._connected(taken))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+            await asyncio.sleep(0)  # others have their turn, however many wait to be taken in
+
+    async def _connected(self, taken: socket.socket) -> None:
+        context, crowded = self._context(), len(self._connections) > MAX_CONNECTIONS
+        if crowded and context is not None:  # a handshake would cost more than there is to say
+            taken.close()
+            return
+        try:
+            reader, writer = await self._opened(taken, context)
+        except (OSError, asyncio.CancelledError):  # no TLS, or the server stops
+            return
+        await self._talk(reader, writer, crowded)
+
+    async def _opened(
+        self, taken: socket.socket, context: ssl.SSLContext | None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
+            taken,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else self._head_s,
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _talk(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, crowded: bool
+    ) -> None:
         peer = Connection(reader, writer)
         try:
-            if len(self._connections) > MAX_CONNECTIONS:
+            if crowded:
                 raise Refusal(
                     HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", {"Retry-After": "1"}
                 )
@@ -111,7 +140,6 @@ class HttpServer:
         except (OSError, TimeoutError, asyncio.CancelledError, h11.LocalProtocolError):
             pass  # it has left, is too slow, or the server stops
         finally:
-            self._connections.discard(task)
             writer.transport.abort()
 
     async def _exchange(self, peer: Connection) -> bool:
@@ -136,4 +164,6 @@ class HttpServer:
             raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from None
         finally:
             self._bodies.free(held)
-        return await peer.respond(response, head.method == b"HEAD")
+        with self._outgoing.here():
+            await peer.respond(response, head.method == b"HEAD")
+        return await peer.goes_on()

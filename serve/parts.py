@@ -38,6 +38,7 @@ from edgewright.serve.loader import AT_ONCE, Loader
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
+from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.ports import bound
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
@@ -81,7 +82,10 @@ class Parts:
         self.registry = Registry()
         self.health = HealthService()
         observer, callers = self._observer(), self._security.callers
-        self._edge = CallEdge(observer, callers, lambda: self.batcher.queue.refusal())
+        self.outgoing = Outgoing()
+        self._edge = CallEdge(
+            observer, callers, lambda: self.batcher.queue.refusal(), self.outgoing
+        )
         self._shares_port = config.sharing > 1
         options = grpc_options(
             config.max_message_mb * MIB,
@@ -147,7 +151,8 @@ class Parts:
             self.config.metrics_port,
             lambda request: self._api.answer(request),
             max_body_bytes=self.config.max_message_mb * MIB,
-            context=self._security.context,
+            context=lambda: self._security.context,
+            outgoing=self.outgoing,
             reserved=self._shares_port,
         )
 

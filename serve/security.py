@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -56,7 +56,7 @@ class Security:
 
     @property
     def context(self) -> ssl.SSLContext | None:
-        """For HTTP; None where it is in the clear."""
+        """For connections of HTTP that begin now; None where it is in the clear."""
         return None if self._tls is None else self._tls.identity.context
 
     def add_port(self, rpc: Any, address: str) -> int:
@@ -67,18 +67,17 @@ class Security:
         self._credentials.append(self._tls.server_credentials())
         return int(rpc.add_secure_port(address, self._credentials[-1]))
 
-    def watch(self, renew: Callable[[ssl.SSLContext], Awaitable[None]]) -> None:
-        """From now on look at the files every few seconds; ``renew`` is for HTTP."""
+    def watch(self) -> None:
+        """From now on look at the files every few seconds."""
         if self._tls is not None or self._tokens is not None:
-            self._watching = asyncio.create_task(self._watch(renew))
+            self._watching = asyncio.create_task(self._watch())
 
-    async def look(self, renew: Callable[[ssl.SSLContext], Awaitable[None]]) -> None:
+    async def look(self) -> None:
         """Look at the files once, and take what has changed."""
         if self._tokens is not None:
             await asyncio.to_thread(self._tokens.renew)
         if self._tls is not None and await asyncio.to_thread(self._tls.files.renew):
             self._tell_expiry()
-            await renew(self._tls.identity.context)
 
     async def close(self) -> None:
         """Look at the files no more."""
@@ -86,11 +85,11 @@ class Security:
             self._watching.cancel()
             await asyncio.wait([self._watching])
 
-    async def _watch(self, renew: Callable[[ssl.SSLContext], Awaitable[None]]) -> None:
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(RELOAD_S)
             try:
-                await self.look(renew)
+                await self.look()
             except Exception:  # an edge: nobody else would hear of it, and the next look may do
                 log.exception("the files of TLS and tokens could not be looked at")
 

@@ -69,7 +69,7 @@ class Server(Parts):
     async def start(self) -> None:
         """Answer probes: alive, not ready."""
         await self._http.start()
-        self._security.watch(self._http.renew)
+        self._security.watch()
         self.health.set(SERVICES, serving=False)
         observe = self.instruments.event_loop_lag_seconds.observe
         self._lag = asyncio.create_task(watch_loop(observe))
@@ -124,7 +124,7 @@ class Server(Parts):
         begun = time.monotonic()
         deaf_s = min(_DEAF_S, self.config.grace_s / 2)
         while time.monotonic() < begun + self.config.grace_s and await self._busy():
-            self._edge.end_deaf(deaf_s, begun)
+            self.outgoing.end_deaf(deaf_s, begun)
         cut_off = self.in_flight
         if cut_off:
             log.warning(
@@ -133,6 +133,10 @@ class Server(Parts):
                 self.config.grace_s,
             )
             await self._http.stop()
+        # What is still being sent would be lost with a connection that is cut off. gRPC closes it
+        # once its client has told that all has come, but for streams of health and reflection.
+        left_s = begun + self.config.grace_s - time.monotonic()
+        await asyncio.wait((stopped,), timeout=max(0.0, min(deaf_s, left_s)))
         await self._rpc.stop(None)
         await stopped
         await self._close_queues()
@@ -180,10 +184,10 @@ class Server(Parts):
         self.health.set_all(serving=True)
 
     async def _busy(self) -> bool:
-        """Whether a call is in flight now or after a moment."""
-        seen = self.in_flight
+        """Whether a call is in flight, or an answer sent, now or after a moment."""
+        seen = self.in_flight or self.outgoing
         await asyncio.sleep(_SETTLE_S)
-        return bool(seen or self.in_flight)
+        return bool(seen or self.in_flight or self.outgoing)
 
 
 async def serve(

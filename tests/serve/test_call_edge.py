@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 import pytest
 
-from edgewright.serve import call_edge
+from edgewright.serve import outgoing
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.instruments import Instruments
+from edgewright.serve.outgoing import Outgoing
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 
 from .conftest import Gate, Launch, LoopThread, until
@@ -58,23 +59,23 @@ def test_no_server_registers_a_method(launch: Launch, monkeypatch: pytest.Monkey
     assert registered == []
 
 
-def test_only_what_nobody_took_since_the_drain_began_makes_a_stream_deaf(
+def test_only_what_nobody_took_since_the_drain_began_makes_a_caller_deaf(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(call_edge, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(outgoing, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
-    class Deaf:
-        async def write(self, _response: object) -> None:
+    async def send(to_callers: Outgoing) -> None:
+        with to_callers.here():
             await asyncio.Event().wait()
 
     async def scenario() -> list[bool]:
-        edge, ended = edge_of_models(), []
-        writing = asyncio.create_task(edge._write(Deaf(), object()))
+        to_callers, ended = Outgoing(), []
+        writing = asyncio.create_task(send(to_callers))
         await asyncio.sleep(0)
         for now in (100.0, 101.9, 102.1):
             clock.now = now
-            edge.end_deaf(2.0, begun=100.0)
+            to_callers.end_deaf(2.0, begun=100.0)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             ended.append(writing.done())
@@ -91,7 +92,7 @@ def test_a_drain_counts_from_its_own_begin(
 ) -> None:
     running = launch()
     held, begun = gate(), list[float]()
-    monkeypatch.setattr(CallEdge, "end_deaf", lambda _edge, _seconds, since: begun.append(since))
+    monkeypatch.setattr(Outgoing, "end_deaf", lambda _self, _seconds, since: begun.append(since))
     call = running.predictions.ClassifyText.future(running.request("bank"), timeout=60)
     until(held.entered.is_set)
     before = time.monotonic()

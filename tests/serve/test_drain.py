@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +15,12 @@ import pytest
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
+from edgewright.serve import http_models, server
+from edgewright.serve.http_messages import Response
 from edgewright.v1 import model_pb2
 
 from .conftest import Gate, Launch, LoopThread, Running, until
+from .test_faults import classify_request
 
 Code = grpc.StatusCode
 
@@ -34,6 +40,134 @@ def test_a_drain_finishes_what_is_in_flight_and_refuses_what_comes(
         held.open.set()
         assert call.result().classifications
         drained.result()
+
+
+class Relay:
+    """A way to a server on which its answers wait until they are let through."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.through = threading.Event()
+        self.through.set()
+        self._server = socket.socket()
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._server.connect(("127.0.0.1", port))
+        threading.Thread(target=self._connect, daemon=True).start()
+
+    def _connect(self) -> None:
+        client, _ = self._listener.accept()
+        with client:
+            asking = threading.Thread(target=self._pass, args=(client, self._server))
+            asking.start()
+            self._pass(self._server, client, self.through)
+            asking.join()
+
+    def _pass(
+        self, source: socket.socket, target: socket.socket, through: threading.Event | None = None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while part := source.recv(4096):
+                if through is not None:
+                    through.wait(60)
+                target.sendall(part)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for each in (self._listener, self._server):
+            each.close()
+
+
+@pytest.fixture
+def relay() -> Iterator[Callable[[int], Relay]]:
+    relays: list[Relay] = []
+
+    def make(port: int) -> Relay:
+        relays.append(Relay(port))
+        return relays[-1]
+
+    yield make
+    for each in relays:
+        each.close()
+
+
+ROWS = 4000  # whose answers no buffer on the way holds
+
+
+def test_a_drain_cuts_off_no_connection_that_still_sends(
+    launch: Launch,
+    relay: Callable[[int], Relay],
+    loop: LoopThread,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_DEAF_S", 60.0)
+    running = launch(max_texts=ROWS, queue_size=ROWS, max_wait_s=60.0)
+    slow = relay(running.server.port)
+    stop, busy = running.server._rpc.stop, running.server._busy
+    ended = list[float | None]()
+
+    async def spied(grace: float | None) -> None:
+        if grace is None:
+            ended.append(None)
+        await stop(grace)
+        if grace is not None:
+            ended.append(grace)
+
+    async def last_of_them_lets_through() -> bool:
+        if seen := await busy():
+            return seen
+        slow.through.set()
+        return False
+
+    with grpc.insecure_channel(f"127.0.0.1:{slow.port}") as channel, ThreadPoolExecutor(1) as pool:
+        grpc.channel_ready_future(channel).result(60)
+        slow.through.clear()
+        stub = type(running.predictions)(channel)
+        call = stub.ClassifyText.future(running.request(*["bank"] * ROWS), timeout=60)
+        until(lambda: running.metric("edgewright_requests_total", code="OK") == 1)
+        monkeypatch.setattr(running.server._rpc, "stop", spied)
+        monkeypatch.setattr(running.server, "_busy", last_of_them_lets_through)
+        drained = pool.submit(loop.run, running.server.drain())
+        assert len(call.result().classifications) == ROWS
+        assert drained.result()
+    assert ended == [math.inf, None]
+
+
+def test_a_drain_waits_for_what_http_still_sends(
+    launch: Launch, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_DEAF_S", 60.0)
+    large = Response(200, "application/json", bytes(16 << 20))  # more than the system holds
+    monkeypatch.setattr(http_models, "json_answer", lambda _told: large)
+    running = launch()
+    with socket.socket() as slow, ThreadPoolExecutor(1) as pool:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(60)
+        slow.connect(("127.0.0.1", running.server.metrics_port))
+        slow.sendall(classify_request(1))
+        until(lambda: running.metric("edgewright_requests_total", code="OK") == 1)
+        busy, told = running.server._busy, list[bool]()
+
+        async def watched() -> bool:
+            told.append(await busy())
+            return told[-1]
+
+        monkeypatch.setattr(running.server, "_busy", watched)
+        ended = pool.submit(loop.run, end(running))
+        until(lambda: len(told) > 1 or ended.done())
+        assert all(told)
+        with slow.makefile("rb") as answer:
+            length = int(
+                re.search(b"Content-Length: ([0-9]+)", b"".join(iter(answer.readline, b"\r\n")))[1]
+            )
+            assert len(answer.read(length)) == length
+        assert ended.result()
+
+
+async def end(running: Running) -> bool:
+    whole = await running.server.drain()
+    await running.server.__aexit__(None, None, None)
+    return whole
 
 
 def refused(running: Running) -> bool:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import resource
 import socket
+import ssl
 import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
+import trustme
 
 from edgewright.serve import http_server
 from edgewright.serve.http_messages import Request, Response
@@ -191,6 +195,62 @@ def test_connections_are_bounded(server: HttpServer, monkeypatch: pytest.MonkeyP
         silent.sendall(b"GET ")
         until(lambda: first().startswith(b"HTTP/1.1 503 "))
     until(lambda: first().startswith(b"HTTP/1.1 200"))
+
+
+def test_connections_count_before_their_handshake(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever connects and says nothing holds what TLS needs, however often he does."""
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 1)
+    authority = trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(ours)
+    authority.configure_trust(theirs)
+
+    async def build() -> HttpServer:
+        made = HttpServer("127.0.0.1", 0, Answers(), max_body_bytes=LIMIT, context=lambda: ours)
+        await made.start()
+        return made
+
+    def answered() -> bool:
+        try:
+            with theirs.wrap_socket(connect(made), server_hostname="127.0.0.1") as connection:
+                connection.sendall(post(b"", "Connection: close\r\n"))
+                return read_all(connection).startswith(b"HTTP/1.1 200")
+        except OSError:  # closed before the handshake
+            return False
+
+    made = loop.run(build())
+    try:
+        assert answered()
+        with connect(made):
+            until(lambda: not answered())
+        until(answered)
+    finally:
+        loop.run(made.stop())
+
+
+def test_a_connection_that_finds_no_free_file_is_taken_in_later(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(http_server, "_AGAIN_S", 0.01)
+    with socket.socket() as early, socket.socket() as late:
+        for each in (early, late):
+            each.settimeout(60)
+        early.connect(("127.0.0.1", server.port))
+        early.sendall(post(b""))
+        assert b"200" in early.recv(1000)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        first_free = os.dup(0)
+        os.close(first_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, limits[1]))
+        try:
+            late.connect(("127.0.0.1", server.port))
+            late.sendall(post(b""))
+            until(lambda: "no connection to --metrics-port can be taken" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert b"200" in late.recv(1000)
 
 
 def test_a_body_is_held_once_while_it_is_answered(loop: LoopThread) -> None:

@@ -114,7 +114,7 @@ def page(
 def look(running: Running) -> None:
     """Let the server look at its files now."""
     server = running.server
-    running.loop.run(server._security.look(server._http.renew))
+    running.loop.run(server._security.look())
 
 
 def test_both_ports_speak_tls_and_nothing_else(

@@ -198,7 +198,7 @@ def test_a_changed_file_lets_in_and_out_and_a_bad_one_changes_nothing(
 ) -> None:
     running = launch(tokens=keys.file)
     method = "/edgewright.v1.ModelService/ListModels"
-    look = lambda: running.loop.run(running.server._security.look(running.server._http.renew))  # noqa: E731
+    look = lambda: running.loop.run(running.server._security.look())  # noqa: E731
     new = keys.add("new", Right.CALL)
     with pytest.raises(grpc.RpcError):
         call(running, method, new)
