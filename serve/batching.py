@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from edgewright.errors import EdgewrightError, GpuLostError, NotReadyError
@@ -55,6 +56,10 @@ class Batcher:
     def grow_to(self, threads: int) -> None:
         """Let at least so many threads compute."""
         self._threads.grow_to(threads)
+
+    def cutting_in(self) -> AbstractContextManager[None]:
+        """While models are loaded beside calls; as ``ComputeThreads.cutting_in``."""
+        return self._threads.cutting_in()
 
     async def classify(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from edgewright.serve.call import Call
 from edgewright.serve.line import Batch, Line
@@ -25,6 +25,8 @@ class ComputeThreads:
         self._idle = 0
         self._closing = False
         self._threads: list[threading.Thread] = []
+        self._policy = threading.Lock()  # held while the threads are told how to be scheduled
+        self._cutting_in = 0
 
     def __len__(self) -> int:
         return len(self._threads)
@@ -40,6 +42,19 @@ class ComputeThreads:
             thread = threading.Thread(target=self._work, name=f"compute-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    @contextlib.contextmanager
+    def cutting_in(self) -> Iterator[None]:
+        """While others work beside them on threads that give way; from any thread.
+
+        The kernel lets a thread that never cuts in wait for whoever has the core, however nice, to
+        the end of his slice of time: some milliseconds, which a whole call takes.
+        """
+        self._cut_in(1)
+        try:
+            yield
+        finally:
+            self._cut_in(-1)
 
     def put(self, call: Call) -> None:
         """Let ``call`` wait for its turn."""
@@ -63,8 +78,26 @@ class ComputeThreads:
         for thread in self._threads:
             thread.join()
 
+    def _cut_in(self, more: int) -> None:
+        with self._policy:
+            self._cutting_in += more
+            for thread in self._threads:
+                self._schedule(thread.native_id)
+
+    def _schedule(self, thread: int | None) -> None:
+        """Have it cut in on nobody, but while ``cutting_in``; its share of the cores is the same.
+
+        Else a thread that wakes for one call takes the core from the event loop, which would have
+        brought the next calls of its batch.
+        """
+        if thread is not None and hasattr(os, "SCHED_BATCH"):  # Linux
+            policy = os.SCHED_OTHER if self._cutting_in else os.SCHED_BATCH
+            with contextlib.suppress(OSError):  # forbidden here, or it has ended
+                os.sched_setscheduler(thread, policy, os.sched_param(0))
+
     def _work(self) -> None:
-        _let_the_loop_pass()
+        with self._policy:
+            self._schedule(threading.get_native_id())
         while (batch := self._take()) is not None:
             self._compute(batch)
             with self._changed:
@@ -90,14 +123,3 @@ class ComputeThreads:
                     self._changed.wait()
             finally:
                 self._idle -= 1
-
-
-def _let_the_loop_pass() -> None:
-    """Make this thread one that never cuts in on another: its share of the cores stays what it was.
-
-    Else a thread that wakes for one call takes the core from the event loop, which would have
-    brought the next calls of its batch.
-    """
-    if hasattr(os, "SCHED_BATCH"):  # Linux
-        with contextlib.suppress(OSError):  # forbidden here: then it goes without
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

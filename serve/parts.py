@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -214,16 +215,17 @@ class Parts:
     def _load_one(
         self, repository: Repository, preprocessors: Preprocessors, name: str, version: int
     ) -> ServedModel:
-        config = self.config
-        return load_model(
-            repository,
-            name,
-            version,
-            threads=config.threads,
-            instances=config.instances,
-            cores=self._cores,
-            max_batch=config.max_batch,
-            host=config.host_options,
-            preprocessors=preprocessors,
-            background=None if self.registry.state is State.LOADING else self._background,
-        )
+        config, starts = self.config, self.registry.state is State.LOADING
+        with nullcontext() if starts else self.batcher.cutting_in():
+            return load_model(
+                repository,
+                name,
+                version,
+                threads=config.threads,
+                instances=config.instances,
+                cores=self._cores,
+                max_batch=config.max_batch,
+                host=config.host_options,
+                preprocessors=preprocessors,
+                background=None if starts else self._background,
+            )

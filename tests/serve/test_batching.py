@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -169,6 +170,27 @@ def test_compute_threads_never_cut_in_on_the_event_loop() -> None:
     with_batcher(scenario)
     assert policies == [os.SCHED_BATCH]
     assert os.sched_getscheduler(0) != os.SCHED_BATCH
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="threads are scheduled so on Linux")
+def test_while_models_are_loaded_compute_threads_cut_in_on_those_who_give_way() -> None:
+    """Old ones and new ones, until the last load has ended."""
+    told: list[set[int]] = []
+
+    def look() -> None:
+        threads = [each for each in threading.enumerate() if each.name.startswith("compute-")]
+        told.append({os.sched_getscheduler(each.native_id or 0) for each in threads})
+
+    async def scenario(batcher: Batcher) -> None:
+        await batcher.classify(FakeModel(), ["7"], None)  # it has come to its work
+        with batcher.cutting_in():
+            with batcher.cutting_in():
+                batcher.grow_to(2)
+            look()
+        look()
+
+    with_batcher(scenario)
+    assert told == [{os.SCHED_OTHER}, {os.SCHED_BATCH}]
 
 
 def test_a_large_call_lets_small_ones_pass() -> None:
