@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
@@ -21,7 +21,7 @@ from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import CUT_OFF
 from edgewright.serve.logs import LogThread, log_to_stderr
 from edgewright.serve.server import serve
-from edgewright.serve.stop_signals import ending_signals
+from edgewright.serve.stop_signals import ending_signals, held_back
 
 _SPAWN: Final = get_context("spawn")
 # What the two ends of the pipe say. Its end, from the parent, is the word to drain.
@@ -70,7 +70,8 @@ class Member:
         self._pipe, theirs = _SPAWN.Pipe()
         arguments = (self._number, self.config, self._logs, theirs)
         self._process = _SPAWN.Process(target=_run, args=arguments, name=f"serve-{self._number}")
-        with _signals_held_back():
+        resource_tracker.ensure_running()  # its start, which is else the first's, frees signals
+        with held_back():  # until it can drain
             self._process.start()
         theirs.close()
         await self._heard(self._pipe)
@@ -188,17 +189,6 @@ async def _code_of(config: ServeConfig, log_thread: LogThread, pipe: Connection)
         parent.hear(error)
         return int(getattr(error, "exit_code", 1))
     return 0 if whole else CUT_OFF
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """What is started here gets no signal before it can drain."""
-    resource_tracker.ensure_running()  # its start, which is else the first process's, frees signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def _readable(file: int) -> None:

@@ -5,42 +5,44 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.backends import get_backend, softmax
+from edgewright.backends import softmax
 from edgewright.bundle import Bundle, Certificate, Variant, Verdict
 from edgewright.kinds import IMAGE, Kind
-from edgewright.manifest import HASHED_AT_ONCE
 from edgewright.model_file import FEATURES, LOGITS
 from edgewright.preprocess import DecodedRow, Preprocessor, Row, TextPreprocessor
 from edgewright.proof.goldens import GoldenResult, check_goldens
-from edgewright.proof.host import available_cores, instruction_set
 from edgewright.proof.host_record import threads_here
 from edgewright.repository import Repository
 from edgewright.serve.background import Background
-from edgewright.serve.engines import built_engine
 from edgewright.serve.host_choice import (
     DEFAULT_OPTIONS,
     Choice,
     ChosenBy,
     HostOptions,
-    choose,
+)
+from edgewright.serve.opening import (
+    Opening,
+    check_apart,
+    check_what_answers,
+    loaded_libraries,
+    opening,
 )
 from edgewright.serve.preprocessors import Preprocessors
+from edgewright.serve.proof_process import ProofProcess
 from edgewright.serve.sessions import Sessions
 
 WARM_UP_TOKENS: Final = (8, 32, 128)
 # English has between 4 and 5 letters and spaces a token, some scripts a token a letter.
 _LETTERS_PER_TOKEN: Final = 4
 _SPECIAL_TOKENS: Final = 2
-# Beyond some, their answers outrun the event loop.
-_MOST_INSTANCES: Final = 8
-_ON_CPU: Final = ("onnxruntime", "openvino")
-_INSTANCES_ON_GPU: Final = 2  # while one computes, the other copies
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -163,45 +165,49 @@ def load_model(
         cores: that it may keep busy; None for all that this process may use.
         host: what to do where its certificate does not hold.
         preprocessors: those that may be shared with it.
-        background: where others answer meanwhile: what proves it, a piece at a time. Its sessions
-            are made on the thread that calls, for their threads must not give way.
+        background: where others answer meanwhile: what proves it, in a process of its own where it
+            can, and a piece at a time what cannot be done elsewhere. Sessions that start threads
+            are opened on the thread that calls, for those must not give way.
 
     Raises:
         ModelNotFoundError: there is no such model or version.
         IntegrityError: bytes differ from the seal, or the goldens come out otherwise; named.
         BackendUnavailableError: no variant's runtime is installed.
-        NotReadyError: ``background`` was closed.
+        NotReadyError: ``background`` was closed, or its proof does not end or was killed.
     """
     started = time.monotonic()
-    bundle = _verified(repository, name, version, background)
-    threads = threads_here(bundle, threads, cores)
-    choice, session, runtime = _open(bundle, threads, instances, cores, max_batch, host)
-    variant, isa = choice.variant, choice.instruction_set
-    preprocessor = (preprocessors or Preprocessors()).of(bundle)
-    certificate = variant.certificate
-    holds = certificate is not None and certificate.holds(runtime, isa)
-    goldens = _agreeing(bundle, variant, session, preprocessor, holds, background)
-    verdict, proof = _proven(choice, goldens.verdict)
+    with ProofProcess(background) if background else nullcontext() as process:
+        bundle = _verified(repository, name, version, process)
+        threads = threads_here(bundle, threads, cores)
+        way = opening(bundle, threads, instances, cores, max_batch, host)
+        goldens = _proven_apart(bundle, way, process)
+        sessions = _in(background if way.without_threads else None, lambda: way.sessions(bundle))
+        preprocessor = (preprocessors or Preprocessors()).of(bundle)
+        if goldens is None:
+            goldens = _proven_here(bundle, way, sessions, preprocessor, background)
+        elif process:
+            process.run(partial(check_what_answers, bundle, way))
+    verdict, proof = _verdict(way.choice, goldens.verdict)
     model = ServedModel(
         name=name,
         version=version,
         bundle=bundle,
-        variant=variant,
-        chosen_by=choice.by,
+        variant=way.choice.variant,
+        chosen_by=way.choice.by,
         verdict=verdict,
         proof=proof,
-        runtime=runtime,
-        session=session,
+        runtime=way.runtime,
+        session=sessions,
         preprocessor=preprocessor,
     )
     if verdict is Verdict.UNVERIFIED:
-        _warn_unverified(model, isa)
+        _warn_unverified(model, way.choice.instruction_set)
     _in(background, lambda: _warm_up(model, max_batch))
     log.info(
         "%s version %d: %s on %s, %d instances, %s, %d goldens agree; ready in %.1f s",
         name,
         version,
-        variant.name,
+        model.variant.name,
         model.runtime,
         model.instances,
         model.verdict,
@@ -216,71 +222,43 @@ def _in(background: Background | None, work: Callable[[], T]) -> T:
 
 
 def _verified(
-    repository: Repository, name: str, version: int, background: Background | None
+    repository: Repository, name: str, version: int, process: ProofProcess | None
 ) -> Bundle:
-    at_once = 1 if background else HASHED_AT_ONCE
-    return _in(background, lambda: repository.bundle(name, version, files_at_once=at_once))
+    if process is None:
+        return repository.bundle(name, version)
+    return process.run(partial(repository.bundle, name, version, files_at_once=1))
 
 
-def _agreeing(
+def _proven_apart(
+    bundle: Bundle, way: Opening, process: ProofProcess | None
+) -> GoldenResult | None:
+    """What the goldens showed of it in another process; None where it must be this one."""
+    if process is None or not way.on_cpu:
+        return None
+    return process.run(partial(check_apart, bundle, way, loaded_libraries()))
+
+
+def _proven_here(
     bundle: Bundle,
-    variant: Variant,
-    session: Sessions,
+    way: Opening,
+    sessions: Sessions,
     preprocessor: Preprocessor,
-    same_host: bool,
     background: Background | None,
 ) -> GoldenResult:
     def check() -> GoldenResult:
         return check_goldens(
             bundle,
-            variant,
-            session,
+            way.choice.variant,
+            sessions,
             preprocessor,
-            same_host=same_host,
-            runs_at_once=1 if background else len(session.each),
+            same_host=way.holds,
+            runs_at_once=1 if background else len(sessions.each),
         )
 
     return _in(background, check)
 
 
-def _open(
-    bundle: Bundle,
-    threads: int,
-    instances: int | None,
-    cores: int | None,
-    max_batch: int,
-    host: HostOptions,
-) -> tuple[Choice, Sessions, str]:
-    """What answers on this host, its sessions and its runtime; first an engine proven here."""
-    engine = built_engine(bundle, host.state_dir, max_batch, instances or _INSTANCES_ON_GPU)
-    if engine is not None:
-        variant, built, runtime = engine
-        isa = host.isa or instruction_set()
-        choice = Choice(variant, ChosenBy.HOST, threads, isa)
-        return choice, Sessions(built), runtime
-    choice = choose(bundle, threads, host)
-    backend = get_backend(choice.variant.backend)
-    sessions = backend.load_instances(
-        bundle.path / choice.variant.file,
-        instances or _instances(choice, cores),
-        threads=choice.threads,
-        options=choice.variant.session_options,
-    )
-    return choice, Sessions(sessions), backend.runtime()
-
-
-def _instances(choice: Choice, cores: int | None = None) -> int:
-    if choice.variant.backend in _ON_CPU:
-        return instances_here(choice.threads, cores)
-    return _INSTANCES_ON_GPU
-
-
-def instances_here(threads: int, cores: int | None = None) -> int:
-    """As many as the cores, by default all that this process may use, can run on ``threads``."""
-    return min(max(1, (cores or available_cores()) // threads), _MOST_INSTANCES)
-
-
-def _proven(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:
+def _verdict(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:
     """What is told of the variant: its certificate or, where only that holds here, the recount."""
     recount = choice.recount
     if verdict is Verdict.UNVERIFIED and recount and recount.verdict is Verdict.VERIFIED:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 # Gives what is waited for before a server stops, and calls what it is given when that comes.
@@ -44,3 +45,13 @@ def ending_signals() -> tuple[signal.Signals, ...]:
     """Those that this process is ended by: whoever started it may have SIGHUP ignored."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return ENDING if ignored else (*ENDING, signal.SIGHUP)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """What this thread starts meanwhile gets no signal that ends a server, until it wants them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def artifact(tmp_path: Path) -> Path:
     with new_folder(path) as staging:
         write(staging)
     return path
+
+
+def test_one_file_at_a_time_is_hashed_on_the_thread_that_asks(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+
+    def noting(path: Path) -> str:
+        threads.add(threading.get_ident())
+        return sha256_file(path)
+
+    monkeypatch.setattr(manifest, "sha256_file", noting)
+    verify(artifact, files_at_once=1)
+    assert threads == {threading.get_ident()}
 
 
 def test_what_was_sealed_is_read_back(artifact: Path) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -240,12 +240,23 @@ def verify(path: Path, *, files_at_once: int = HASHED_AT_ONCE) -> Artifact:
         _check_size(path, name, entry["size"])
     # Hashing leaves the other threads running; the results come in the order of the files.
     with ThreadPoolExecutor(files_at_once) as pool:
-        for _ in pool.map(lambda each: _check_digest(path, *each), expected.items()):
+        in_turn = pool.map if files_at_once > 1 else map
+        for _ in in_turn(lambda each: _check_digest(path, *each), expected.items()):
             pass
     for name in _files_below(path):
         if name not in expected and name != SEAL_FILE:
             raise IntegrityError(f"{path / name} is not part of the artifact; remove it")
     return artifact
+
+
+def check_files(artifact: Artifact, names: Iterable[str]) -> None:
+    """Check the bytes of some of a manifest's files, one after the other.
+
+    Raises:
+        IntegrityError: names the first that is altered or missing.
+    """
+    for name in names:
+        _check_digest(artifact.path, name, artifact.manifest["files"][name]["sha256"])
 
 
 def _read_any(path: Path) -> Artifact:

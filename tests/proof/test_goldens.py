@@ -181,6 +181,18 @@ def test_runs_at_once_overlap_and_give_the_same_scores_in_order() -> None:
     np.testing.assert_array_equal(together, alone)
 
 
+def test_one_at_a_time_they_run_on_the_thread_that_asks() -> None:
+    threads = set()
+
+    class Noting(CountingSession):
+        def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            threads.add(threading.get_ident())
+            return super().run(arrays)
+
+    golden_scores(Noting(), _preprocessor(), _preprocessor()(TEXTS).arrays, BATCH_ROWS)
+    assert threads == {threading.get_ident()}
+
+
 def test_a_variant_that_depends_on_its_neighbours_runs_row_by_row(tmp_path: Path) -> None:
     alone = replace(VARIANT, batch_invariant=False)
     _write(tmp_path, alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from tokenizers.processors import TemplateProcessing
 
 from edgewright.backends import get_backend
 from edgewright.bundle import BUNDLE, Certificate, Variant, Verdict
-from edgewright.manifest import measured_json, new_folder, seal, sha256_file
+from edgewright.manifest import (
+    canonical_json,
+    measured_json,
+    new_folder,
+    seal,
+    sha256_bytes,
+    sha256_file,
+)
 from edgewright.preprocess import TextPreprocessor, TextSettings
 from edgewright.proof.goldens import make_goldens
 from edgewright.proof.host import instruction_set
@@ -96,6 +104,18 @@ def make_bundle(folder: Path, recipe: Recipe = Recipe()) -> Path:
             },
         )
     return folder
+
+
+def seal_again(path: Path) -> None:
+    """Let the seal be of the files as they are, so that only the goldens can tell."""
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    for name, entry in manifest["files"].items():
+        entry["sha256"] = sha256_bytes((path / name).read_bytes())
+    (path / "manifest.json").write_bytes(canonical_json(manifest))
+    seal = json.loads((path / "seal.json").read_bytes())["files"]
+    seal["manifest.json"] = sha256_bytes((path / "manifest.json").read_bytes())
+    checksum = sha256_bytes(canonical_json(seal))
+    (path / "seal.json").write_bytes(canonical_json({"files": seal, "checksum": checksum}))
 
 
 def preprocessor() -> TextPreprocessor:

@@ -14,8 +14,8 @@ import pytest
 
 from edgewright.bundle import Bundle
 from edgewright.errors import IntegrityError, NotReadyError
-from edgewright.proof.goldens import check_goldens
 from edgewright.repository import Repository
+from edgewright.serve import models
 from edgewright.serve.background import NICE, Background
 from edgewright.serve.models import ServedModel, load_model
 
@@ -120,13 +120,39 @@ def test_what_proves_a_model_gives_way_and_no_thread_of_its_sessions_does(
 def test_a_load_that_is_given_up_ends_at_its_next_piece(
     repository: Path, background: Background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def close_meanwhile(*arguments: Any, **options: Any) -> Any:
-        background.close()
-        return check_goldens(*arguments, **options)
+    plain = models._proven_apart
 
-    monkeypatch.setattr("edgewright.serve.models.check_goldens", close_meanwhile)
+    def close_meanwhile(*arguments: Any) -> Any:
+        background.close()
+        return plain(*arguments)
+
+    monkeypatch.setattr(models, "_proven_apart", close_meanwhile)
     with pytest.raises(NotReadyError, match="given up"):
         load(repository, background)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="threads are scheduled so on Linux")
+def test_compute_threads_cut_in_while_a_model_is_loaded_beside_calls(
+    launch: Launch, publish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = publish(news=Recipe())
+    running = launch(where)
+    told: list[set[int]] = []
+    plain = models._warm_up
+
+    def policies() -> set[int]:
+        threads = running.server.batcher._threads._threads
+        return {os.sched_getscheduler(each.native_id or 0) for each in threads}
+
+    def noting(*arguments: Any) -> None:
+        told.append(policies())
+        plain(*arguments)
+
+    monkeypatch.setattr(models, "_warm_up", noting)
+    Repository(where).publish(where / "news" / "1", "news")
+    running.loop.run(running.server.follower.look())
+    assert told == [{os.SCHED_OTHER}]
+    assert policies() == {os.SCHED_BATCH}
 
 
 def test_while_the_proof_of_one_model_hangs_another_is_loaded(
@@ -136,13 +162,15 @@ def test_while_the_proof_of_one_model_hangs_another_is_loaded(
     running = launch(where, watch_seconds=0.02)
     hanging, may_end = threading.Event(), threading.Event()
 
-    def hang_of_one(bundle: Bundle, *arguments: Any, **options: Any) -> Any:
+    plain = models._proven_apart
+
+    def hang_of_one(bundle: Bundle, *arguments: Any) -> Any:
         if bundle.path.parent.name == "hangs":
             hanging.set()
             assert may_end.wait(60)
-        return check_goldens(bundle, *arguments, **options)
+        return plain(bundle, *arguments)
 
-    monkeypatch.setattr("edgewright.serve.models.check_goldens", hang_of_one)
+    monkeypatch.setattr(models, "_proven_apart", hang_of_one)
     try:
         Repository(where).publish(where / "hangs" / "1", "hangs")
         assert hanging.wait(60)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -15,14 +14,21 @@ from edgewright.backends import get_backend
 from edgewright.backends.onnxruntime import OnnxRuntimeSession
 from edgewright.bundle import Bundle, Verdict
 from edgewright.errors import IntegrityError
-from edgewright.manifest import canonical_json, sha256_bytes
 from edgewright.proof import cgroup, host_record
 from edgewright.repository import Repository
-from edgewright.serve import models
+from edgewright.serve import opening
 from edgewright.serve.host_choice import Choice, ChosenBy, HostOptions
 from edgewright.serve.models import ServedModel, load_model
 
-from .bundles import LABELS, Recipe, make_bundle, other_variant, preprocessor, random_texts
+from .bundles import (
+    LABELS,
+    Recipe,
+    make_bundle,
+    other_variant,
+    preprocessor,
+    random_texts,
+    seal_again,
+)
 
 
 def load(repository: Path, name: str = "news", **options: Any) -> ServedModel:
@@ -76,17 +82,6 @@ def test_goldens_that_come_out_otherwise_refuse_the_model(tmp_path: Path, bundle
         load(tmp_path / "repository")
 
 
-def seal_again(path: Path) -> None:
-    manifest = json.loads((path / "manifest.json").read_bytes())
-    for name, entry in manifest["files"].items():
-        entry["sha256"] = sha256_bytes((path / name).read_bytes())
-    (path / "manifest.json").write_bytes(canonical_json(manifest))
-    seal = json.loads((path / "seal.json").read_bytes())["files"]
-    seal["manifest.json"] = sha256_bytes((path / "manifest.json").read_bytes())
-    checksum = sha256_bytes(canonical_json(seal))
-    (path / "seal.json").write_bytes(canonical_json({"files": seal, "checksum": checksum}))
-
-
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The threads of every session of a model that is loaded from now on."""
@@ -101,7 +96,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             runtime = get_backend("onnxruntime")
             return runtime.load_instances(path, count, threads=threads, options=options)
 
-    monkeypatch.setattr(models, "get_backend", lambda _name: Spy())
+    monkeypatch.setattr(opening, "get_backend", lambda _name: Spy())
     return given
 
 
@@ -126,7 +121,7 @@ def test_threads_are_those_certified_within_this_hosts_cores(
 def test_instances_fill_the_cores_that_this_process_may_use(
     repository: Path, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, instances: int
 ) -> None:
-    monkeypatch.setattr(models, "available_cores", lambda: cores)
+    monkeypatch.setattr(opening, "available_cores", lambda: cores)
     model = load_model(Repository(repository), "news", 1, threads=threads, max_batch=8)
     assert model.instances == instances
 
@@ -193,5 +188,5 @@ def test_on_a_gpu_one_instance_copies_while_another_computes_whatever_the_cores(
         variant = other_variant("any", backend=backend)
         return Choice(variant, ChosenBy.BUNDLE, 1, "x86_64-any")
 
-    assert [models._instances(choice("onnxruntime-cuda"), cores) for cores in (1, 64)] == [2, 2]
-    assert models._instances(choice("openvino")) == models.instances_here(1)
+    assert [opening._instances(choice("onnxruntime-cuda"), cores) for cores in (1, 64)] == [2, 2]
+    assert opening._instances(choice("openvino")) == opening.instances_here(1)

@@ -24,7 +24,7 @@ from edgewright.repository import Repository
 from edgewright.serve.cli import serve
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.logs import log_to_stderr
-from edgewright.serve.models import instances_here
+from edgewright.serve.opening import instances_here
 from edgewright.serve.server import Ready
 from edgewright.serve.server import serve as serve_repository
 

@@ -170,7 +170,8 @@ def golden_scores(
         return softmax(session.run(feed)[output])
 
     with ThreadPoolExecutor(runs_at_once) as pool:
-        return np.concatenate(list(pool.map(scores, range(0, count, batch_rows))))
+        in_turn = pool.map if runs_at_once > 1 else map
+        return np.concatenate(list(in_turn(scores, range(0, count, batch_rows))))
 
 
 def _stored(preprocessor: Preprocessor, rows: Sequence[Any]) -> dict[str, NDArray[Any]]:

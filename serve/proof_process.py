@@ -1,0 +1,140 @@
+"""Work that callers must not feel at all: in a process of its own, on cores that nobody wants.
+
+A thread that gives way still holds what others wait for: the interpreter, a lock of the allocator.
+A process holds none of it, so that it may have the lowest priority there is; and a model that
+crashes its runtime, or for which there is no memory, takes down nobody who answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from subprocess import TimeoutExpired
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from edgewright.errors import EdgewrightError, IntegrityError, NotReadyError
+from edgewright.serve import proof_child
+from edgewright.serve.background import NICE, Background
+
+# That a piece may wait for cores that nobody wants; then it begins anew with a share of them, for
+# where others keep every core busy it would never end. Nobody but root gets a priority back.
+IDLE_S: Final = 30.0
+LIMIT_S: Final = 600.0  # for a piece: what takes longer hangs, as a rule
+_LAST_S: Final = 5.0  # from the end of its pipe to its own
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class ProofProcess:
+    """A process that is started when it is needed; use it as a context manager, from one thread."""
+
+    def __init__(self, background: Background) -> None:
+        """``background`` kills it when it is closed."""
+        self._background = background
+        self._idle = True
+        self._child: _Child | None = None
+
+    def run(self, work: Callable[[], T]) -> T:
+        """What ``work``, which is pickled, returns or raises.
+
+        Where no process can be started, a thread of the background does it.
+
+        Raises:
+            IntegrityError: it crashes a process.
+            NotReadyError: it does not end, its process was killed, or the background is closed.
+        """
+        try:
+            well, answer = self._asked(work)
+        except _NoProcessError as error:
+            log.warning("no process can be had for what proves a model (%s); a thread does", error)
+            return self._background.run(work)
+        if not well:
+            raise answer
+        return answer  # type: ignore[no-any-return]  # it was pickled
+
+    def __enter__(self) -> ProofProcess:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _asked(self, work: Callable[[], object]) -> tuple[bool, Any]:
+        while True:
+            self._child = self._child or _Child(self._background, idle=self._idle)
+            answer = self._child.answer(work, IDLE_S if self._idle else LIMIT_S)
+            if answer is not None:
+                return answer
+            self._end()
+            if not self._idle:
+                raise NotReadyError(f"what proves it did not end within {LIMIT_S:g} s")
+            self._idle = False
+
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+
+class _NoProcessError(Exception):
+    """There can be no process here; says why."""
+
+
+class _Child:
+    """The process, as whoever started it has it."""
+
+    def __init__(self, background: Background, *, idle: bool) -> None:
+        self._background = background
+        self._pipe, theirs = Pipe()
+        descriptor = theirs.fileno()
+        command = [sys.executable, "-P", proof_child.__file__, str(descriptor), str(NICE)]
+        try:
+            self._process = background.start(command + [proof_child.IDLE] * idle, descriptor)
+        except OSError as error:
+            self._pipe.close()
+            raise _NoProcessError(str(error)) from error
+        finally:
+            theirs.close()
+
+    def answer(self, work: Callable[[], object], limit_s: float) -> tuple[bool, Any] | None:
+        """Whether it went well, and what came of it; None where it has not ended in time."""
+        try:
+            self._pipe.send(work)
+            return self._pipe.recv() if self._pipe.poll(limit_s) else None
+        except (EOFError, OSError):
+            with suppress(TimeoutExpired):  # of itself, lest it be killed as it ends
+                self._process.wait(_LAST_S)
+            code = self.end()
+        if self._background.closed:
+            raise NotReadyError("given up, for the server stops")
+        raise _death(code)
+
+    def end(self) -> int:
+        """Kill it unless it has ended; its exit code, or minus the number of the signal."""
+        self._pipe.close()
+        return self._background.end(self._process)
+
+
+def _death(code: int) -> EdgewrightError | _NoProcessError:
+    """What a process has died of that gave no answer."""
+    if code == -signal.SIGKILL:
+        return NotReadyError(
+            "what proves it was killed, as the system does when memory runs out; it needs as much "
+            "again as the version that answers"
+        )
+    if code >= 0 or code == -signal.SIGSYS:  # it could not even begin, or is not allowed to
+        return _NoProcessError(f"it ended with exit code {code}")
+    return IntegrityError(
+        f"what proves it crashed ({signal.Signals(-code).name}): this host or its runtime does not "
+        "compute what was certified; optimize again here, or serve on another host"
+    )

@@ -1,0 +1,257 @@
+"""What proves a version works in a process of its own, whatever becomes of that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.errors import BackendUnavailableError, IntegrityError, NotReadyError
+from edgewright.manifest import sha256_file
+from edgewright.repository import Repository
+from edgewright.serve import models, opening, proof_process
+from edgewright.serve.background import NICE, Background
+from edgewright.serve.models import ServedModel, load_model
+from edgewright.serve.proof_process import ProofProcess
+
+from . import hanging_proof
+from .bundles import Recipe, make_bundle, seal_again
+from .processes import FREE_PORTS, Process, Start, until
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="priorities are Linux's")
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    background = Background(1)
+    yield background
+    background.close()
+
+
+@pytest.fixture
+def process(background: Background) -> Iterator[ProofProcess]:
+    with ProofProcess(background) as process:
+        yield process
+
+
+def expression(python: str) -> Callable[[], Any]:
+    """Its value, computed in whichever process; ``os`` and ``time`` are at hand."""
+    return partial(eval, f"(lambda os, time: {python})(__import__('os'), __import__('time'))")
+
+
+PID = expression("os.getpid()")
+POLICY = expression("os.sched_getscheduler(0)")
+NICENESS = expression("os.getpriority(os.PRIO_PROCESS, 0)")
+HANGS = expression("time.sleep(1000)")
+DIES = "os.kill(os.getpid(), {})"
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_one_process_does_all_pieces_and_ends_with_them(background: Background) -> None:
+    with ProofProcess(background) as process:
+        pid = process.run(PID)
+        assert pid != os.getpid()
+        assert process.run(PID) == pid
+    assert is_gone(pid)
+
+
+@LINUX
+def test_it_gets_what_cores_nobody_wants(process: ProofProcess) -> None:
+    assert process.run(POLICY) == os.SCHED_IDLE
+    assert process.run(NICENESS) == min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19)
+
+
+# How often a process sleeps while it works for a tenth of a second.
+RESTS = """(lambda usage, end: (
+    -usage(0).ru_nvcsw,
+    [None for _ in iter(lambda: time.process_time() < end, False)],
+    usage(0).ru_nvcsw,
+))(__import__('resource').getrusage, time.process_time() + 0.1)"""
+
+
+def test_it_rests_between_pieces_of_work(process: ProofProcess) -> None:
+    before, _, after = process.run(expression(RESTS))
+    assert after + before > 5
+
+
+@LINUX
+def test_where_memory_runs_out_it_goes_first(process: ProofProcess) -> None:
+    assert process.run(expression("open('/proc/self/oom_score_adj').read()")) == "1000\n"
+
+
+def test_its_errors_are_its_callers_and_tell_where(process: ProofProcess, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing") as failure:
+        process.run(partial(sha256_file, tmp_path / "missing"))
+    assert "in the process that proves" in failure.value.__notes__[0]
+    assert process.run(PID) != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "told"),
+    [
+        (signal.SIGSEGV, IntegrityError, r"crashed \(SIGSEGV\)"),
+        (signal.SIGABRT, IntegrityError, r"crashed \(SIGABRT\)"),
+        (signal.SIGKILL, NotReadyError, "killed, as the system does when memory runs out"),
+    ],
+)
+def test_what_ends_it_is_told_and_ends_nothing_else(
+    process: ProofProcess, number: signal.Signals, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        process.run(expression(DIES.format(int(number))))
+
+
+def test_without_a_process_a_thread_does_it(
+    process: ProofProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert process.run(PID) == os.getpid()
+    assert "no process can be had" in caplog.text
+    assert "/nowhere/python" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["os._exit(7)", DIES.format(int(signal.SIGSYS))])
+def test_a_process_that_cannot_begin_leaves_it_to_a_thread(
+    process: ProofProcess, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    here = os.getpid()
+    assert process.run(expression(f"None if os.getpid() == {here} else {end}")) is None
+    assert "no process can be had" in caplog.text
+
+
+@LINUX
+def test_where_no_core_is_idle_it_begins_anew_with_a_share(
+    process: ProofProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_process, "IDLE_S", 0.01)
+    idle = f"os.sched_getscheduler(0) == {os.SCHED_IDLE}"
+    answer = process.run(expression(f"time.sleep(1000) if {idle} else os.getpid()"))
+    assert answer != os.getpid()
+    assert process.run(NICENESS) == min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19)
+    assert process.run(PID) == answer
+
+
+def test_what_hangs_is_given_up(process: ProofProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof_process, "IDLE_S", 0.01)
+    monkeypatch.setattr(proof_process, "LIMIT_S", 0.02)
+    with pytest.raises(NotReadyError, match=r"did not end within 0.02 s"):
+        process.run(HANGS)
+
+
+def test_whoever_closes_the_background_waits_for_no_process(
+    process: ProofProcess, background: Background
+) -> None:
+    pid = process.run(PID)
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(process.run, HANGS)
+        background.close()
+        with pytest.raises(NotReadyError, match="given up"):
+            hanging.result()
+    with pytest.raises(NotReadyError, match="given up"):
+        process.run(PID)
+    assert is_gone(pid)
+
+
+def load(repository: Path, background: Background | None) -> ServedModel:
+    where = Repository(repository)
+    return load_model(where, "news", 1, threads=1, max_batch=2, background=background)
+
+
+def refuse(*_arguments: Any, **_options: Any) -> Any:
+    raise AssertionError("this process proves nothing")
+
+
+def test_what_answers_is_opened_once_it_is_proven_elsewhere(
+    repository: Path, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "check_goldens", refuse)
+    model = load(repository, background)
+    assert model.scores(model.encode(["bank shares"])).shape == (1, len(model.labels))
+    with pytest.raises(AssertionError, match="proves nothing"):
+        load(repository, None)
+
+
+def test_what_the_goldens_refuse_elsewhere_is_never_opened(
+    tmp_path: Path, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, path = make_bundle(tmp_path / "other", Recipe(seed=1)), tmp_path / "made" / "news" / "1"
+    make_bundle(path)
+    (path / "variants" / "fp32.onnx").write_bytes((other / "variants" / "fp32.onnx").read_bytes())
+    seal_again(path)
+    monkeypatch.setattr(opening.Opening, "sessions", refuse)
+    with pytest.raises(IntegrityError, match="golden 0 gets other scores than recorded"):
+        load(tmp_path / "made", background)
+
+
+@pytest.mark.parametrize("name", ["variants/fp32.onnx", "preprocessing/tokenizer.json"])
+def test_what_changes_after_its_proof_does_not_answer(
+    tmp_path: Path, background: Background, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = make_bundle(tmp_path / "made" / "news" / "1")
+    plain = opening.Opening.sessions
+
+    def changed(*arguments: Any) -> Any:
+        sessions = plain(*arguments)
+        (path / name).write_bytes((path / name).read_bytes() + b" ")
+        return sessions
+
+    monkeypatch.setattr(opening.Opening, "sessions", changed)
+    with pytest.raises(IntegrityError, match=f"{name} was altered"):
+        load(tmp_path / "made", background)
+
+
+def test_a_library_that_was_upgraded_beside_the_server_proves_nothing(
+    repository: Path, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    installed = onnxruntime.__version__
+    monkeypatch.setattr(onnxruntime, "__version__", "0.1")
+    with pytest.raises(BackendUnavailableError, match=f"onnxruntime {installed} .* runs 0.1"):
+        load(repository, background)
+
+
+@pytest.fixture
+def hanging(start: Start, tmp_path: Path, bundle: Path) -> tuple[Process, int]:
+    """A server that answers while a version is proven without end, and the id of who does that."""
+    where, written = Repository(tmp_path / "repository"), tmp_path / "proof"
+    where.publish(bundle, "news")
+    options = ("--json", "--watch-seconds", "0.05", "--grace", "1000")
+    process = start(
+        str(where.path), *FREE_PORTS, *options, without=hanging_proof, PROOF=str(written)
+    )
+    process.ready()
+    where.publish(bundle, "news")
+    until(written.exists)
+    return process, int(written.read_text())
+
+
+def test_a_stop_waits_for_no_proof_and_leaves_none(hanging: tuple[Process, int]) -> None:
+    """Though a terminal or a service manager may signal every process."""
+    process, proof = hanging
+    os.kill(proof, signal.SIGTERM)
+    os.kill(proof, signal.SIGINT)
+    process.popen.terminate()
+    assert process.wait() == (0, "", "")
+    assert is_gone(proof)
+
+
+def test_a_server_that_is_killed_leaves_no_proof(hanging: tuple[Process, int]) -> None:
+    process, proof = hanging
+    process.popen.kill()
+    process.wait()
+    until(lambda: is_gone(proof))
