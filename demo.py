@@ -78,6 +78,10 @@ class Loop:
         command = f"[bold]$ edgewright {shlex.join(arguments)}[/bold]"
         self.console.print(f"\n{command}", highlight=False, soft_wrap=True)
 
+    def say(self, what: str) -> None:
+        """What this file itself does, between two commands."""
+        self.console.print(f"\n{what}", style="dim", highlight=False, soft_wrap=True)
+
     def edgewright(self, *arguments: str) -> None:
         """Run an ``edgewright`` command, shown as it would be typed; exit as it does on failure."""
         self.tell(arguments)
@@ -345,8 +349,8 @@ def show(loop: Loop, summary: dict[str, Any]) -> None:
     )
     table.add_row(
         "certified",
-        f"[bold]{summary['verdict']}[/bold]: loses at most {summary['loss_upper_bound']:.2%} "
-        f"of accuracy (n={summary['certify_n']})",
+        f"[bold]{summary['verdict']}[/bold]: loses at most "
+        f"{100 * summary['loss_upper_bound']:.2f} points of accuracy (n={summary['certify_n']})",
     )
     table.add_row(
         "faster",
@@ -397,8 +401,10 @@ def main(out: Path) -> None:
     for left in out.glob("feedback.db*"):
         left.unlink()
     with serving(loop, repository, store) as (server, client, ready_ms):
+        loop.say(f"calling it with the {FIELD_ROWS} withheld articles and with all held-out rows")
         served = {**call(client, read_rows(out / "field.csv")), "ready_ms": ready_ms}
         heldout = call(client, heldout_rows(Checkpoint.open(checkpoint)))
+        loop.say("streaming the right labels back; SIGKILL at the first that is acknowledged")
         feedback = give_feedback(server, client, served["feedback"])
     gathered = gather(loop, store, feedback)
     loop.seconds["serve"] = round(time.monotonic() - started, 1)

@@ -190,7 +190,7 @@ class _Fill:
         live = plan.epochs * work * compute_s
         cached = self._share_of_work(sample, todo) * compute_s + plan.epochs * work * read_s
         if cached >= live:
-            return f"{plan.epochs} epochs take {live:.1f} s of it, filling alone {cached:.1f} s"
+            return f"all epochs take {live:.1f} s of it, filling alone {cached:.1f} s"
         return None
 
     def compute(self, on_rows: Callable[[int], None]) -> None:

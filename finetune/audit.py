@@ -206,13 +206,13 @@ class Audit:
         """What is worth a look, in words."""
         found, many = self.summary(), self.tables.kind.many
         counted = {
-            "label_errors": "labels are likely wrong, the likeliest first in the report",
-            "outliers": f"{many} lie far from all others",
-            "near_conflicts": "groups of near-duplicates have more than one label",
-            "leakage": f"{many} were given, or nearly, to more than one split",
-            f"empty_{many}": f"{many} have nothing that can be seen",
+            "label_errors": "labels that are likely wrong, the likeliest first in the report",
+            "outliers": f"{many} far from all others",
+            "near_conflicts": "groups of near-duplicates with more than one label",
+            "leakage": f"{many} given, or nearly, to more than one split",
+            f"empty_{many}": f"{many} in which nothing can be seen",
         }
-        notes = [f"{found[name]:6} {words}" for name, words in counted.items() if found[name]]
+        notes = [f"{words}: {found[name]}" for name, words in counted.items() if found[name]]
         if found["strict"]:
-            notes.append(f"       --strict would refuse: {', '.join(found['strict'])}")
+            notes.append(f"--strict would refuse: {', '.join(found['strict'])}")
         return notes

@@ -44,18 +44,19 @@ class Dataset:
         """What was dropped, set aside or merged, in words."""
         report, kind = self.report, self.examples.kind
         counted = {
-            "exact_duplicates": f"rows repeat one {kind.name}; each {kind.name} is kept once",
-            "contradicting": f"{kind.many} are known under another label, which stands",
-            "conflicting": f"{kind.many} come with more than one label: set aside",
-            "bridging": f"{kind.many} resemble {kind.many} of two splits: set aside",
-            "leaked": f"{kind.many} resemble one given for validation or test: set aside",
-            "near_duplicate_pairs": "pairs of near-duplicates; both of a pair are in one split",
+            "exact_duplicates": f"rows that repeat a known {kind.name}, which is kept once",
+            "contradicting": f"{kind.many} known under another label, which stands",
+            "conflicting": f"{kind.many} with more than one label, set aside",
+            "bridging": f"{kind.many} much like {kind.many} of two splits, set aside",
+            "leaked": f"{kind.many} much like one given for validation or test, set aside",
+            "near_duplicate_pairs": "pairs of near-duplicates, each kept in one split",
         }
-        notes = [f"{report[name]:6} {words}" for name, words in counted.items() if report[name]]
+        notes = [f"{words}: {report[name]}" for name, words in counted.items() if report[name]]
         if self.added:
             places = ", ".join(f"{rows} {split}" for split, rows in self.added.items() if rows)
             total = sum(self.added.values())
-            notes.append(f"{total:6} rows added to those of the checkpoint: {places or 'none'}")
+            told = f" ({places})" if places else ""
+            notes.append(f"rows added to those of the checkpoint: {total}{told}")
         return [*report["notes"], *notes]
 
     @property

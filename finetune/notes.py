@@ -6,7 +6,7 @@ from edgewright.finetune.audit import Audit
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.recipe import Epoch, Recipe
-from edgewright.finetune.summary import lora_words
+from edgewright.finetune.summary import lora_words, millions
 from edgewright.finetune.task import Task
 from edgewright.output import Output
 
@@ -20,8 +20,8 @@ def tell_task(task: Task, output: Output) -> None:
     config, part = task.config, task.part
     output.note(
         f"{len(task.rows['train'].labels)} train rows, {len(task.examples.label_names)} labels; "
-        f"{part.blocks} of {part.of} blocks frozen, {task.trainable_parameters / 1e6:.1f}M of "
-        f"{task.parameters / 1e6:.1f}M parameters train; lr {config.lr:g}, {config.device} "
+        f"{part.blocks} of {part.of} blocks frozen, {millions(task.trainable_parameters)} of "
+        f"{millions(task.parameters)} parameters train; lr {config.lr:g}, {config.device} "
         f"{config.precision}, {config.threads} threads"
         + (f" in each of {task.processes.count} processes" if task.processes.count > 1 else "")
     )
@@ -38,9 +38,10 @@ def tell_task(task: Task, output: Output) -> None:
 
 def tell_feed(task: Task, feed: Feed, output: Output) -> None:
     """Whether the frozen part is cached, and why; which images training shows."""
-    how = "computed once and cached" if feed.use.used else "computed in every pass"
-    output.note(f"the frozen part is {how}: {feed.use.reason}")
     config = task.config
+    if task.part.blocks:
+        how = "computed once and cached" if feed.use.used else "computed in every pass"
+        output.note(f"the frozen part is {how}: {feed.use.reason}")
     if config.augment != "none":
         shown = "a new view in every epoch, computed live"
         if config.augment_views is not None:

@@ -24,7 +24,7 @@ from edgewright.finetune.evaluate import Answers, cross_entropy, log_probabiliti
 from edgewright.finetune.forgetting import Forgetting
 from edgewright.finetune.forgetting_report import forgetting_section
 from edgewright.finetune.recipe import Fit
-from edgewright.finetune.summary import lora_words
+from edgewright.finetune.summary import lora_words, millions
 from edgewright.report import (
     Block,
     ConfusionMatrix,
@@ -90,7 +90,7 @@ def _headline(story: Story) -> Headline:
     facts = [
         ("best epoch", f"{summary['best_epoch']} of {summary['epochs_run']} run"),
         ("frozen", f"{summary['frozen']} of {summary['blocks']} blocks"),
-        ("trained", f"{trained:.0%} of {summary['parameters'] / 1e6:.1f}M parameters"),
+        ("trained", f"{trained:.0%} of {millions(summary['parameters'])} parameters"),
         *_lora_facts(summary["lora"]),
         *_truncation(summary),
         ("device", f"{summary['device']}, {summary['precision']}"),

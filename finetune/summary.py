@@ -106,6 +106,11 @@ def _of_processes(count: int) -> str:
     return f", {count} processes" if count > 1 else ""
 
 
+def millions(parameters: int) -> str:
+    """A count of parameters: "22.7M", or "835" where so few are meant."""
+    return f"{parameters / 1e6:.1f}M" if parameters >= 100_000 else f"{parameters:,}"
+
+
 def lora_words(record: dict[str, int]) -> str:
     """What trained with --lora."""
     return (

@@ -112,7 +112,8 @@ class Callers:
         scheme = peer.authorization[: len(_BEARER)].lower()
         if scheme != _BEARER:
             raise UnauthenticatedError(
-                "this needs a token; send it in the header `authorization: Bearer TOKEN`"
+                "this needs a token; give a command of edgewright --token-file, and send from "
+                "elsewhere the header `authorization: Bearer TOKEN`"
             )
         token = self._tokens.value.find(peer.authorization[len(_BEARER) :].strip())
         if token is None:

@@ -71,7 +71,7 @@ def export(
                 "labels do not belong in one file; choose one with --model"
             )
         if not found.with_image and not found.with_text:
-            raise _nothing(found.export)
+            raise _nothing(found.export, selection)
         write = _write_images if found.with_image else _write_texts
         return write(connection, selection, target, overwrite)
 
@@ -140,7 +140,7 @@ def _write(
             if kept:
                 writer.write_table(pa.Table.from_pylist(kept, schema=schema))
     if not done.exported:
-        raise _nothing(done)
+        raise _nothing(done, selection)
     done.images = images.count if images is not None else None
     return done
 
@@ -184,7 +184,12 @@ def _exported(row: RowMapping, images: ImageExport | None, done: Export) -> dict
     return {**row, column: content, "time": row["received_us"]}
 
 
-def _nothing(done: Export) -> DataError:
+def _nothing(done: Export, selection: Selection) -> DataError:
+    if not done.entries and selection != Selection():
+        return DataError(
+            "the store holds no feedback that --model and --since select; "
+            "`edgewright feedback report STORE_URL` tells what it holds"
+        )
     damaged = f", {done.damaged} with an image that is gone or damaged" if done.damaged else ""
     return DataError(
         f"of {done.entries} entries in the store none can be exported: {done.without_input} are "

@@ -52,9 +52,15 @@ def test_a_flipped_byte_is_exit_4_and_its_file_is_named(
 def test_what_is_no_artifact_is_exit_4(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in (tmp_path, tmp_path / "none"):
+    (tmp_path / "rows.csv").touch()
+    said = "not an edgewright artifact; give the folder of a checkpoint or a bundle"
+    for path, words in {
+        tmp_path: said,
+        tmp_path / "none": "no folder at",
+        tmp_path / "rows.csv": "no folder at",
+    }.items():
         assert run([command, str(path)]) == 4
-        assert "not an edgewright artifact" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
 
 
 def test_a_bundle_is_described_with_its_variants(
@@ -84,6 +90,23 @@ def test_publishing_and_rolling_back_tell_the_version(
     assert Repository(repository).current("news") == 1
     assert run(["rollback", *where]) == 4
     assert "no earlier version" in capsys.readouterr().err
+
+
+def test_a_bundle_with_other_classes_is_published_with_a_warning(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [str(tmp_path / "repository"), "--name", "news"]
+    other = make_bundle(tmp_path / "other", labels=["b", "c", "d", "e", "f", "g"])
+    for path, warning in {
+        bundle: "",
+        other: "warning: news version 2 has other classes than version 1: "
+        "new are b, c, d, e, f and 1 more, gone are a\n",
+    }.items():
+        assert run(["publish", str(path), *where]) == 0
+        assert capsys.readouterr().err == warning
+    (tmp_path / "repository" / "news" / "2" / "manifest.json").write_text("{}")
+    assert run(["publish", str(bundle), *where]) == 0  # whatever became of the one before
+    assert capsys.readouterr().err == ""
 
 
 def test_what_cannot_be_published_says_why(

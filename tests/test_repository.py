@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,16 @@ VARIANT = Variant(
 )
 
 
-def make_bundle(path: Path, weights: bytes = b"abc", kind: ArtifactKind = BUNDLE) -> Path:
+def make_bundle(
+    path: Path,
+    weights: bytes = b"abc",
+    kind: ArtifactKind = BUNDLE,
+    labels: Sequence[str] = ("a",),
+) -> Path:
     with new_folder(path) as staging:
         (staging / "variants").mkdir()
         (staging / VARIANT.file).write_bytes(weights)
-        body = {"task": "text-classification", "labels": ["a"], "variants": [VARIANT.to_json()]}
+        body = {"task": "text-classification", "labels": [*labels], "variants": [VARIANT.to_json()]}
         choice = measured_json({"variant": VARIANT.name})
         seal(staging, kind, body, {"choice.json": choice})
     return path

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgewright.errors import ConfigError
-from edgewright.manifest import Artifact
+from edgewright.errors import ArtifactError, ConfigError
+from edgewright.manifest import Artifact, read_artifact
 from edgewright.manifest import verify as verify_artifact
 from edgewright.options import Command, output_options, state_dir_option
 from edgewright.output import Output
@@ -19,11 +19,13 @@ from edgewright.state_dir import StateDir
 if TYPE_CHECKING:
     from edgewright.bundle import Bundle, Variant
     from edgewright.proof.host_record import HostRecord
+    from edgewright.repository import Repository
 
 _ARTIFACT = click.argument("artifact", type=click.Path(path_type=Path))
 _REPOSITORY = click.argument("repository", type=click.Path(path_type=Path))
 _BUNDLE: Final = "edgewright.bundle"
 _CHECKPOINT: Final = "edgewright.checkpoint"
+_FEW: Final = 5  # names of classes that a warning tells
 _NAME = click.option("--name", required=True, help="Model name: the folder below REPOSITORY.")
 
 
@@ -103,6 +105,7 @@ def publish(bundle: Path, repository: Path, name: str, keep_current: bool, outpu
 
     opened = Repository(repository)
     version = opened.publish(bundle, name, keep_current=keep_current)
+    _warn_of_other_classes(opened, name, version, output)
     current = opened.current(name)
     beside = "" if current == version else f"; version {version} lies beside it"
     output.result(
@@ -132,6 +135,34 @@ def rollback(repository: Path, name: str, output: Output) -> None:
         {"model": name, "version": version},
         [f"{name} version {version} is current in {repository}"],
     )
+
+
+def _warn_of_other_classes(repository: Repository, name: str, version: int, output: Output) -> None:
+    """Callers of ``name`` go by its classes: a bundle of another task is published by mistake."""
+    from edgewright.bundle import BUNDLE
+
+    earlier = [each for each in repository.versions(name) if each < version]
+    if not earlier:
+        return
+    try:
+        before, now = (
+            read_artifact(repository.folder(name, each), BUNDLE).manifest["labels"]
+            for each in (earlier[-1], version)
+        )
+    except ArtifactError:  # the older one is damaged, which a server that loads it tells
+        return
+    new = [each for each in now if each not in before]
+    gone = [each for each in before if each not in now]
+    if new or gone:
+        output.warn(
+            f"{name} version {version} has other classes than version {earlier[-1]}: "
+            f"new are {_few(new)}, gone are {_few(gone)}"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return ", ".join(names[:_FEW]) + more or "none"
 
 
 def _describe_any(artifact: Artifact) -> list[str]:

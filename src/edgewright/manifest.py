@@ -228,9 +228,12 @@ def verify(path: Path, *, files_at_once: int = HASHED_AT_ONCE) -> Artifact:
         ArtifactNotFoundError: there is no artifact at ``path``.
         IntegrityError: names the first file that is altered, missing or unexpected.
     """
+    if not path.is_dir():
+        raise ArtifactNotFoundError(f"no folder at {path}; give that of a checkpoint or a bundle")
     if not (path / MANIFEST_FILE).is_file() and not (path / SEAL_FILE).is_file():
         raise ArtifactNotFoundError(
-            f"{path} holds neither {MANIFEST_FILE} nor {SEAL_FILE}: not an edgewright artifact"
+            f"{path} holds neither {MANIFEST_FILE} nor {SEAL_FILE}: not an edgewright artifact; "
+            "give the folder of a checkpoint or a bundle, such as REPOSITORY/news/1"
         )
     artifact = _read_any(path)
     seals = _read_seal(path)

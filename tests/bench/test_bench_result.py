@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgewright.bench import page
 from edgewright.bench.config import BenchConfig, Closed, Load, Open, Search
 from edgewright.bench.find_rate import CLOSE_ENOUGH, highest_rate, holds
 from edgewright.bench.processes import Measured
@@ -48,6 +49,13 @@ def test_a_percentile_is_told_where_ten_calls_are_slower(calls: int, told: list[
         return
     assert latency["calls"] == calls
     assert [name for name, value in latency.items() if name[0] == "p" and value] == told
+
+
+@pytest.mark.parametrize(("calls", "named"), [(100, True), (1000, False)])
+def test_a_curve_that_has_no_legend_names_its_percentile(calls: int, named: bool) -> None:
+    """Beside p50 there is a curve of p99 from 1,000 calls on."""
+    figure = page._throughput([result_of(tally_of(calls))])
+    assert ("p50, ms" in figure.svg) is named
 
 
 def test_goodput_and_throughput_are_told_apart() -> None:

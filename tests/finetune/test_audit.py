@@ -71,6 +71,10 @@ def test_findings_are_told_and_nothing_is_deleted(finetune, tmp_path):
     run = finetune(data=data)
     assert run.code == 0
     assert "--strict would refuse: conflicting-labels, empty-text" in run.err
+    lines = run.err.splitlines()
+    assert "rows that repeat a known text, which is kept once: 2" in lines
+    assert "texts with more than one label, set aside: 1" in lines
+    assert "texts in which nothing can be seen: 1" in lines
     examples = Checkpoint.open(tmp_path / "out").examples()
     assert len(examples) == 152
     assert read(tmp_path / "out")["exact_duplicates"]["count"] == 2

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from edgewright.checkpoint import Checkpoint
 from edgewright.finetune import pipeline
 from edgewright.finetune.checkpoint_writer import CheckpointContents
+from edgewright.finetune.summary import millions
 from edgewright.manifest import verify
 
 
@@ -249,6 +250,19 @@ def test_a_split_column_is_honoured(finetune, tmp_path):
     rows = [(*row, "test" if i < 20 else "train") for i, row in enumerate(make_rows(120))]
     file = write_csv(tmp_path / "rows.csv", rows, ("text", "label", "part"))
     assert finetune("--split-column", "part", "--json", data=file).json["rows"]["test"] == 20
+
+
+def test_where_nothing_is_frozen_no_frozen_part_is_spoken_of(finetune):
+    err = finetune("--freeze", 0, "--audit", "off").err
+    assert "0 of 4 blocks frozen" in err
+    assert "the frozen part" not in err
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(835, "835"), (54_321, "54,321"), (170_170, "0.2M"), (22_713_986, "22.7M")]
+)
+def test_small_models_have_parameters_too(count, words):
+    assert millions(count) == words
 
 
 def test_out_of_memory_is_told_and_recorded_and_the_run_ends_well(finetune, tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def test_added_rows_move_no_old_one_and_training_goes_on_from_the_weights(
     told = json.loads(run.out)["rows_added"]
     assert told["train"] == len(new.examples().split("train")) - len(old.examples().split("train"))
     assert (
-        f"{len(after) - len(before)} rows added to those of the checkpoint: {told['train']} train"
+        f"rows added to those of the checkpoint: {len(after) - len(before)} ({told['train']} train"
         in ((tmp_path / "next" / "report.html").read_text())
     )
     assert new.labels == old.labels

@@ -73,7 +73,7 @@ def test_the_audit_finds_twins_flipped_labels_and_blank_images(
     assert len(wrong) > 5
     assert len(wrong.intersection(ranked)) >= 0.8 * len(wrong)
     assert len(ranked) < 4 * len(FLIPPED), "a few, not most rows"
-    assert "images have nothing that can be seen" in run.err
+    assert "images in which nothing can be seen: 3" in run.err
     assert "--strict would refuse: blank-image, conflicting-labels" in run.err
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from edgewright.errors import CallerLimitError, UnauthenticatedError
 from edgewright.serve.callers import Callers, Peer
-from edgewright.serve.tokens import Right, new_token
+from edgewright.serve.reloaded import Reloaded
+from edgewright.serve.tokens import Right, new_token, read_tokens
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, StreamClassifyRequest, StreamItem
 
 from .conftest import Gate, Launch, until
@@ -73,6 +74,17 @@ def test_a_certificate_goes_before_an_address() -> None:
     with pytest.raises(UnauthenticatedError):
         callers.enter(Right.CALL, Peer("10.0.0.1"))
     assert callers.enter(None, Peer("10.0.0.1")) == ""
+
+
+def test_a_caller_without_a_token_is_told_both_ways_to_give_one(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.txt"
+    file.write_text(f"news-site {'0' * 64} call\n")
+    tokens = Reloaded(
+        "tokens", {"--tokens": file}, lambda files: read_tokens(file, files[0]), lambda *_: None
+    )
+    callers = Callers(tokens=tokens)
+    with pytest.raises(UnauthenticatedError, match="--token-file, .* `authorization: Bearer"):
+        callers.enter(Right.CALL, Peer("10.0.0.1"))
 
 
 def test_nobody_is_remembered_once_he_has_left() -> None:

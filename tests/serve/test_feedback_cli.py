@@ -185,6 +185,16 @@ def test_nothing_to_export_is_an_error_and_leaves_no_file(
     assert not list(tmp_path.glob("*out.parquet*"))
 
 
+@pytest.mark.parametrize("option", [("--model", "blog"), ("--since", "2099-01-31")])
+def test_a_selection_of_nothing_is_told_from_a_store_without_inputs(
+    feedback: Feedback, filled: str, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    said = feedback("export", filled, "-o", tmp_path / "out.parquet", *option)
+    assert said.code == 2
+    assert "no feedback that --model and --since select; `edgewright feedback report" in said.err
+    assert "--log-inputs" not in said.err
+
+
 def test_feedback_on_two_models_is_not_mixed(
     feedback: Feedback, filled: str, tmp_path: Path
 ) -> None:

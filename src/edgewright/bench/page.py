@@ -187,10 +187,11 @@ def _throughput(results: Sequence[Result]) -> Figure:
     if not series:
         rates = [(each.calls_per_s, each.tally.response.most_ns / 1e6) for each in results]
         series["slowest"] = rates
+    alone = f"{next(iter(series))}, ms"  # one curve has no legend
     return curve_figure(
         series,
         Axis("calls answered a second"),
-        Axis("ms", log=True),
+        Axis(alone if len(series) == 1 else "ms", log=True),
         "Latency against throughput, from the least load to the greatest.",
     )
 
