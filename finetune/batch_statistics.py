@@ -17,7 +17,7 @@ from torch import nn
 
 from edgewright.finetune.batches import Indices, Rows, micro_batches, to_device
 from edgewright.finetune.device import autocast
-from edgewright.finetune.freeze import is_frozen
+from edgewright.finetune.freeze import frozen_modules
 
 MOST_ROWS: Final = 1_024  # the paper finds little left to gain past 1,000
 
@@ -27,7 +27,20 @@ BatchNorm = nn.modules.batchnorm._BatchNorm  # the common base has no public nam
 
 def trained_normalisations(model: nn.Module) -> list[BatchNorm]:
     """The batch normalisations that train: the rows of a step depend on each other."""
-    return [each for each in model.modules() if isinstance(each, BatchNorm) and not is_frozen(each)]
+    frozen = frozen_modules(model)
+    return [each for each in _normalisations(model) if each not in frozen]
+
+
+def rest_normalisations(model: nn.Module) -> None:
+    """Put those that do not train into eval mode, where their statistics stay what they are."""
+    trained = set(trained_normalisations(model))
+    for each in _normalisations(model):
+        if each not in trained:
+            each.eval()
+
+
+def _normalisations(model: nn.Module) -> list[BatchNorm]:
+    return [each for each in model.modules() if isinstance(each, BatchNorm)]
 
 
 def measure_statistics(
@@ -38,6 +51,7 @@ def measure_statistics(
     *,
     batch_size: int,
     precision: str,
+    of: Sequence[BatchNorm] | None = None,
 ) -> None:
     """Give those that train the mean and the variance of the first ``MOST_ROWS`` of ``steps``.
 
@@ -50,9 +64,10 @@ def measure_statistics(
         device: where the model is.
         batch_size: rows of one pass, two or more: a channel's variance takes two values.
         precision: as in training.
+        of: these in place of those that train.
     """
-    trained = trained_normalisations(model)
-    normalisations = [each for each in trained if each.track_running_stats]
+    chosen = trained_normalisations(model) if of is None else of
+    normalisations = [each for each in chosen if each.track_running_stats]
     if not normalisations:
         return
     with torch.no_grad(), _measuring(model, normalisations):

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgewright.finetune.batches import Rows, RowSubset
+from edgewright.finetune.batch_statistics import BatchNorm, measure_statistics
+from edgewright.finetune.batches import ChangingRows, Rows, RowSubset, training_steps
 from edgewright.finetune.evaluate import predict_logits, score
 from edgewright.finetune.interpolation import SHARES, Movement, fresh_tensors
 from edgewright.finetune.masked_probe import MaskedProbe
@@ -99,7 +100,7 @@ def settle_weights(task: Task, old: OldSet | None) -> Forgetting | None:
     movement = Movement.between(before, task.model, _fresh(task))
     del before
     if task.config.forgetting == "off":
-        movement.mix(task.model, share)
+        _mix(task, movement, share)
         return None
     return _look(task, old, movement, share)
 
@@ -107,13 +108,13 @@ def settle_weights(task: Task, old: OldSet | None) -> Forgetting | None:
 def _look(task: Task, old: OldSet | None, movement: Movement, share: float) -> Forgetting:
     movement.restore(task.model)
     probe = choose_probe(task, old)
-    movement.mix(task.model, 1.0)
+    _mix(task, movement, 1.0)
     after = probe.read(task.model)
     validation = RowSubset.draw(task.rows["validation"], _SWEPT_ROWS, seed=task.config.seed)
     sweep: tuple[Mixture, ...] = ()
     if task.config.forgetting == "full":
         sweep = tuple(_mixtures(task, probe, movement, validation, share))
-    movement.mix(task.model, share)
+    _mix(task, movement, share)
     written = after if share == 1 else probe.read(task.model)
     swept = len(validation.labels) if sweep else 0
     return Forgetting(probe, after, written, sweep, bool(movement.fresh), swept)
@@ -140,11 +141,36 @@ def _mixtures(
     task: Task, probe: Probe, movement: Movement, validation: Rows, written: float
 ) -> Iterator[Mixture]:
     for share in sorted({*SHARES, written}):
-        movement.mix(task.model, share)
+        _mix(task, movement, share)
         logits = predict_logits(task.model, validation, task.device, processes=task.processes)
         scores = score(validation.labels, logits)
         retained = probe.read(task.model).figures[probe.metric]
         yield Mixture(share, None if scores is None else scores.accuracy, retained)
+
+
+def _mix(task: Task, movement: Movement, share: float) -> None:
+    """Mix the weights; what moved of batch normalisations is measured for a mixture's own.
+
+    Statistics mixed as weights are would be those of neither model, nor of the mixture.
+    """
+    movement.mix(task.model, share)
+    if not 0 < share < 1:
+        return
+    recipe, rows = task.recipe, task.rows["train"]
+    shown = rows.for_epoch(1) if isinstance(rows, ChangingRows) else rows
+    measure_statistics(
+        task.model,
+        shown,
+        training_steps(rows.lengths, recipe.step_rows, seed=recipe.seed, epoch=1, least=2),
+        task.device,
+        batch_size=recipe.batch_size,
+        precision=recipe.precision,
+        of=[
+            module
+            for name, module in task.model.named_modules()
+            if isinstance(module, BatchNorm) and f"{name}.running_mean" in movement.old
+        ],
+    )
 
 
 def _fresh(task: Task) -> frozenset[str]:

@@ -138,11 +138,16 @@ def _own_class(module: nn.Module) -> type[nn.Module]:
     return type(module).__bases__[1] if isinstance(module, _Frozen) else type(module)
 
 
-def is_frozen(module: nn.Module) -> bool:
-    """Whether a module is held, or its parameters do not train."""
+def frozen_modules(model: nn.Module) -> set[nn.Module]:
+    """Modules that are held, with all inside of them, and those whose parameters do not train."""
+    held = [each for each in model.modules() if isinstance(each, _Frozen)]
+    inside = {module for each in held for module in each.modules()}
+    return inside | {each for each in model.modules() if _is_still(each)}
+
+
+def _is_still(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
-    held = isinstance(module, _Frozen)
-    return held or bool(parameters and not any(each.requires_grad for each in parameters))
+    return bool(parameters) and not any(each.requires_grad for each in parameters)
 
 
 def _count_blocks(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +13,13 @@ from edgewright.errors import ConfigError
 
 Answer = TypeVar("Answer")
 
-OUT_OF_MEMORY: Final = (
-    "out of memory with a batch of one row; lower --max-length, --freeze more blocks, or choose a "
-    "smaller --model"
-)
+
+def out_of_memory(rows: int) -> str:
+    """What to say where so few rows are as few as a pass may have."""
+    return (
+        f"out of memory with a batch of {'one row' if rows == 1 else f'{rows} rows'}; lower "
+        "--max-length, --freeze more blocks, or choose a smaller --model"
+    )
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -39,6 +42,6 @@ def in_pieces(work: Callable[[NDArray[np.int64]], Answer], rows: NDArray[np.int6
         if not is_out_of_memory(error):
             raise
         if len(rows) == 1:
-            raise ConfigError(OUT_OF_MEMORY) from error
+            raise ConfigError(out_of_memory(1)) from error
     half = len(rows) // 2
     return in_pieces(work, rows[:half]) + in_pieces(work, rows[half:])

@@ -13,7 +13,11 @@ import torch
 from torch import nn
 
 from edgewright.errors import ConfigError
-from edgewright.finetune.batch_statistics import measure_statistics, trained_normalisations
+from edgewright.finetune.batch_statistics import (
+    measure_statistics,
+    rest_normalisations,
+    trained_normalisations,
+)
 from edgewright.finetune.batches import (
     ChangingRows,
     Indices,
@@ -24,7 +28,7 @@ from edgewright.finetune.batches import (
 )
 from edgewright.finetune.device import autocast
 from edgewright.finetune.evaluate import Scores
-from edgewright.finetune.memory import OUT_OF_MEMORY, is_out_of_memory
+from edgewright.finetune.memory import is_out_of_memory, out_of_memory
 from edgewright.finetune.processes import ALONE, Processes
 from edgewright.finetune.recipe import Epoch, Fit, Recipe, Watcher
 from edgewright.finetune.schedule import adamw, warmup_cosine
@@ -153,6 +157,7 @@ class _Training:
         """
         recipe, number = self.recipe, self.epoch
         self.model.train()
+        rest_normalisations(self.model)
         if isinstance(self.rows, ChangingRows):
             self.rows = self.rows.for_epoch(number)
         steps = training_steps(
@@ -310,11 +315,11 @@ class _Training:
         self.scaler.update()
 
     def _halve_batch(self) -> None:
-        if self.batch_size == 1:
-            raise ConfigError(OUT_OF_MEMORY)
+        halved = self.batch_size // 2
+        if halved < self.least_rows:
+            raise ConfigError(out_of_memory(self.batch_size))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        halved = self.batch_size // 2
         passes = math.ceil(self.recipe.step_rows / halved)
         self.watcher.on_warning(
             f"out of memory: the batch of {self.batch_size} rows is halved to {halved}, "

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgewright.finetune.batch_statistics import MOST_ROWS, measure_statistics
+from edgewright.errors import ConfigError
+from edgewright.finetune.batch_statistics import (
+    MOST_ROWS,
+    measure_statistics,
+    trained_normalisations,
+)
+from edgewright.finetune.freeze import FrozenPart, hold
 from edgewright.finetune.recipe import Recipe
 from edgewright.finetune.train import fit
 
@@ -98,11 +104,47 @@ def test_what_does_not_train_keeps_its_own():
     assert net.second.running_mean.abs().min() > 0
 
 
+def test_what_is_held_keeps_its_own_though_nothing_in_it_could_train():
+    net, points = Net(), Points.draw(32)
+    net.first = torch.nn.Sequential(torch.nn.BatchNorm1d(3, affine=False))
+    net(**points.inputs(np.arange(32)))
+    before = net.first[0].running_mean.clone()
+    hold(FrozenPart(1, 1, (net.first,)))
+    measure(net, points, [np.arange(32)])
+    assert torch.equal(net.first[0].running_mean, before)
+    assert before.abs().min() > 0
+    assert trained_normalisations(net) == [net.second]
+
+
 @pytest.mark.parametrize(("count", "reads"), [(MOST_ROWS * 2, MOST_ROWS), (33, 33)])
 def test_no_more_rows_are_read_than_it_takes(count, reads):
     points = Points.draw(count)
     measure(Net(), points, np.array_split(np.arange(count), -(-count // 32)))
     assert points.reads == reads
+
+
+def test_what_does_not_train_keeps_its_own_in_training_too():
+    net, points = Net(), Points.draw(32)
+    net(**points.inputs(np.arange(32)))
+    net.first.requires_grad_(False)
+    before = net.first.running_mean.clone()
+    fit(net, points, Recipe(epochs=1, lr=0.02, batch_size=8), CPU, validate=lambda: None)
+    assert torch.equal(net.first.running_mean, before)
+    assert before.abs().min() > 0
+
+
+def test_a_pass_that_is_halved_for_memory_keeps_two_rows():
+    net, points = Net(), Points.draw(12)
+    forward = net.forward
+
+    def limited(values):
+        if len(values) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(values)
+
+    net.forward = limited
+    with pytest.raises(ConfigError, match="out of memory with a batch of 3 rows; lower"):
+        fit(net, points, Recipe(epochs=1, lr=0.02, batch_size=6), CPU, validate=lambda: None)
 
 
 def test_a_model_without_them_is_not_run():
