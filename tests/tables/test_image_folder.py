@@ -102,6 +102,17 @@ def test_what_is_no_image_is_told_and_hidden_files_are_not(tmp_path: Path) -> No
     assert "the folder of class '9' holds no image" in empty
 
 
+@pytest.mark.parametrize("target", [".", "..", "../1"])
+def test_a_link_back_is_refused_and_one_to_elsewhere_is_followed(tmp_path: Path, target) -> None:
+    digit_folder(tmp_path, range(3))
+    (tmp_path / "0" / "linked").symlink_to(target)
+    if target == "../1":
+        assert "0/linked/1.png" in names(read_table(tmp_path))
+        return
+    with pytest.raises(DataError, match=r"0/linked.*: a link leads back to .*/0, .* remove it"):
+        read_table(tmp_path)
+
+
 def test_images_outside_of_a_class_are_refused(tmp_path: Path) -> None:
     digit_folder(tmp_path, range(3))
     digit_image(5).save(tmp_path / "stray.png")

@@ -154,13 +154,19 @@ def _folders(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.is_dir() and not _is_hidden(each))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files at any depth, in order of paths; hidden ones, which file managers leave, are passed."""
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Files at any depth, in order of paths; hidden ones, which file managers leave, are passed.
+
+    Raises DataError where a link leads back to one of the folders ``above``: that has no end.
+    """
+    real = folder.resolve()
+    if real in above:
+        raise DataError(f"{folder}: a link leads back to {real}, which it lies in; remove it")
     for each in sorted(folder.iterdir()):
         if _is_hidden(each):
             continue
         if each.is_dir():
-            yield from _files(each)
+            yield from _files(each, (*above, real))
         else:
             yield each
 
