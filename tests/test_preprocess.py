@@ -400,3 +400,24 @@ def test_importing_and_loading_needs_no_heavy_library(saved: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(saved)]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_many_texts_are_encoded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own records of all of them at once would take gigabytes."""
+    preprocessor = TextPreprocessor.from_pretrained(str(MINILM), max_length=8)
+    texts = [f"text number {number} of them" for number in range(2500)]
+    rows = [preprocessor.encode([text])[0] for text in texts]
+    library, counts = preprocessor._tokenizer, []
+
+    class Counting:
+        def encode_batch_fast(self, some: list[str]) -> Any:
+            counts.append(len(some))
+            return library.encode_batch_fast(some)
+
+    monkeypatch.setattr(preprocessor, "_tokenizer", Counting())
+    found = preprocessor.encode(texts)
+    assert max(counts) <= 1024
+    assert sum(counts) == len(found) == 2500
+    for one, other in zip(rows, found, strict=True):
+        np.testing.assert_array_equal(one.input_ids, other.input_ids)
+        assert one.truncated == other.truncated
