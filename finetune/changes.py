@@ -7,7 +7,7 @@ learns what feedback teaches and unlearns something else shows it here and nowhe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,15 @@ class Change:
 
 
 def answers_before(task: Task) -> Answers | None:
-    """What the checkpoint that the run goes on from answers on test; None without one."""
-    return None if task.start.checkpoint is None else task.answers("test")
+    """What the checkpoint that the run goes on from answers on test; None without one.
+
+    Of the logits of a head that grows, those of the new labels were drawn, and are left out.
+    """
+    checkpoint = task.start.checkpoint
+    if checkpoint is None:
+        return None
+    answers = task.answers("test")
+    return replace(answers, logits=answers.logits[:, : len(checkpoint.labels)])
 
 
 def changes(task: Task, before: Answers | None, after: Answers) -> tuple[Change, ...]:

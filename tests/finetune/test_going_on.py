@@ -9,6 +9,7 @@ from tiny_models import make_rows, write_csv
 from transformers import AutoModelForSequenceClassification
 
 from edgewright.checkpoint import Checkpoint
+from edgewright.finetune import models
 
 
 def test_added_rows_move_no_old_one_and_training_goes_on_from_the_weights(
@@ -161,6 +162,28 @@ def test_the_frozen_part_and_its_cache_are_those_of_the_checkpoint(finetune, tmp
     assert run.json["frozen"] == 3
     assert second["found"] == first["filled"]
     assert 0 < second["filled"] <= 60
+
+
+def test_what_a_grown_head_draws_is_no_answer_of_the_checkpoint(finetune, tmp_path, monkeypatch):
+    first = finetune("--epochs", 3, "--lr", 1e-3, "--calibrate", "none", "--json")
+    assert first.json["test_accuracy"] > 0
+    restore = models._restore_rows
+
+    def loudly(model, folder, keys):
+        restore(model, folder, keys)
+        with torch.no_grad():
+            model.classifier.bias[3:] = 100.0
+
+    monkeypatch.setattr(models, "_restore_rows", loudly)
+    rows = [(text, "weather") for text, _ in make_rows(30, seed=9)]
+    more = write_csv(tmp_path / "more.csv", rows)
+    grown = finetune(
+        "--from", tmp_path / "out", "--add", more, "--new-labels", "--json",
+        data=None, model=None, out="next",
+    )  # fmt: skip
+    told = grown.json["changes"]
+    assert told["old"]["accuracy_before"] == first.json["test_accuracy"]
+    assert told["new"]["accuracy_before"] == 0
 
 
 def test_the_report_says_what_changed_on_old_test_rows_and_on_new(finetune, tmp_path):
