@@ -104,6 +104,7 @@ def fill_cache(
     views: Sequence[KeyedRows] = (),
     on_rows: Callable[[int], None] = lambda _rows: None,
     warn: Callable[[str], None] = lambda _message: None,
+    keep: Callable[[CacheUse], None] = lambda _use: None,
 ) -> list[ActivationCache] | CacheUse:
     """Store what crosses each cut, for every row that is not stored yet, in one pass.
 
@@ -114,6 +115,8 @@ def fill_cache(
         views: sets that take turns with one of ``rows``.
         on_rows: is told how many rows this process has computed, batch by batch.
         warn: is told of damaged shards.
+        keep: is told that there will be a cache, and its dtype, before a row is computed for it:
+            a row that is stored makes another decision of the same question.
 
     Returns:
         A cache for each cut, or why there is none: it would not pay, the disk is short or fails,
@@ -121,7 +124,7 @@ def fill_cache(
     """
     started = plan.clock()
     fill = _Fill(cuts, RowSets.of(rows, views), plan)
-    for step in (partial(fill.decide, warn), partial(fill.compute, on_rows), fill.check):
+    for step in (partial(fill.decide, warn, keep), partial(fill.compute, on_rows), fill.check):
         fault = fill.fault_of(step)
         if fault is not None:
             return CacheUse(False, fault)
@@ -147,8 +150,8 @@ class _Fill:
             fault = f"{self.plan.root} cannot be used ({error.strerror or error})"
         return next((each for each in self.plan.processes.gather(fault) if each is not None), None)
 
-    def decide(self, warn: Callable[[str], None]) -> str | None:
-        """In the first process: open the stores, choose formats, and see whether it pays."""
+    def decide(self, warn: Callable[[str], None], keep: Callable[[CacheUse], None]) -> str | None:
+        """In the first process: open the stores, choose formats, see whether it pays; tell it."""
         if not self.plan.processes.is_first:
             return None
         self.dtypes = [
@@ -160,7 +163,10 @@ class _Fill:
             for shard in store.damaged:
                 warn(f"the activation cache: {shard} was damaged; its rows are computed again")
         self.missing = [set(store.missing(self.rows.keys).tolist()) for store in self.stores]
-        return self.no_use()
+        fault = self.no_use()
+        if fault is None:
+            keep(CacheUse(True, f"in {self.plan.root}", self.dtypes[0]))
+        return fault
 
     def _open(self) -> None:
         for identity, dtype in zip(self.identities, self.dtypes, strict=True):

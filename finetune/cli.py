@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from edgewright.errors import BackendUnavailableError, ConfigError
 from edgewright.finetune.config import (
@@ -291,11 +292,16 @@ def finetune(target: Path, overwrite: bool, resume: bool, output: Output, **opti
 
 
 def _begun(target: Path, options: dict[str, Any]) -> FinetuneConfig | None:
-    """The options of the run that --resume goes on with, where no source of data is given now."""
+    """The options of the run that --resume goes on with, where no source of data is given now.
+
+    What is typed besides is among them, to be refused where it is not what the run was begun with.
+    """
     decisions = read_decisions(target)
     if decisions is None or options["data"] or options["from_checkpoint"]:
         return None
-    return FinetuneConfig.from_mapping(decisions.asked)
+    source = click.get_current_context().get_parameter_source
+    typed = {k: v for k, v in options.items() if source(k) is not ParameterSource.DEFAULT}
+    return replace(FinetuneConfig.from_mapping(decisions.asked), **typed)
 
 
 def _refuse_unwritable(target: Path) -> None:

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgewright.finetune.activation_cache import ActivationCache
+from edgewright.errors import ConfigError
+from edgewright.finetune.activation_cache import ActivationCache, CacheUse
 from edgewright.finetune.audit_task import start_from_probe, survey_task
 from edgewright.finetune.batches import Indices, Rows, RowSubset
 from edgewright.finetune.evaluate import Logits, cross_entropy, predict_logits
-from edgewright.finetune.feed import Feed, open_caches
+from edgewright.finetune.feed import Feed, Keep, open_caches
 from edgewright.finetune.freeze import find_blocks, find_part, hold, thaw
 from edgewright.finetune.linear_probe import FIT_ROWS, fit_probe
 from edgewright.finetune.task import ExampleRows, Task
@@ -32,7 +33,7 @@ from edgewright.output import Output
 SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 RUNGS: Final = ((256, 3), (768, 1))  # train rows of a try, and how many depths go on
 FEW_ROWS: Final = 500  # of train and validation together; fewer are tried in folds
-FOLDS: Final = 3
+FOLDS: Final = 3  # and rows, to be judged by at all
 _ROUNDING: Final = 1e-9  # one row behind is one standard error, but for this
 
 
@@ -76,19 +77,26 @@ class DepthChoice:
         return cls(**{**record, "candidates": candidates})
 
 
-def choose_depth(task: Task, output: Output) -> DepthChoice:
+def choose_depth(
+    task: Task,
+    output: Output,
+    decided: CacheUse | None = None,
+    keep: Keep = lambda _use: None,
+) -> DepthChoice:
     """Try the depths of ``SHARES`` and choose one.
 
-    The model is left as it was, but for a new head, which is started from a linear probe.
+    The model is left as it was, but for a new head, which is started from a linear probe. Whether
+    the frozen parts are cached was ``decided`` by a run gone on with, or ``keep`` is told.
 
     Raises:
-        ConfigError: the model's blocks are not recognised.
+        ConfigError: the model's blocks are not recognised, or there are too few rows.
     """
     of = len(find_blocks(task.model))
+    _refuse_too_few(len(task.rows["train"].labels) + len(task.rows["validation"].labels), of)
     depths = sorted({round(share * of) for share in SHARES})
     if task.config.lora is not None:
         depths.remove(of)  # adapters go into blocks that are not frozen
-    race = _Race.open(task, depths, output)
+    race = _Race.open(task, depths, output, decided, keep)
     racing = list(depths)
     for rows, survivors in RUNGS:
         for depth in racing:
@@ -107,6 +115,14 @@ def choose_depth(task: Task, output: Output) -> DepthChoice:
     )
     output.note(f"--freeze auto: {chosen} of {of} blocks")
     return DepthChoice(chosen, of, candidates, len(race.folds))
+
+
+def _refuse_too_few(rows: int, of: int) -> None:
+    if rows < FOLDS:
+        raise ConfigError(
+            f"--freeze auto: {rows} rows of train and validation cannot tell which depth is best; "
+            f"give more rows, or a number of blocks, as --freeze {of // 2}"
+        )
 
 
 def _line(depth: int, of: int, judged: Try) -> str:
@@ -137,11 +153,19 @@ class _Race:
         self.right: dict[int, NDArray[np.bool_]] = {}
 
     @classmethod
-    def open(cls, task: Task, depths: Sequence[int], output: Output) -> _Race:
+    def open(
+        cls,
+        task: Task,
+        depths: Sequence[int],
+        output: Output,
+        decided: CacheUse | None,
+        keep: Keep,
+    ) -> _Race:
         inputs = task.probe_inputs(1)
         parts = [find_part(task.model, depth, inputs) for depth in depths if depth]
-        caches = open_caches(task, parts, output)
+        caches = open_caches(task, parts, output, decided, keep)
         if isinstance(caches, str):
+            keep(CacheUse(False, caches))
             output.note(f"every depth computes its frozen part anew: {caches}")
             caches = []
         feed = Feed.cached(task, caches[-1]) if caches else Feed.live(task, "")

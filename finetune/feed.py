@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from edgewright.finetune.task import READ_SPLITS, Task
 from edgewright.output import Output
 
 _PROBE_ROWS = 4
+Keep = Callable[[CacheUse], None]  # writes a decision down, before it is acted on
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,33 +52,31 @@ class Feed:
         return score(rows.labels, logits)
 
 
-def open_feed(task: Task, output: Output, decided: CacheUse | None = None) -> Feed:
+def open_feed(
+    task: Task, output: Output, decided: CacheUse | None = None, keep: Keep = lambda _use: None
+) -> Feed:
     """From a cache of the task's frozen part where it is asked for, possible and pays; else live.
 
-    What was decided, and why, is in the feed's ``use``; ``decided`` is that of a run gone on with.
+    What was decided, and why, is in the feed's ``use``; ``decided`` is that of a run gone on with,
+    and ``keep`` is told of it, at the latest here.
 
     Raises:
         ConfigError: that run was cached, and the cache cannot be had any more.
     """
     if not task.part.blocks:
-        return Feed.live(task, "no block is frozen")
-    if decided is not None and not decided.used:
-        return Feed.live(task, decided.reason)
-    if task.is_ever_new:
-        return Feed.live(
+        feed = Feed.live(task, "no block is frozen")
+    elif task.is_ever_new:
+        feed = Feed.live(
             task,
             f"--augment {task.config.augment} shows other images in every epoch; with "
             "--augment-views some of each take turns, which can be kept",
         )
-    caches = open_caches(task, [task.part], output, decided, views=task.rows["train"].views)
-    if not isinstance(caches, str):
-        return Feed.cached(task, caches[0])
-    if decided is not None:
-        raise ConfigError(
-            f"--resume: the run read its frozen part from a cache, which cannot be had now "
-            f"({caches}); mend that, or begin anew with --overwrite"
-        )
-    return Feed.live(task, caches)
+    else:
+        views = task.rows["train"].views
+        caches = open_caches(task, [task.part], output, decided, keep, views=views)
+        feed = Feed.live(task, caches) if isinstance(caches, str) else Feed.cached(task, caches[0])
+    keep(feed.use)
+    return feed
 
 
 def open_caches(
@@ -85,9 +84,33 @@ def open_caches(
     parts: Sequence[FrozenPart],
     output: Output,
     decided: CacheUse | None = None,
+    keep: Keep = lambda _use: None,
     views: Sequence[KeyedRows] = (),
 ) -> list[ActivationCache] | str:
-    """A filled cache after each part, or why there is none; of train rows, ``views`` as well."""
+    """A filled cache after each part, or why there is none; of train rows, ``views`` as well.
+
+    Raises:
+        ConfigError: ``decided`` is that there is one, and it cannot be had any more.
+    """
+    if decided is not None and not decided.used:
+        return decided.reason
+    filled = _fill(task, parts, output, decided, keep, views)
+    if isinstance(filled, str) and decided is not None:
+        raise ConfigError(
+            f"--resume: the run read its frozen part from a cache, which cannot be had now "
+            f"({filled}); mend that, or begin anew with --overwrite"
+        )
+    return filled
+
+
+def _fill(
+    task: Task,
+    parts: Sequence[FrozenPart],
+    output: Output,
+    decided: CacheUse | None,
+    keep: Keep,
+    views: Sequence[KeyedRows],
+) -> list[ActivationCache] | str:
     config = task.config
     if config.cache == "off":
         return "--cache off"
@@ -102,7 +125,7 @@ def open_caches(
         task.recipe.precision,
         task.recipe.epochs,
         must=config.cache == "on" or decided is not None,
-        dtype=None if decided is None else decided.dtype,
+        dtype=decided.dtype if decided is not None and len(parts) == 1 else None,
         processes=task.processes,
     )
     rows = [task.rows[name] for name in READ_SPLITS]
@@ -116,6 +139,7 @@ def open_caches(
             views=views,
             on_rows=lambda count: bar.update(shown, advance=count),
             warn=output.warn,
+            keep=keep,
         )
     if isinstance(filled, CacheUse) and config.cache == "on":
         output.warn(f"--cache on, and yet without it: {filled.reason}")

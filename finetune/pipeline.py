@@ -29,7 +29,7 @@ from edgewright.finetune.checkpoint_writer import CheckpointContents, write_chec
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.depth import DepthChoice, choose_depth
 from edgewright.finetune.evaluate import Answers
-from edgewright.finetune.feed import Feed, open_feed
+from edgewright.finetune.feed import Feed, Keep, open_feed
 from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
 from edgewright.finetune.forgetting import settle_weights
 from edgewright.finetune.freeze import thaw
@@ -105,7 +105,7 @@ def run(
         try:
             summary = _run(config, target, unfinished, overwrite, output, Stopwatch(clock))
         except (ConfigError, DataError):
-            if unfinished.decisions is None:  # begun just now, and to no good end
+            if not unfinished.is_resumed:  # begun just now, and to no good end
                 unfinished.finish()
             raise
         except (KeyboardInterrupt, OSError, BackendUnavailableError):
@@ -131,12 +131,15 @@ def _run(
     depth = _decided_depth(decided)
     if task.config.freeze == AUTO_FREEZE:
         with watch.phase("depth"):
-            depth = choose_depth(task, output)
+            keep = _keeper(unfinished, config, task, "depth_cache")
+            depth = choose_depth(task, output, _decided_cache(decided, "depth_cache"), keep)
         task = task.frozen(depth.blocks)
+        _keep(unfinished, config, task, depth=asdict(depth))
     tell_task(task, output)
     before = answers_before(task)
     with watch.phase("cache"):
-        feed = open_feed(task, output, _decided_cache(decided))
+        keep = _keeper(unfinished, config, task, "cache")
+        feed = open_feed(task, output, _decided_cache(decided, "cache"), keep)
     tell_feed(task, feed, output)
     with watch.phase("survey"):
         seen = survey_task(task, feed)
@@ -144,8 +147,7 @@ def _run(
     with watch.phase("audit"):
         audit = audit_task(task, seen)
     tell_audit(audit, output)
-    if decided is None:
-        unfinished.record(_decisions(config, task, feed, depth))
+    unfinished.is_begun = True
     with watch.phase("train"):
         outcome = train(task, feed, output, Saver(unfinished.folder, output.warn))
     with watch.phase("forgetting"):
@@ -201,22 +203,26 @@ def _decided_depth(decided: Decisions | None) -> DepthChoice | None:
     return None if record is None else DepthChoice.from_mapping(record)
 
 
-def _decided_cache(decided: Decisions | None) -> CacheUse | None:
-    return None if decided is None else CacheUse(**decided.cache)
+def _decided_cache(decided: Decisions | None, name: str) -> CacheUse | None:
+    record = None if decided is None else getattr(decided, name)
+    return None if record is None else CacheUse(**record)
 
 
-def _decisions(
-    config: FinetuneConfig, task: Task, feed: Feed, depth: DepthChoice | None
-) -> Decisions:
-    return Decisions(
+def _keep(unfinished: Unfinished, config: FinetuneConfig, task: Task, **made: Any) -> None:
+    """Write a choice down, with all that it was made for, before it is acted on."""
+    begun = unfinished.decisions or Decisions(
         asked=config.to_mapping(),
-        resolved=task.config.to_mapping(),
+        resolved={},
         data=task.dataset.sha256,
         cpu=this_host().cpu,
         processes=task.processes.count,
-        cache=asdict(feed.use),
-        depth=None if depth is None else asdict(depth),
     )
+    unfinished.record(replace(begun, resolved=task.config.to_mapping(), **made))
+
+
+def _keeper(unfinished: Unfinished, config: FinetuneConfig, task: Task, name: str) -> Keep:
+    """Keeps what is decided on a cache under ``name``."""
+    return lambda use: _keep(unfinished, config, task, **{name: asdict(use)})
 
 
 def train(task: Task, feed: Feed, output: Output, saver: Saver) -> Fit:

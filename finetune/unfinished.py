@@ -4,7 +4,8 @@
     training-*.safetensors   see ``training_state``
 
 What was measured or tried to make a choice is not measured again: another choice would be another
-run. The folder goes when the checkpoint is written.
+run. So a choice is written down before it is acted on. The folder goes when the checkpoint is
+written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,8 @@ class Decisions:
         data: hash of the examples.
         cpu: of the host, whose arithmetic the weights depend on.
         processes: how many train together; the weights depend on it likewise.
-        cache: ``asdict`` of the ``CacheUse``.
+        cache: ``asdict`` of the ``CacheUse``; None as long as it is open, as with those below.
+        depth_cache: likewise, of the depths that ``--freeze auto`` tries.
         depth: ``asdict`` of the ``DepthChoice`` of ``--freeze auto``.
     """
 
@@ -47,31 +49,35 @@ class Decisions:
     data: str
     cpu: str
     processes: int
-    cache: Mapping[str, Any]
-    depth: Mapping[str, Any] | None
+    cache: Mapping[str, Any] | None = None
+    depth_cache: Mapping[str, Any] | None = None
+    depth: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unfinished:
     """A run in work.
 
     Attributes:
         folder: kept by the first process; None in the others, which keep nothing.
-        decisions: of an earlier start, if any.
+        decisions: of an earlier start, if any, and of this one by and by.
         processes: that make the run.
+        is_resumed: whether an earlier start had decided something.
+        is_begun: whether there is something to go on from: that, or a training.
     """
 
     folder: Path | None
     decisions: Decisions | None
     processes: Processes
+    is_resumed: bool = field(init=False)
+    is_begun: bool = field(init=False)
 
-    @property
-    def is_begun(self) -> bool:
-        """Whether there is something to go on from."""
-        return self.folder is not None and (self.folder / _DECIDED).exists()
+    def __post_init__(self) -> None:
+        self.is_resumed = self.is_begun = self.decisions is not None
 
     def record(self, decisions: Decisions) -> None:
-        """Keep what was decided, before the first step."""
+        """Keep what was decided, before it is acted on."""
+        self.decisions = decisions
         if self.folder is None:
             return
         record = canonical_json(asdict(decisions))
@@ -117,7 +123,12 @@ def open_unfinished(
                 file.unlink()
         try:
             decisions = processes.by_first(lambda: read_decisions(target))
-            yield Unfinished(folder, decisions, processes)
+            unfinished = Unfinished(folder, decisions, processes)
+            try:
+                yield unfinished
+            finally:
+                if not unfinished.is_begun:  # and not killed either
+                    unfinished.finish()
         finally:
             for each in made or [folder]:  # an empty one is of no use to anybody
                 with suppress(OSError):  # not empty, or gone

@@ -7,7 +7,9 @@ import pytest
 import torch
 from tiny_models import make_rows, write_csv
 
+from edgewright.errors import ConfigError
 from edgewright.finetune import depth
+from edgewright.finetune.activation_cache import CacheUse
 from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.depth import choose_depth
 from edgewright.finetune.task import Task
@@ -58,6 +60,23 @@ def test_no_depth_trains_twice_on_the_same_rows(task):
     choice = choose_depth(task(), QUIET)  # the first rung takes all the rows there are
     assert [len(each.tries) for each in choice.candidates] == [1] * 5
     assert sum(each.behind is not None for each in choice.candidates) == 3
+
+
+def test_what_was_decided_on_its_caches_stays_and_what_is_decided_is_told(task, tmp_path):
+    told = []
+    choose_depth(task(), QUIET, CacheUse(False, "it was too slow"), told.append)
+    assert not (tmp_path / "cache").exists()
+    assert told == [CacheUse(False, "it was too slow")]
+    choose_depth(task(), QUIET, None, told.append)
+    assert [use.used for use in told] == [False, True]
+
+
+def test_two_rows_cannot_tell_and_three_can(task, tmp_path):
+    two = write_csv(tmp_path / "two.csv", make_rows(2))
+    with pytest.raises(ConfigError, match=r"2 rows of train and validation .* as --freeze 2"):
+        choose_depth(task(data=str(two)), QUIET)
+    three = write_csv(tmp_path / "three.csv", make_rows(3))
+    assert choose_depth(task(data=str(three)), QUIET).candidates[0].tries[0].n == 3
 
 
 def test_few_rows_are_judged_in_folds_each_row_once(task):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from killed_runs import kill_at, start_command, told, wait
 
-from edgewright.finetune import pipeline, train
+from edgewright.finetune import activation_cache, pipeline, train
+from edgewright.finetune.activation_store import ActivationStore
 from edgewright.finetune.training_state import Progress, Saver, TrainingState
 
 OPTIONS = ["--epochs", "4", "--threads", "1", "--max-length", "32", "--lr", "1e-3", "--quiet"]
@@ -137,6 +138,39 @@ def test_what_was_decided_is_not_decided_again(start, tmp_path, monkeypatch):
     assert metrics["depth"]["blocks"] == decided["resolved"]["freeze"]
 
 
+@pytest.mark.parametrize(
+    ("pays", "depth", "module", "name"),
+    [
+        (True, "2", ActivationStore, "append"),
+        (True, "auto", ActivationStore, "append"),
+        (False, "2", pipeline, "survey_task"),
+    ],
+)
+def test_whether_a_cache_pays_is_decided_once(
+    start, tmp_path, monkeypatch, pays, depth, module, name
+):
+    """Killed once that is decided, on a machine whose speed says the reverse the next time."""
+    options = ["--cache", "auto", "--freeze", depth]
+
+    def decided(paying: bool, then=lambda: None):
+        def arrange() -> None:
+            def no_use(fill):
+                return None if fill.plan.must or not len(fill.todo) or paying else "too slow"
+
+            monkeypatch.setattr(activation_cache._Fill, "no_use", no_use)
+            then()
+
+        return arrange
+
+    stop = decided(pays, kill_at(module, name, 1))
+    assert wait(start("killed", *options, before=stop)) == -signal.SIGKILL
+    assert wait(start("killed", "--resume", *options, before=decided(not pays))) == 0
+    measured = json.loads((tmp_path / "killed" / "measurements.json").read_bytes())
+    assert measured["activation_cache"]["used"] is pays
+    words = "rows computed" if pays else "too slow"
+    assert words in measured["activation_cache"]["reason"]
+
+
 def test_resume_needs_no_other_option(start, unbroken, edgewright, tmp_path):
     stop = kill_at(train._Training, "_step", 3)
     assert wait(start("killed", before=stop)) == -signal.SIGKILL
@@ -166,6 +200,16 @@ def test_other_options_are_refused_by_name(start, finetune, tmp_path):
     assert refused.code == 2
     assert "--lr was 0.001 when the run was begun, and --lr was 0.5 now" in refused.err
     assert (tmp_path / "out.unfinished" / "decided.json").exists()
+
+
+def test_options_typed_with_resume_alone_are_refused_as_well(start, edgewright, tmp_path):
+    stop = kill_at(train._Training, "_step", 3)
+    assert wait(start("killed", before=stop)) == -signal.SIGKILL
+    refused = edgewright("finetune", "-o", tmp_path / "killed", "--resume", "--epochs", 9)
+    assert refused.code == 2
+    assert "--epochs was 4 when the run was begun, and --epochs was 9 now" in refused.err
+    same = edgewright("finetune", "-o", tmp_path / "killed", "--resume", "--epochs", 4, "--json")
+    assert same.code == 0, same.err
 
 
 def test_other_examples_are_refused(start, data_file, edgewright, tmp_path):
