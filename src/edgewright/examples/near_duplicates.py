@@ -16,7 +16,7 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import count, pairwise
+from itertools import chain, count, pairwise
 from typing import Final
 
 import numpy as np
@@ -71,14 +71,19 @@ class NearDuplicates:
         """(shingles of the row,) ascending, rarest first."""
         return self._shingles[self._starts[row] : self._starts[row + 1]]
 
-    def _near(self, one: int, other: int) -> bool:
-        small, large = sorted((int(self._sizes[one]), int(self._sizes[other])))
-        if _DENOMINATOR * small < _NUMERATOR * large:
-            return False
-        ours, theirs = self._set(one), self._set(other)
-        at = np.minimum(np.searchsorted(theirs, ours), len(theirs) - 1)
-        shared = int(np.count_nonzero(theirs[at] == ours))
-        return bool(_similar(shared, small + large - shared))
+    def _alike(self, row: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of ``others``, shape (others,), are near-duplicates of ``row``: all at once."""
+        own, sizes = self._set(row), self._sizes[others]
+        alike = _similar(np.minimum(sizes, len(own)), np.maximum(sizes, len(own)))
+        others, sizes = others[alike], sizes[alike]
+        if len(others):
+            ends = np.cumsum(sizes)
+            places = np.arange(ends[-1]) + np.repeat(self._starts[others] - ends + sizes, sizes)
+            theirs = self._shingles[places]
+            at = np.minimum(np.searchsorted(own, theirs), len(own) - 1)
+            shared = np.add.reduceat(own[at] == theirs, ends - sizes, dtype=np.int64)
+            alike[alike] = _similar(shared, sizes + len(own) - shared)
+        return alike
 
     def _sharing_a_rare_shingle(self) -> Iterator[tuple[list[int], list[bool]]]:
         """Rows that hold one shingle in their probing prefix, smallest set first, by shingle.
@@ -106,22 +111,29 @@ class NearDuplicates:
         """Join the components of those ``rows`` that are alike; none is compared with its own."""
         clusters: list[list[int]] = []
         for row, is_indexed in zip(rows, indexed, strict=True):
-            host: list[int] = []
-            for cluster in clusters:
-                if self._root(cluster[0]) != self._root(row):
-                    if not any(self._near(row, member) for member in cluster):
-                        continue
-                    self._parents[self._root(row)] = self._root(cluster[0])
-                if host:
-                    host += cluster
-                    cluster.clear()
-                else:
-                    host = cluster
-            clusters = [cluster for cluster in clusters if cluster]
-            if is_indexed and host:
+            own = self._root(row)
+            apart = [cluster for cluster in clusters if self._root(cluster[0]) != own]
+            joined = [cluster for cluster in clusters if self._root(cluster[0]) == own]
+            for cluster in self._clusters_alike(row, apart):
+                self._parents[self._root(row)] = self._root(cluster[0])
+                joined.append(cluster)
+            host = joined[0] if joined else []
+            for cluster in joined[1:]:
+                host += cluster
+                cluster.clear()
+            if is_indexed:
                 host.append(row)
-            elif is_indexed:
-                clusters.append([row])
+                clusters += [] if joined else [host]
+            clusters = [cluster for cluster in clusters if cluster]
+
+    def _clusters_alike(self, row: int, clusters: list[list[int]]) -> list[list[int]]:
+        """Those of ``clusters`` that hold a near-duplicate of ``row``."""
+        if not clusters:
+            return []
+        lengths = [len(cluster) for cluster in clusters]
+        members = np.fromiter(chain.from_iterable(clusters), np.int64, sum(lengths))
+        owners = np.repeat(np.arange(len(clusters)), lengths)
+        return [clusters[owner] for owner in np.unique(owners[self._alike(row, members)])]
 
     def _root(self, row: int) -> int:
         while self._parents[row] != row:
