@@ -17,6 +17,7 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -149,10 +150,14 @@ def evict(root: Path, limit_bytes: int, keep: Sequence[Path]) -> list[Path]:
     Returns:
         The folders removed.
     """
-    stores = [folder for folder in root.glob("*/") if (folder / _IDENTITY_FILE).is_file()]
-    sizes = {folder: sum(f.stat().st_size for f in folder.iterdir()) for folder in stores}
+    used: dict[Path, float] = {}
+    for folder in root.glob("*/"):
+        if (folder / _IDENTITY_FILE).is_file():
+            with suppress(FileNotFoundError):
+                used[folder] = folder.stat().st_mtime
+    sizes = {folder: _size(folder) for folder in used}
     removed = []
-    for folder in sorted(stores, key=lambda folder: folder.stat().st_mtime):
+    for folder in sorted(used, key=lambda folder: used[folder]):
         if sum(sizes.values()) <= limit_bytes:
             break
         if folder not in keep:
@@ -160,6 +165,16 @@ def evict(root: Path, limit_bytes: int, keep: Sequence[Path]) -> list[Path]:
             del sizes[folder]
             removed.append(folder)
     return removed
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a store, whose files other runs may rename or remove meanwhile."""
+    size = 0
+    with suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            with suppress(FileNotFoundError):
+                size += file.stat().st_size
+    return size
 
 
 def _folder(root: Path, record: Mapping[str, Any]) -> Path:

@@ -132,3 +132,12 @@ def test_the_least_recently_used_stores_go_when_there_are_too_many(tmp_path):
     removed = evict(tmp_path, 2 * size + 10, keep=[stores[0].folder])
     assert removed == [stores[1].folder]
     assert set(tmp_path.iterdir()) == {stores[0].folder, stores[2].folder}
+
+
+def test_what_another_run_renames_while_stores_are_measured_is_no_fault(tmp_path):
+    stores = [ActivationStore(tmp_path, {"n": n}) for n in range(2)]
+    for age, store in enumerate(stores):
+        store.append(["a"], [np.zeros((1000, 5))])
+        (store.folder / "x.npy.part").symlink_to("x.npy")  # listed, and gone when it is asked for
+        os.utime(store.folder, (age, age))
+    assert evict(tmp_path, 10, keep=[stores[1].folder]) == [stores[0].folder]
