@@ -131,7 +131,7 @@ def choose_probe(task: Task, old: OldSet | None) -> Probe:
         masked = MaskedProbe.of(task.start.folder, validation, task.device, seed=seed)
         if masked is not None:
             return masked
-        why = "no old examples were given, and the model has no masked-language head to ask"
+        why = "no old examples were given, and no masked-language head could be asked"
     return NeighbourProbe.of(
         task.model, validation, task.rows["train"], task.device, seed=seed, why=why
     )

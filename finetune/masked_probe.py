@@ -44,6 +44,8 @@ class MaskedProbe:
     def of(cls, folder: Path, rows: Rows, device: torch.device, *, seed: int) -> MaskedProbe | None:
         """The probe of the pre-trained model in ``folder``; None where it has no such head.
 
+        None as well where chance hides no token of the few that there are.
+
         Args:
             folder: a model folder, tokenizer included.
             rows: texts to hide tokens of; a sample of them is used.
@@ -61,6 +63,8 @@ class MaskedProbe:
         language_model = language_model.to(device).eval()
         hidden = _Hidden(sample, mask_id, special, seed)
         before = _read(language_model, hidden, device)
+        if not before.figures["tokens"]:
+            return None
         reason = (
             f"the model comes with its masked-language head: {before.figures['tokens']:.0f} tokens "
             f"hidden in {len(sample.labels)} rows of validation"

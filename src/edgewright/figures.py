@@ -108,7 +108,7 @@ def line_figure(
                 label=name,
             )
         if whole_x:
-            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         if len(series) > 1:
             axes.legend()
         return Figure(_svg(figure, caption), caption)

@@ -134,6 +134,11 @@ class TestMasked:
         assert load_masked_lm(tmp_path / "decoder") is None
         assert MaskedProbe.of(masked_folder, RowSubset.draw(rows, 0, seed=0), CPU, seed=0) is None
 
+    def test_where_chance_hides_no_token_there_is_nothing_to_ask(self, masked_folder):
+        preprocessor = TextPreprocessor.from_pretrained(str(masked_folder), max_length=32)
+        rows = TokenRows.of(preprocessor, ["goal"], np.array([0]))
+        assert MaskedProbe.of(masked_folder, rows, CPU, seed=0) is None
+
     def test_the_loss_is_that_of_the_whole_model_at_the_hidden_tokens(
         self, masked_folder, monkeypatch
     ):
