@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from queue import LifoQueue
+from queue import SimpleQueue
 from typing import Any
 
 from numpy.typing import NDArray
@@ -26,16 +26,19 @@ class Sessions:
         self.inputs = sessions[0].inputs
         self.outputs = sessions[0].outputs
         self.each = tuple(sessions)
-        self._idle: LifoQueue[Session] = LifoQueue()
-        for session in sessions:
-            self._idle.put(session)
+        self._idle = list(sessions)
+        self._free: SimpleQueue[None] = SimpleQueue()  # one for each that is idle
+        for _ in sessions:
+            self._free.put(None)
 
     def run(
         self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str] = ()
     ) -> dict[str, NDArray[Any]]:
         """One forward pass; every input by name. The outputs named or, without, the first."""
-        session = self._idle.get()
+        self._free.get()
+        session = self._idle.pop()
         try:
             return session.run(arrays, outputs)
         finally:
-            self._idle.put(session)
+            self._idle.append(session)
+            self._free.put(None)

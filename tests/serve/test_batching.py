@@ -503,3 +503,22 @@ def test_of_equal_scores_the_lower_class_comes_first() -> None:
     classes, best = best_first(scores)
     assert classes == [[1, 0, 2], [1, 2, 0]]
     assert best[0] == [0.5, 0.25, 0.25]
+
+
+def test_scores_that_are_numbers_do_not_make_up_for_extras_that_are_none() -> None:
+    class Holed(FakeModel):
+        def scores_with(
+            self, rows: Sequence[TokenRow], extras: Sequence[str]
+        ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+            scores, _ = super().scores_with(rows, extras)
+            return scores, {"features": np.full((len(rows), 4), np.inf, np.float32)}
+
+    model, observer = Holed(), Observer()
+
+    async def scenario(batcher: Batcher) -> None:
+        with pytest.raises(EdgewrightError, match="no finite scores for text 0"):
+            await batcher.classify(model, ["1"], None, extras=["features"])
+        assert await batcher.classify(model, ["1"], None) == [expected_answer(1)]
+
+    with_batcher(scenario, observer=observer)
+    assert observer.bad_rows == 1
