@@ -18,9 +18,12 @@ from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
 from edgewright.serve.callers import Callers, Peer, right_for
 from edgewright.serve.outgoing import Outgoing
+from edgewright.serve.refusals import Refusals
 from edgewright.serve.tokens import Right
 
 _OUR_STREAMS = "/edgewright."
+# What a call keeps while its refusal waits; unread it is as much, which gRPC has taken in.
+_SMALL_BYTES: Final = 64 << 10
 _ON_THE_WAY_S: Final = 0.05  # what a call may have taken to get here
 # Unary methods whose calls all wait in the queue.
 QUEUED: Final = frozenset(
@@ -56,6 +59,7 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         outgoing: Outgoing | None = None,
     ) -> None:
         self.in_flight = 0
+        self.refusals = Refusals()
         self._outgoing = Outgoing() if outgoing is None else outgoing
         self._refusal = refusal
         self._observer = observer
@@ -108,8 +112,12 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         async def edge(given: Any, context: Any) -> Any:
             record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
             try:
-                caller = self._enter(right, context)
-                return await answer(given, context)
+                try:
+                    caller = self._enter(right, context)
+                    return await answer(given, context)
+                except OverloadedError as refusal:
+                    await self._pace(refusal, given, context)
+                    raise
             except (asyncio.CancelledError, grpc.aio.BaseError):  # the latter from a write
                 code = left_by_caller(context.time_remaining(), time.monotonic() - record.started)
                 raise
@@ -149,6 +157,11 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
             raise refusal
 
         return grpc.stream_stream_rpc_method_handler(self._edge(path, refuse))
+
+    async def _pace(self, refusal: OverloadedError, given: Any, context: Any) -> None:
+        """Wait until it may be told, unless that would keep a large message."""
+        if not isinstance(given, bytes) or len(given) <= _SMALL_BYTES:
+            await self.refusals.pace(refusal, context.peer(), context.time_remaining())
 
     def _begin(self, method: str, context: Any) -> CallRecord:
         self.in_flight += 1

@@ -116,7 +116,9 @@ class Parts:
         self._add_services(predictor)
         watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
         self._api = HttpApi(predictor, watched, observer, callers)
-        self.instruments.watch(self.batcher.queue, lambda: self.in_flight, config)
+        self.instruments.watch(
+            self.batcher.queue, lambda: self.in_flight, lambda: self._edge.refusals.held, config
+        )
 
     @property
     def in_flight(self) -> int:

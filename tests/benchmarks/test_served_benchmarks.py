@@ -14,7 +14,8 @@ from click import ClickException
 from click.testing import CliRunner
 from serve.bundles import Recipe, make_bundle
 
-from benchmarks import serve_feedback, serve_memory, serve_reload
+from benchmarks import serve_feedback, serve_memory, serve_overload, serve_reload
+from benchmarks.load import LoadResult
 from benchmarks.process import RunFailedError
 from benchmarks.served import served
 from edgewright.repository import Repository
@@ -68,6 +69,34 @@ def test_feedback_is_counted_once_it_is_in_the_store(repository: Path, tmp_path:
     assert entries == acknowledged > 0
     with pytest.raises(ClickException, match="1 entries were acknowledged and are not there"):
         serve_feedback.check(store, entries + 1)
+
+
+def test_goodput_under_overload_is_told_beside_the_peak(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_QUEUE_SIZE", "1")
+    monkeypatch.setenv("EDGEWRIGHT_MAX_TEXTS", "1")
+    told = ["--peak-callers", "1", "--callers", "64", "--seconds", "0.5", "--rounds", "2"]
+    done = CliRunner().invoke(serve_overload.main, [str(repository), *told])
+    assert done.exit_code == 0, done.output
+    *rounds, result = done.output.splitlines()
+    assert len(rounds) == 2
+    for line in rounds:
+        counts = re.findall(r"([\d,]+)/s", line)
+        peak, answered, refused = (int(each.replace(",", "")) for each in counts)
+        assert min(peak, answered, refused) > 0
+        assert "failed {}" in line
+        assert re.search(r"server \d+ MiB", line)
+    assert re.match(r"goodput of peak: \d+% \(.*without .*: \d+% \(", result)
+
+
+def test_goodput_is_told_for_the_cores_that_the_generator_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serve_overload.os, "sched_getaffinity", lambda _pid: {0, 1})
+    peak = LoadResult(100, 10.0, {}, {}, 100, 0.0)
+    asked = LoadResult(90, 9.0, {}, {}, 900, 2.0)
+    assert serve_overload._ratios(peak, asked, 10.0) == pytest.approx((0.9, 1.0))
 
 
 def test_a_repository_of_several_models_is_refused(repository: Path, tmp_path: Path) -> None:

@@ -81,21 +81,27 @@ def test_it_says_where_it_serves_and_stops_with_0(start: Start, repository: Path
     assert process.wait() == (0, "", "")
 
 
-def test_what_was_imported_is_no_longer_searched_for_garbage(repository: Path) -> None:
+def test_garbage_is_searched_for_seldom_and_threads_take_turns_soon(repository: Path) -> None:
     class LetGoError(Exception):
         pass
 
-    frozen = []
+    frozen, settings = [], []
+    before = (gc.get_threshold(), sys.getswitchinterval())
 
     def announce(_ready: Ready) -> None:
         frozen.append(gc.get_freeze_count())
+        settings.append((gc.get_threshold(), sys.getswitchinterval()))
         raise LetGoError
 
     config = ServeConfig(repository, host="127.0.0.1", port=0, metrics_port=0)
     with log_to_stderr("text", level=logging.WARNING) as log_thread, pytest.raises(LetGoError):
         asyncio.run(serve_repository(config, announce, log_thread))
     gc.unfreeze()
+    gc.set_threshold(*before[0])
+    sys.setswitchinterval(before[1])
     assert frozen[0] > 10_000
+    assert settings[0][0] > before[0]
+    assert settings[0][1] < before[1]
 
 
 def test_options_come_from_the_environment_too(start: Start, repository: Path) -> None:

@@ -1,0 +1,217 @@
+"""Refusals are told at a pace, so that refusing takes little from answering."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from edgewright.errors import OverloadedError
+from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve.event_loop import run
+from edgewright.serve.refusals import _BURST, Refusals
+
+from .conftest import Gate, Launch, Running, until
+
+CLASSIFY = "/edgewright.v1.PredictionService/ClassifyText"
+FOR_EVER = 1e8  # seconds, more than any clock of a loop shows: what is held the test tells
+RETRY_S = 0.5
+
+
+def refusal() -> OverloadedError:
+    return OverloadedError("full", retry_after_s=RETRY_S)
+
+
+def busy(**limits: Any) -> Refusals:
+    """So many were told that the next one would have to wait."""
+    refusals = Refusals(**limits)
+    for _ in range(_BURST):
+        refusals.told(0.0)
+    return refusals
+
+
+def test_few_are_told_at_once_and_what_was_too_much_is_soon_forgotten() -> None:
+    refusals = Refusals(per_s=100.0, longest_s=2.0)
+    for _ in range(_BURST):
+        assert refusals.delay_s(0.0, "a", None) == 0
+        refusals.told(0.0)
+    assert refusals.delay_s(0.0, "a", None) == pytest.approx(1 / 100)
+    for _ in range(1000):
+        refusals.told(0.0)
+    assert refusals.delay_s(0.5 / 100, "a", None) > 0
+    assert refusals.delay_s(1.5 / 100, "a", None) == 0
+
+
+def test_what_was_told_counts() -> None:
+    refusals = Refusals(per_s=1 / FOR_EVER)
+    for _ in range(_BURST - 1):
+        refusals.told(FOR_EVER)
+
+    async def scenario() -> list[float]:
+        clock = asyncio.get_running_loop().time
+        before_s = refusals.delay_s(clock(), "a", None)
+        await refusals.pace(refusal(), "a", None)
+        return [before_s, refusals.delay_s(clock(), "a", None)]
+
+    before_s, after_s = run(scenario())
+    assert before_s == 0 < after_s
+
+
+def test_no_call_waits_for_longer_than_it_may_nor_for_half_of_what_its_deadline_leaves() -> None:
+    refusals = busy(per_s=0.1, longest_s=2.0)
+    assert refusals.delay_s(0.0, "a", None) == 2.0
+    assert refusals.delay_s(0.0, "a", 60.0) == 2.0
+    assert refusals.delay_s(0.0, "a", 0.5) == 0.25
+    assert refusals.delay_s(0.0, "a", 0.0) == 0
+
+
+def holding(
+    refusals: Refusals, connections: str, then: Callable[[list[asyncio.Task[None]]], Any]
+) -> Any:
+    """What ``then`` gives while a call of each of ``connections``, by letter, is held."""
+
+    async def scenario() -> Any:
+        tasks = [asyncio.create_task(refusals.pace(refusal(), each, None)) for each in connections]
+        await asyncio.sleep(0)
+        given = then(tasks)
+        if isinstance(given, Coroutine):
+            given = await given
+        refusals.drain()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return given
+
+    return run(scenario())
+
+
+def scarce(most: int = 100) -> Refusals:
+    """Where every call is held for ever: all are late by any clock."""
+    refusals = Refusals(per_s=1 / FOR_EVER, longest_s=FOR_EVER, most=most)
+    for _ in range(_BURST):
+        refusals.told(FOR_EVER)
+    return refusals
+
+
+def test_a_connection_that_sends_many_delays_its_own() -> None:
+    def seen(_tasks: Any) -> Any:
+        refusals._per_s, refusals._longest_s = 100.0, 10.0
+        return [refusals.delay_s(0.0, each, None) for each in "abc"]
+
+    refusals = scarce()
+    many, one, none = holding(refusals, "a" * 50 + "b", seen)
+    assert many == pytest.approx(51 * 2 / 100)
+    assert one == pytest.approx(2 * 2 / 100)
+    assert none == pytest.approx(1 * 3 / 100)
+
+
+def test_what_is_held_is_bounded() -> None:
+    refusals = scarce(most=2)
+    held, delay_s = holding(
+        refusals, "aaaa", lambda tasks: (refusals.held, refusals.delay_s(0.0, "b", None))
+    )
+    assert (held, delay_s) == (2, 0)
+
+
+def test_a_caller_who_leaves_is_held_no_more() -> None:
+    async def leave(tasks: list[asyncio.Task[None]]) -> tuple[int, dict[str, int]]:
+        tasks[0].cancel()
+        await asyncio.gather(tasks[0], return_exceptions=True)
+        return refusals.held, dict(refusals._of_connection)
+
+    refusals = scarce()
+    assert holding(refusals, "ab", leave) == (1, {"b": 1})
+    assert (refusals.held, refusals._of_connection) == (0, {})
+
+
+def test_a_drain_tells_all_and_holds_none() -> None:
+    refusals = scarce()
+    assert holding(refusals, "ab", lambda _tasks: refusals.held) == 2
+    assert (refusals.held, refusals.delay_s(0.0, "a", None)) == (0, 0)
+
+
+def test_who_was_held_is_to_come_back_so_much_sooner() -> None:
+    told = refusal()
+
+    async def scenario() -> None:
+        refusals = scarce()
+        refusals._longest_s = RETRY_S / 2
+        await refusals.pace(told, "a", None)
+
+    run(scenario())
+    assert 0.05 <= told.retry_after_s <= RETRY_S / 2
+    assert told.retry_after_s == round(told.retry_after_s, 2)
+
+
+def full(launch: Launch, gate: Callable[[], Gate], held: Refusals) -> tuple[Running, Gate, Any]:
+    """A server whose queue has room for nobody until the gate is opened, and which tells none."""
+    running = launch(instances=1, queue_size=2, max_texts=2)
+    running.server._edge.refusals = held
+    closed = gate()
+    waiting = running.predictions.ClassifyText.future(running.request("bank", "vote"), timeout=60)
+    until(lambda: running.server.batcher.queue.rows == 2)
+    return running, closed, waiting
+
+
+def test_refused_calls_of_a_server_wait_to_be_told(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    refusals = scarce()
+    running, closed, waiting = full(launch, gate, refusals)
+    calls = [running.channel.unary_unary(CLASSIFY).future(b"", timeout=60) for _ in range(3)]
+    until(lambda: refusals.held == 3)
+    assert running.metric("edgewright_held_refusals") == 3
+    calls[0].cancel()
+    until(lambda: refusals.held == 2)
+    until(lambda: running.server.in_flight == 3)
+    assert not any(call.done() for call in calls[1:])
+    assert running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 0
+    running.loop.loop.call_soon_threadsafe(refusals.drain)
+    codes = Counter(call.code() for call in calls[1:])
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED: 2}
+    status = Status.FromString(dict(calls[1].trailing_metadata())[STATUS_METADATA_KEY])
+    retry = RetryInfo()
+    assert status.details[1].Unpack(retry)
+    assert retry.retry_delay.ToNanoseconds() > 0
+    assert running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 2
+    closed.open.set()
+    waiting.result()
+
+
+@pytest.mark.parametrize(("characters", "held"), [(1000, 1), (40_000, 0)])
+def test_what_was_read_waits_only_where_it_is_small(
+    launch: Launch, gate: Callable[[], Gate], characters: int, held: int
+) -> None:
+    refusals = scarce()
+    running = launch(instances=1, queue_size=2, max_texts=2, max_text_chars=40_000)
+    running.server._edge.refusals = refusals
+    closed = gate()
+    waiting = running.predictions.ClassifyText.future(running.request("bank"), timeout=60)
+    until(lambda: running.server.batcher.queue.rows == 1)
+    request = running.request("a" * characters, "b" * characters)  # two rows, and one has room
+    call = running.predictions.ClassifyText.future(request, timeout=60)
+    until(lambda: refusals.held == 1 if held else call.done())
+    running.loop.loop.call_soon_threadsafe(refusals.drain)
+    assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    closed.open.set()
+    waiting.result()
+
+
+def test_a_drain_of_the_server_tells_those_who_wait(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    refusals = scarce()
+    running, closed, waiting = full(launch, gate, refusals)
+    call = running.channel.unary_unary(CLASSIFY).future(b"", timeout=60)
+    until(lambda: refusals.held == 1)
+    with ThreadPoolExecutor(1) as pool:
+        drained = pool.submit(running.loop.run, running.server.drain())
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        closed.open.set()
+        assert drained.result()
+    assert waiting.result().classifications
