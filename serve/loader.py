@@ -116,8 +116,9 @@ class Loader:
         if isinstance(error, ArtifactError | ModelNotFoundError | BackendUnavailableError):
             failure = _Failure(state, type(error), str(error), float("inf"))
         else:  # want of memory or a network disk, it may be
-            log.error("%s cannot be loaded", where, exc_info=error)
-            message = f"{where} cannot be loaded: {error!r}"
+            known = isinstance(error, EdgewrightError)
+            log.error("%s cannot be loaded", where, exc_info=None if known else error)
+            message = f"{where} cannot be loaded: {error if known else repr(error)}"
             failure = _Failure(state, IntegrityError, message, self._clock() + _AGAIN_S)
         self._failures[name, version] = failure
         self._refused(name)

@@ -20,7 +20,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from edgewright.errors import ConfigError, EdgewrightError, IntegrityError, ModelNotFoundError
+from edgewright.errors import (
+    ConfigError,
+    EdgewrightError,
+    IntegrityError,
+    ModelNotFoundError,
+    NotReadyError,
+)
 from edgewright.pointer import Canary
 from edgewright.repository import Repository
 from edgewright.serve.follower import Follower
@@ -187,6 +193,26 @@ def test_what_failed_for_no_fault_of_its_files_is_tried_again_after_a_while(
         server.clock = 61.0
         server.look()
         assert server.current == 2
+
+
+def test_a_proof_that_was_killed_is_told_in_its_own_words_and_tried_again(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with following(disk) as server:
+        point(disk, 2, "two")
+        with monkeypatch.context() as patch:
+            patch.setattr(server.follower._loader, "_load", _killed)
+            server.look()
+        told = "news version 2 does not answer: news version 2 cannot be loaded: it was killed"
+        assert server.problems() == {2: told}
+        assert not any(record.exc_info for record in caplog.records)
+        server.clock = 61.0
+        server.look()
+        assert server.current == 2
+
+
+def _killed(_name: str, _version: int) -> Any:
+    raise NotReadyError("it was killed")
 
 
 def _out_of_memory(_name: str, _version: int) -> Any:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,12 @@ def test_where_memory_runs_out_it_goes_first(process: ProofProcess) -> None:
     assert process.run(expression("open('/proc/self/oom_score_adj').read()")) == "1000\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_stops_a_server_stops_no_proof(process: ProofProcess, number: signal.Signals) -> None:
+    """A terminal or a service manager may signal every process; the server ends this one."""
+    assert process.run(expression(DIES.format(int(number)))) is None
+
+
 def test_its_errors_are_its_callers_and_tell_where(process: ProofProcess, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing") as failure:
         process.run(partial(sha256_file, tmp_path / "missing"))
@@ -153,14 +160,19 @@ def test_what_hangs_is_given_up(process: ProofProcess, monkeypatch: pytest.Monke
 
 
 def test_whoever_closes_the_background_waits_for_no_process(
-    process: ProofProcess, background: Background
+    process: ProofProcess, background: Background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(proof_process, "IDLE_S", 1000.0)
     pid = process.run(PID)
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(process.run, HANGS)
         background.close()
-        with pytest.raises(NotReadyError, match="given up"):
-            hanging.result()
+        try:
+            with pytest.raises(NotReadyError, match="given up"):
+                hanging.result(30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     with pytest.raises(NotReadyError, match="given up"):
         process.run(PID)
     assert is_gone(pid)
@@ -241,10 +253,7 @@ def hanging(start: Start, tmp_path: Path, bundle: Path) -> tuple[Process, int]:
 
 
 def test_a_stop_waits_for_no_proof_and_leaves_none(hanging: tuple[Process, int]) -> None:
-    """Though a terminal or a service manager may signal every process."""
     process, proof = hanging
-    os.kill(proof, signal.SIGTERM)
-    os.kill(proof, signal.SIGINT)
     process.popen.terminate()
     assert process.wait() == (0, "", "")
     assert is_gone(proof)
