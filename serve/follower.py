@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from edgewright.errors import EdgewrightError, ModelNotFoundError
 from edgewright.manifest import SEAL_FILE
 from edgewright.pointer import Canary
 from edgewright.repository import Repository
-from edgewright.serve.loader import Loaded, Loader
+from edgewright.serve.loader import AT_ONCE, Loaded, Loader
 from edgewright.serve.models import ServedModel
 from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL, Counts, Problems
 from edgewright.serve.registry import Lineup, Registry
@@ -26,6 +27,7 @@ from edgewright.serve.swap import Plan, Swap
 from edgewright.serve.version_policy import VersionPolicy
 
 _DRAIN_POLL_S: Final = 0.05
+SLOW_S: Final = 60.0  # after which a version that is not loaded yet is told as a problem
 
 log = logging.getLogger(__name__)
 
@@ -212,8 +214,36 @@ class Follower:
         held = lineup.versions if lineup else {}
         for version in versions:
             if await self._seal_of_another(name, version, held) is not None:
-                proven[version] = await self._loader.load(name, version, again=True)
+                proven[version] = await self._loaded(name, version, again=True)
         return proven
+
+    async def _loaded(self, name: str, version: int, *, again: bool) -> Loaded:
+        """As ``Loader.load``; what takes long, or hangs, is a problem of its model meanwhile."""
+        asked, told = datetime.now(UTC), False
+
+        def tell() -> None:
+            nonlocal told
+            told = True
+            self.problems.add(name, version, self._slow(name, version, asked))
+
+        timer = asyncio.get_running_loop().call_later(SLOW_S, tell)
+        try:
+            return await self._loader.load(name, version, again=again)
+        finally:
+            timer.cancel()
+            if told:
+                self.problems.remove(name, version)
+
+    def _slow(self, name: str, version: int, asked: datetime) -> str:
+        begun = ", ".join(
+            f"{each} version {number} since {since:%H:%M:%S}"
+            for (each, number), since in self._loader.begun.items()
+        )
+        return (
+            f"{name} version {version} is to be loaded since {asked:%H:%M:%S} UTC and is not yet; "
+            f"at work, {AT_ONCE} at once, are: {begun}. What hangs, as on a network disk, makes "
+            "room for no other; then start the server anew"
+        )
 
     async def _seal_of_another(
         self, name: str, version: int, held: Mapping[int, ServedModel]
@@ -262,7 +292,7 @@ class Follower:
         elif seal is not None:
             try:
                 loaded = swap.proven.pop(version, None)
-                loaded = loaded or await self._loader.load(swap.name, version, again=False)
+                loaded = loaded or await self._loaded(swap.name, version, again=False)
             except EdgewrightError as error:
                 swap.failed(version, error)
             else:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -68,27 +69,43 @@ class Loader:
         self._load = load
         self._refused = refused
         self._clock = clock
+        self.begun: dict[Key, datetime] = {}  # what is being loaded, since when
         self._few = asyncio.Semaphore(AT_ONCE)
         self._failures: dict[Key, _Failure] = {}
+        self._attempts: set[asyncio.Task[Loaded | _Failure]] = set()
 
     async def load(self, name: str, version: int, *, again: bool) -> Loaded:
         """Load one version; without ``again`` not one that failed and has not changed since.
 
+        Who asks may leave. A thread cannot: what it has begun stays one of the few until it ends.
+
         Raises:
             EdgewrightError: it does not answer; says why.
         """
-        async with self._few:
+        await self._few.acquire()
+        attempt = asyncio.create_task(self._attempt(name, version, again))
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+        outcome = await asyncio.shield(attempt)
+        if isinstance(outcome, _Failure):
+            raise outcome.error()
+        return outcome
+
+    async def _attempt(self, name: str, version: int, again: bool) -> Loaded | _Failure:
+        self.begun[name, version], state = datetime.now(UTC), ""
+        try:
             state = await asyncio.to_thread(self._state, name, version)
             failure = self._failures.get((name, version))
-            if again or failure is None or self._has_changed(failure, state):
-                try:
-                    loaded = await asyncio.to_thread(self._loaded, name, version)
-                except Exception as error:  # an edge: no bundle may stop those that answer
-                    failure = self._failed(name, version, state, error)
-                else:
-                    self._failures.pop((name, version), None)
-                    return loaded
-        raise failure.error()
+            if not (again or failure is None or self._has_changed(failure, state)):
+                return failure
+            loaded = await asyncio.to_thread(self._loaded, name, version)
+        except Exception as error:  # an edge: no bundle may stop those that answer
+            return self._failed(name, version, state, error)
+        finally:
+            self.begun.pop((name, version), None)
+            self._few.release()
+        self._failures.pop((name, version), None)
+        return loaded
 
     def seal(self, name: str, version: int) -> str:
         """What tells the bundle's content from another's; empty where it has no seal yet."""

@@ -48,6 +48,14 @@ class Problems:
         self._counted.add(name)
         self._counts.problems(name, len(found))
 
+    def add(self, name: str, version: int, message: str) -> None:
+        """One more of the model ``name``."""
+        self.put(name, {**self.of(name), version: message})
+
+    def remove(self, name: str, version: int) -> None:
+        """One less."""
+        self.put(name, {key: each for key, each in self.of(name).items() if key != version})
+
     def keep(self, names: Iterable[str]) -> None:
         """Forget the models that are not among ``names``."""
         kept = {REPOSITORY, *names}

@@ -196,6 +196,11 @@ def test_every_call_has_a_deadline_and_the_server_knows_it(kind: str, server: Fa
     assert all(left is not None and 10 < left < 21 for left in server.time_remaining_s)
 
 
+def test_a_deadline_may_be_as_good_as_none(kind: str, server: FakeServer) -> None:
+    for timeout_s in (1e10, 1e300):  # of which gRPC would make one that has passed
+        assert ask(kind, server.target, "classify", "x", call_options={"timeout_s": timeout_s})
+
+
 def test_a_server_that_does_not_answer_costs_no_more_than_the_deadline(
     kind: str, server: FakeServer
 ) -> None:

@@ -231,6 +231,12 @@ def test_a_call_whose_end_was_not_seen_is_tried_again() -> None:
     assert server.log.count("Open") == 2
 
 
+def test_a_stream_that_grpc_dropped_unseen_is_begun_again() -> None:
+    server = Server(Clock(), feedback(5))
+    server.faults = [Failure(grpc.StatusCode.CANCELLED, details="CANCELLED")]
+    assert len(server.run(stream(server.clock))) == 5
+
+
 def test_a_store_that_is_away_for_a_moment_is_waited_for() -> None:
     server = Server(Clock(), feedback(10))
     server.faults = [Failure(grpc.StatusCode.UNAVAILABLE, FeedbackStoreError("away"))]

@@ -195,6 +195,7 @@ def _call(
     with connection.channel() as channel:
         stub = AdminServiceStub(channel)  # type: ignore[no-untyped-call]  # generated code
         try:
+            timeout = connection.deadline(None).timeout_s
             return getattr(stub, method)(request, timeout=timeout, metadata=connection.metadata)
         except grpc.RpcError as failure:
             if failure.code() is grpc.StatusCode.UNIMPLEMENTED:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from edgewright.errors import ConfigError
+
+# Years: for ever. Of a few hundred years gRPC makes a deadline that has passed.
+LONGEST_S: Final = 1e9
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Deadline:
         """
         if not (math.isfinite(timeout_s) and timeout_s > 0):
             raise ConfigError(f"timeout_s={timeout_s}: a positive number of seconds is expected")
+        timeout_s = min(timeout_s, LONGEST_S)
         return cls(clock, timeout_s, clock() + timeout_s)
 
     def remaining_s(self) -> float:

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from edgewright.calls import Calls, Pause
 from edgewright.errors import OverloadedError, ServiceError
-from edgewright.failed_call import explained
+from edgewright.failed_call import dropped, explained
 
 MESSAGES_AHEAD: Final = 8  # sent and not answered
 ENTRIES_AT_ONCE: Final = 64  # taken from the caller
@@ -194,7 +194,7 @@ class ResumedStream:
         self._failures += 1
         if isinstance(error, OverloadedError):
             pause_s += error.retry_after_s
-        elif failure.code() not in _WORTH_ANOTHER_TRY and failure.details() != _END_NOT_SEEN:
+        elif not _is_worth_another_try(failure):
             raise error from failure
         waited_s = 0.0 if self._waiting_since is None else self._clock() - self._waiting_since
         if waited_s + pause_s >= self._patience_s:
@@ -205,3 +205,8 @@ class ResumedStream:
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
         self._opened = None
+
+
+def _is_worth_another_try(failure: Any) -> bool:
+    ended_so = failure.code() in _WORTH_ANOTHER_TRY or failure.details() == _END_NOT_SEEN
+    return ended_so or dropped(failure)

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import random
+import re
 import tempfile
 import threading
 import weakref
@@ -29,8 +30,9 @@ from edgewright.errors import (
 )
 from edgewright.pointer import Canary
 from edgewright.repository import Repository
+from edgewright.serve import follower
 from edgewright.serve.follower import Follower
-from edgewright.serve.loader import Loader
+from edgewright.serve.loader import AT_ONCE, Loader
 from edgewright.serve.problems import REPOSITORY, WHOLE_MODEL
 from edgewright.serve.registry import Lineup, Registry, State
 from edgewright.serve.version_policy import VersionPolicy
@@ -675,3 +677,73 @@ class Versions(RuleBasedStateMachine):
 
 TestVersions = Versions.TestCase
 TestVersions.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+@pytest.fixture
+def hung(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Loads begin, and end once it is set."""
+    go, plain = threading.Event(), Disk.load
+
+    def load(self: Disk, name: str, version: int) -> Any:
+        if version > 1:
+            self.loads.append((name, version))
+            assert go.wait(60)
+        return plain(self, name, version)
+
+    monkeypatch.setattr(Disk, "load", load)
+    yield go
+    go.set()
+
+
+def test_loads_that_hang_are_told_until_they_end(
+    disk: Disk, hung: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "SLOW_S", 0.01)
+    for name in ("a", "b"):
+        other = Disk(disk.path, name)
+        other.write(1, "one")
+        disk.repository.make_current(name, 1)
+    with following(disk) as server:
+        for name in ("a", "b", "news"):
+            Disk(disk.path, name).write(2, "two")
+            disk.repository.make_current(name, 2)
+        looking = server.task(server.follower.look())
+
+        async def told() -> list[str]:
+            async with asyncio.timeout(30):
+                while len(server.follower.problems.names()) < 3:
+                    await asyncio.sleep(0.01)
+            (problem,) = server.problems().values()
+            return re.findall(r"\w+ version \d", problem)
+
+        waits, *at_work = server.run(told())
+        assert waits == "news version 2"
+        assert sorted(at_work) == sorted(f"{name} version {v}" for name, v in disk.loads if v > 1)
+        assert len(at_work) == AT_ONCE
+        assert server.counts.now["news"] == 1
+        hung.set()
+        server.run(asyncio.wait_for(looking, 30))  # type: ignore[arg-type]
+        assert (server.current, server.problems(), server.counts.now["news"]) == (2, {}, 0)
+
+
+def test_a_load_whose_asker_has_left_stays_one_of_the_few(
+    disk: Disk, hung: threading.Event
+) -> None:
+    for version in range(2, 7):
+        disk.write(version, "more")
+    with following(disk) as server:
+        loader = server.follower._loader
+
+        async def ask_and_leave(version: int) -> None:
+            asking = asyncio.create_task(loader.load("news", version, again=True))
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+        for version in range(2, 7):
+            server.run(ask_and_leave(version))
+        assert sorted(loader.begun) == [("news", 2), ("news", 3)]
+        assert [each for each in disk.loads if each[1] > 1] == [("news", 2), ("news", 3)]
+        hung.set()
+        assert server.run(loader.load("news", 6, again=True)).model.version == 6
