@@ -56,7 +56,7 @@ def gain_steps(outcome: Outcome, standing: Standing) -> list[GainStep]:
             interval = (timing.ratio_low, timing.ratio_high)
             steps.append(GainStep(added, reached.name, timing.ratio, interval))
         else:
-            steps.append(_step(added, before, reached))
+            steps.append(GainStep(added, reached.name, *ratio_between(before, reached)))
         before, unmeasured = reached, []
     return steps
 
@@ -79,11 +79,14 @@ def _way(outcome: Outcome, standing: Standing) -> Iterator[tuple[str, str]]:
     yield kind.partition("-")[0], standing.name
 
 
-def _step(source: str, before: Standing, reached: Standing) -> GainStep:
-    """From one candidate to another; each restart compared both with the baseline of its own."""
+def ratio_between(before: Standing, reached: Standing) -> tuple[float, tuple[float, float] | None]:
+    """How many times as fast ``reached`` is as ``before``, with its interval where there is one.
+
+    Each restart compared both with the baseline of its own.
+    """
     mine, theirs = reached.timing.ratios, before.timing.ratios
     if len(mine) == len(theirs) > 1:
         quotients = [ours / other for ours, other in zip(mine, theirs, strict=True)]
         factor, low, high = mean_ratio_interval(quotients, _CONFIDENCE)
-        return GainStep(source, reached.name, factor, (low, high))
-    return GainStep(source, reached.name, reached.timing.ratio / before.timing.ratio, None)
+        return factor, (low, high)
+    return reached.timing.ratio / before.timing.ratio, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from edgewright.optimize.doubts import timing_doubts
 from edgewright.optimize.gain_split import gain_steps
 from edgewright.optimize.losses import loss_by_class, loss_by_length
 from edgewright.optimize.outcome import Outcome, Standing
@@ -55,6 +56,7 @@ def findings_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "workload": outcome.workload,
         "threads": outcome.config.threads,
+        "doubts": timing_doubts(outcome),
         "against": {"certify": outcome.against.value, "search": outcome.search_against.value},
         "placement": {name: each.to_json() for name, each in outcome.placements.items()},
         "graph_work": _graph_work(outcome),

@@ -42,6 +42,7 @@ from edgewright.optimize.bench import Bench
 from edgewright.optimize.certify import certify
 from edgewright.optimize.choice import Aim, Contender, Rules, choose, shippable, shortlist
 from edgewright.optimize.config import OptimizeConfig
+from edgewright.optimize.doubts import timing_doubts
 from edgewright.optimize.drift import drift_reference
 from edgewright.optimize.export import Reference, export_onnx, sample_batches
 from edgewright.optimize.graph_work import GraphWork, measure_passes, work_graph
@@ -73,6 +74,8 @@ def run(config: OptimizeConfig, output: Output) -> None:
         EdgewrightError: the run cannot be done; nothing is written.
     """
     outcome = optimize(config, output)
+    for doubt in timing_doubts(outcome):
+        output.warn(doubt)
     output.result(outcome_json(outcome), summary_lines(outcome))
     if not outcome.shipped:
         raise outcome.refusal()

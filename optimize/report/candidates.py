@@ -6,17 +6,19 @@ from edgewright.bundle import Against, Verdict
 from edgewright.figures import Point, interval_scatter_figure
 from edgewright.kinds import TEXT
 from edgewright.metrics import accuracy, accuracy_interval
+from edgewright.optimize.doubts import timing_doubts
 from edgewright.optimize.outcome import Outcome, Standing
 from edgewright.optimize.reasons import why_not
 from edgewright.optimize.report.circumstances import threads_words
 from edgewright.optimize.report.verdict import TONES
 from edgewright.optimize.words import amount, share_name, times
-from edgewright.report import Block, DataTable, Figure, Section, Tone
+from edgewright.report import Block, DataTable, Figure, Paragraph, Section, Tone
 
 
 def candidates_section(outcome: Outcome) -> Section:
     """The plot with its frontier, and tables of accuracy, speed, and what was not considered."""
-    blocks: list[Block] = [_plot(outcome), _fates(outcome), _figures(outcome)]
+    doubts = [Paragraph(f"{doubt}.") for doubt in timing_doubts(outcome)]
+    blocks: list[Block] = [*doubts, _plot(outcome), _fates(outcome), _figures(outcome)]
     if outcome.skipped:
         caption = "Combinations that were not made or not measured."
         blocks.append(DataTable(["not considered", "because"], outcome.skipped, caption, wraps=[1]))
