@@ -15,6 +15,8 @@ from edgewright.bundle import Against, Certificate
 from edgewright.examples import Examples, example_id
 from edgewright.kinds import IMAGE
 from edgewright.latency import Latency, Timing
+from edgewright.latency_process import Measured
+from edgewright.optimize.bench import Bench
 from edgewright.optimize.choice import Contender
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.graph_work import GraphWork, PassRecord
@@ -101,6 +103,12 @@ def placement(integer: int, in_float: int) -> Placement:
             Operation("/norm", "LayerNormalization", Role.OTHER, "fp32", "CPU"),
         ),
     )
+
+
+def int8_is_faster(bench: Bench) -> Measured:
+    """In the place of ``Bench.measure``: how fast so small a model is says nothing."""
+    speeds = {name: 2.0 if "int8" in name else 1.0 for name in bench.candidates}
+    return Measured({name: timing(speed) for name, speed in speeds.items()}, {})
 
 
 def standing(

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from optimize_outcomes import int8_is_faster
 from small_sentences import LABELS, sentences
 
 from edgewright.bundle import Against, Bundle, Verdict
@@ -20,8 +21,6 @@ from edgewright.checkpoint import Checkpoint
 from edgewright.cli import run as edgewright
 from edgewright.errors import ConfigError, DataError
 from edgewright.kinds import IMAGE, TEXT
-from edgewright.latency import Timing
-from edgewright.latency_process import Measured
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.config import OptimizeConfig
 from edgewright.optimize.export import Reference, export_onnx
@@ -310,8 +309,7 @@ def test_a_foreign_model_is_certified_on_rows_without_labels(
     """The whole run: nothing knows a label, so every other answer than the model's is a loss."""
     unlabelled = write_rows(tmp_path / "calibrate.csv", sentences(80, seed=11)[0], None)
     options = ["--calibrate", str(unlabelled), "--certify", str(tables["unlabelled"])]
-    # How fast so small a model is says nothing: the int8 files are told to be faster.
-    monkeypatch.setattr(Bench, "measure", _int8_is_faster)
+    monkeypatch.setattr(Bench, "measure", int8_is_faster)
     bundle = tmp_path / "bundle"
     code = edgewright(
         ["optimize", str(foreign), "-o", str(bundle), "--backend", "onnxruntime",
@@ -355,15 +353,6 @@ def test_a_file_fed_or_read_otherwise_is_no_longer_what_was_certified(
 
     assert subject() == subject()
     assert subject(**otherwise) != subject()
-
-
-def _int8_is_faster(bench: Bench) -> Measured:
-    speeds = {name: 2.0 if "int8" in name else 1.0 for name in bench.candidates}
-    timings = {
-        name: Timing({}, 10 / speed, speed, speed * 0.98, speed * 1.02)
-        for name, speed in speeds.items()
-    }
-    return Measured(timings, {})
 
 
 def test_images_take_the_same_way(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from optimize_outcomes import int8_is_faster
 
 from edgewright.backends import get_backend
 from edgewright.bundle import MEASUREMENTS_FILE, REJECTION, REPORT_FILE, Bundle, Verdict
@@ -375,12 +376,7 @@ def test_two_runs_that_make_every_file_give_the_same_bytes(
     make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the clock is given: int8 is faster."""
-
-    def faster(bench: Bench) -> Measured:
-        speeds = {name: 2.0 if "int8" in name else 1.0 for name in bench.candidates}
-        return Measured({name: _timing(speed) for name, speed in speeds.items()}, {})
-
-    monkeypatch.setattr(Bench, "measure", faster)
+    monkeypatch.setattr(Bench, "measure", int8_is_faster)
     checkpoint = make_checkpoint(certify=400)
     files: list[dict[str, bytes]] = []
     for name in ("first", "second"):

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optimize_outcomes import int8_is_faster
 from poisoned_models import poison_attention_output
 
 from edgewright.bundle import Bundle
 from edgewright.cli import run
-from edgewright.latency import Timing
-from edgewright.latency_process import Measured
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.trials import trials_file
 
@@ -44,16 +43,7 @@ def optimize(
     poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> Callable[..., tuple[int, dict[str, Any]]]:
     """A run with one's own ledger, in which int8 is as fast as a clock might have shown."""
-
-    def timings(bench: Bench) -> Measured:
-        speeds = {name: 1.0 if "fp32" in name else 2.0 for name in bench.candidates}
-        found = {
-            name: Timing({}, 10 / speed, speed, speed * 0.98, speed * 1.02)
-            for name, speed in speeds.items()
-        }
-        return Measured(found, {})
-
-    monkeypatch.setattr(Bench, "measure", timings)
+    monkeypatch.setattr(Bench, "measure", int8_is_faster)
 
     def start(*options: str) -> tuple[int, dict[str, Any]]:
         capsys.readouterr()
