@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +94,22 @@ class TestRepeat:
         launch = Launcher(lambda names: culprit or "" if "d" in names else None)
         _, failures = repeat(entrants("fp32", *"abcd"), 3, launch)
         assert list(failures) == ["d"]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    """Not dead, nor dead and waiting for somebody to ask how it ended."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +215,25 @@ class TestMeasure:
         told = measure(group, WORKLOAD, make_inputs, threads=1, effort=QUICK, stall_s=3)
         assert told.failures == {"hanging": "it did not answer within 3 s"}
         assert list(told.timings) == ["sound"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' prctl")
+    def test_no_process_outlives_a_run_that_is_killed(self, fake, tmp_path) -> None:
+        log = fake("hanging").file
+        program = (
+            "from test_latency_process import *\n"
+            f"group = [Entrant('hanging', 'fake', Path({str(log)!r}), {{'kind': 'hanging'}})]\n"
+            "measure(group, WORKLOAD, make_inputs, threads=1, effort=QUICK)"
+        )
+        folder = str(Path(__file__).parent)
+        with subprocess.Popen([sys.executable, "-c", program], cwd=folder) as run:
+            wait_until(lambda: log.is_file() and log.read_text().endswith("\n"))
+            run.kill()
+        process = int(log.read_text().split()[0])
+        try:
+            wait_until(lambda: not is_running(process))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def test_a_file_that_is_no_model_fails_with_what_the_runtime_says(self, file, tmp_path):
         (tmp_path / "broken.onnx").write_bytes(b"not a model")

@@ -11,6 +11,7 @@ child keeps in ``progress`` which model it is busy with, so that it can be told 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
@@ -50,6 +51,7 @@ _PROGRESS: Final = struct.Struct("<qq")  # calls begun; the place of the model t
 _NOT_BEGUN: Final = (0, -1)
 _START_S: Final = 120.0  # to import what it needs, on a machine that is busy
 _LOOK_EACH_S: Final = 1.0
+_PR_SET_PDEATHSIG: Final = 1  # of prctl(2)
 _REASON_LENGTH: Final = 300  # characters
 
 
@@ -201,6 +203,7 @@ def _write_request(
     folder: Path, group: Sequence[Entrant], workload: Workload, threads: int, effort: Effort
 ) -> None:
     request = {
+        "parent": os.getpid(),
         "workload": str(workload),
         "threads": threads,
         "effort": asdict(effort),
@@ -269,6 +272,7 @@ def _reason(code: int, stderr: bytes | None, stall_s: float) -> str:
 def main(folder: Path) -> None:
     """The child: load what request.json names, time it, and write samples.npz."""
     request = json.loads((folder / "request.json").read_bytes())
+    _die_with(request["parent"])
     entrants, workload = request["entrants"], Workload.parse(request["workload"])
     with _telling(folder / "progress") as tell:
         runs = {}
@@ -291,6 +295,14 @@ def main(folder: Path) -> None:
         for shape in workload.shares
     }
     np.savez(folder / "samples.npz", **arrays)
+
+
+def _die_with(parent: int) -> None:
+    """A run that is killed can end nobody, and a model that hangs would never end by itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the run that asked has ended")
 
 
 def _told(
