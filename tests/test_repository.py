@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,23 @@ def test_a_published_bundle_is_current_and_sound(bundle: Path, repository: Repos
     assert published.artifact.manifest_sha256 == Bundle.open(bundle).artifact.manifest_sha256
     assert published.path == repository.path / "news" / "1"
     assert published.chosen == VARIANT
+
+
+def test_a_disk_without_room_is_told_once_and_leaves_no_version(
+    bundle: Path, repository: Repository
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, hard))  # bytes of a file
+    try:
+        with pytest.raises(
+            OSError, match="cannot be copied: .*File too large.*; make room"
+        ) as told:
+            repository.publish(bundle, "news")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(told.value).count("File too large") == 1
+    assert repository.models() == []
+    assert repository.publish(bundle, "news") == 1
 
 
 def test_versions_count_up_and_the_old_ones_stay(tmp_path: Path, repository: Repository) -> None:

@@ -135,7 +135,7 @@ class Repository:
             pointer = pointer if pointer.history else Pointer(tuple(taken[-1:]))
             version = taken[-1] + 1 if taken else 1
             with new_folder(self.path / model / str(version)) as staging:
-                shutil.copytree(bundle, staging, dirs_exist_ok=True)
+                _copy(bundle, staging)
             self._write(model, pointer if keep_current and taken else pointer.to(version))
         return version
 
@@ -247,3 +247,14 @@ class Repository:
             for child in model_folder.iterdir()
             if _VERSION.fullmatch(child.name) and child.is_dir()
         )
+
+
+def _copy(bundle: Path, staging: Path) -> None:
+    """OSError of the first file that is not taken: ``shutil.Error`` tells of every one."""
+    try:
+        shutil.copytree(bundle, staging, dirs_exist_ok=True)
+    except shutil.Error as error:
+        (_, _, reason), *_ = error.args[0]
+        raise OSError(
+            f"{bundle} cannot be copied: {reason}; make room, or give a folder that can be written"
+        ) from error
