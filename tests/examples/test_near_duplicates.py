@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from near_duplicate_cases import WORDS, alike, families, pairs_by_brute_force, shingles
+from numpy.typing import NDArray
 
 from edgewright.examples.near_duplicates import NearDuplicates, near_duplicate_pairs
 
@@ -59,35 +60,39 @@ def test_no_texts_and_one_text_have_no_pairs() -> None:
     assert NearDuplicates(["alone"]).components == [[0]]
 
 
+class Counting(NearDuplicates):
+    """Counts the rows that a row is compared with, and how often that is done."""
+
+    compared = calls = 0
+
+    def _alike(self, row: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        self.compared += len(others)
+        self.calls += 1
+        return super()._alike(row, others)
+
+
 def test_a_template_costs_no_comparisons() -> None:
     """3,000 rows that share 7 of 8 shingles (similarity 7/9): not one candidate is compared."""
     template = "the parcel you sent us last week has arrived safely today {}"
-    compared = 0
-
-    class Counting(NearDuplicates):
-        def _near(self, one: int, other: int) -> bool:
-            nonlocal compared
-            compared += 1
-            return super()._near(one, other)
-
     near = Counting([template.format(number) for number in range(3000)])
     assert len(near.components) == 3000
-    assert compared == 0
+    assert near.compared == 0
 
 
 def test_thousands_of_rows_alike_are_joined_with_one_comparison_each() -> None:
     template = "the parcel you sent us last week has arrived in good order and we thank you {}"
-    compared = 0
-
-    class Counting(NearDuplicates):
-        def _near(self, one: int, other: int) -> bool:
-            nonlocal compared
-            compared += 1
-            return super()._near(one, other)
-
     near = Counting([template.format(number) for number in range(3000)])
     assert near.components == [list(range(3000))]
-    assert compared < 2 * 3000
+    assert near.compared < 2 * 3000
+
+
+def test_rows_that_share_rare_shingles_and_are_not_alike_are_compared_together() -> None:
+    """400 rows of two slots, each with one of 20 words: none has a shingle of its own."""
+    template = "we sent the parcel to {} last week and it was opened by {} at the door of"
+    near = Counting([template.format(f"a{at % 20}", f"b{at // 20}") for at in range(400)])
+    assert len(near.components) == 400
+    assert near.compared > 10 * 400
+    assert near.calls < 4 * 400
 
 
 def test_bbc_news_has_59_pairs() -> None:

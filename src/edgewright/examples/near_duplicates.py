@@ -127,13 +127,26 @@ class NearDuplicates:
             clusters = [cluster for cluster in clusters if cluster]
 
     def _clusters_alike(self, row: int, clusters: list[list[int]]) -> list[list[int]]:
-        """Those of ``clusters`` that hold a near-duplicate of ``row``."""
-        if not clusters:
-            return []
-        lengths = [len(cluster) for cluster in clusters]
-        members = np.fromiter(chain.from_iterable(clusters), np.int64, sum(lengths))
-        owners = np.repeat(np.arange(len(clusters)), lengths)
-        return [clusters[owner] for owner in np.unique(owners[self._alike(row, members)])]
+        """Those of ``clusters`` that hold a near-duplicate of ``row``.
+
+        Of all clusters the first member is looked at, then the next two, four and so on of those
+        that are not found yet: one member mostly tells, and thousands may be alike.
+        """
+        found: list[list[int]] = []
+        start, end = 0, 1
+        while clusters:
+            shown = [cluster[start:end] for cluster in clusters]
+            owners = np.repeat(np.arange(len(shown)), [len(members) for members in shown])
+            members = np.fromiter(chain.from_iterable(shown), np.int64, len(owners))
+            alike = set(owners[self._alike(row, members)].tolist())
+            found += [clusters[owner] for owner in sorted(alike)]
+            clusters = [
+                cluster
+                for owner, cluster in enumerate(clusters)
+                if owner not in alike and len(cluster) > end
+            ]
+            start, end = end, 2 * end + 1
+        return found
 
     def _root(self, row: int) -> int:
         while self._parents[row] != row:
