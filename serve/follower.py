@@ -186,6 +186,7 @@ class Follower:
 
     async def close(self) -> None:
         """Look no further, and wait no longer for calls of versions that have left."""
+        self._loader.close()
         tasks = [*self._looks.values(), *self._leaving]
         for task in tasks:
             task.cancel()

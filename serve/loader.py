@@ -73,6 +73,7 @@ class Loader:
         self._few = asyncio.Semaphore(AT_ONCE)
         self._failures: dict[Key, _Failure] = {}
         self._attempts: set[asyncio.Task[Loaded | _Failure]] = set()
+        self._closed = False
 
     async def load(self, name: str, version: int, *, again: bool) -> Loaded:
         """Load one version; without ``again`` not one that failed and has not changed since.
@@ -90,6 +91,10 @@ class Loader:
         if isinstance(outcome, _Failure):
             raise outcome.error()
         return outcome
+
+    def close(self) -> None:
+        """Tell of nothing that fails from now on: the server stops, and gives it up."""
+        self._closed = True
 
     async def _attempt(self, name: str, version: int, again: bool) -> Loaded | _Failure:
         self.begun[name, version], state = datetime.now(UTC), ""
@@ -134,7 +139,8 @@ class Loader:
             failure = _Failure(state, type(error), str(error), float("inf"))
         else:  # want of memory or a network disk, it may be
             known = isinstance(error, EdgewrightError)
-            log.error("%s cannot be loaded", where, exc_info=None if known else error)
+            if not self._closed:
+                log.error("%s cannot be loaded", where, exc_info=None if known else error)
             message = f"{where} cannot be loaded: {error if known else repr(error)}"
             failure = _Failure(state, IntegrityError, message, self._clock() + _AGAIN_S)
         self._failures[name, version] = failure
