@@ -38,6 +38,7 @@ class Background:
         self._pool = ThreadPoolExecutor(threads, "background", initializer=_give_way)
         self._processes: set[Popen[bytes]] = set()
         self._closed = threading.Event()
+        self.no_core_idle_until = 0.0  # by ``time.monotonic``; told by whoever has waited in vain
 
     @property
     def closed(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -20,10 +21,16 @@ from typing import Any, Final, TypeVar
 from edgewright.errors import EdgewrightError, IntegrityError, NotReadyError
 from edgewright.serve import proof_child
 from edgewright.serve.background import NICE, Background
+from edgewright.serve.core_time import CoreTime
 
-# That a piece may wait for cores that nobody wants; then it begins anew with a share of them, for
-# where others keep every core busy it would never end. Nobody but root gets a priority back.
+# That a piece may take on cores that nobody wants; then it begins anew with a share of them, and
+# sooner where it is seen to starve: where others keep every core busy it would never end. Nobody
+# but root gets a priority back.
 IDLE_S: Final = 30.0
+LOOK_S: Final = 2.0  # between two looks at whether it starves
+# Of a core, below which what wants one starves. By design it works half of the time.
+_STARVES: Final = 0.05
+_REMEMBERED_S: Final = 60.0  # that no core was idle: pieces have a share from the start
 LIMIT_S: Final = 600.0  # for a piece: what takes longer hangs, as a rule
 _LAST_S: Final = 5.0  # from the end of its pipe to its own
 
@@ -37,7 +44,7 @@ class ProofProcess:
     def __init__(self, background: Background) -> None:
         """``background`` kills it when it is closed."""
         self._background = background
-        self._idle = True
+        self._idle = time.monotonic() >= background.no_core_idle_until
         self._child: _Child | None = None
 
     def run(self, work: Callable[[], T]) -> T:
@@ -79,6 +86,7 @@ class ProofProcess:
             if not self._idle:
                 raise NotReadyError(f"what proves it did not end within {LIMIT_S:g} s")
             self._idle = False
+            self._background.no_core_idle_until = time.monotonic() + _REMEMBERED_S
 
     def _end(self) -> None:
         if self._child is not None:
@@ -95,6 +103,7 @@ class _Child:
 
     def __init__(self, background: Background, *, idle: bool) -> None:
         self._background = background
+        self._idle = idle
         self._pipe, theirs = Pipe()
         descriptor = theirs.fileno()
         command = [sys.executable, "-P", proof_child.__file__, str(descriptor), str(NICE)]
@@ -107,10 +116,10 @@ class _Child:
             theirs.close()
 
     def answer(self, work: Callable[[], object], limit_s: float) -> tuple[bool, Any] | None:
-        """Whether it went well, and what came of it; None where it has not ended in time."""
+        """Whether it went well, and what came of it; None where it starves or is not in time."""
         try:
             self._pipe.send(work)
-            return self._pipe.recv() if self._pipe.poll(limit_s) else None
+            return self._pipe.recv() if self._arrives(limit_s) else None
         except (EOFError, OSError):
             with suppress(TimeoutExpired):  # of itself, lest it be killed as it ends
                 self._process.wait(_LAST_S)
@@ -118,6 +127,18 @@ class _Child:
         if self._background.closed:
             raise NotReadyError("given up, for the server stops")
         raise _death(code)
+
+    def _arrives(self, limit_s: float) -> bool:
+        """Whether an answer comes in time; as soon as it starves for want of idle cores, none."""
+        end = time.monotonic() + limit_s
+        while (left_s := end - time.monotonic()) > LOOK_S and self._idle:
+            began, before = time.monotonic(), CoreTime.of(self._process.pid)
+            if self._pipe.poll(LOOK_S):
+                return True
+            after = CoreTime.of(self._process.pid)
+            if before and after and after.starves(before, time.monotonic() - began, _STARVES):
+                return False
+        return self._pipe.poll(max(0.0, left_s))
 
     def end(self) -> int:
         """Kill it unless it has ended; its exit code, or minus the number of the signal."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +21,7 @@ from edgewright.manifest import sha256_file
 from edgewright.repository import Repository
 from edgewright.serve import models, opening, proof_process
 from edgewright.serve.background import NICE, Background
+from edgewright.serve.core_time import CoreTime
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.proof_process import ProofProcess
 
@@ -145,11 +148,65 @@ def test_where_no_core_is_idle_it_begins_anew_with_a_share(
     process: ProofProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proof_process, "IDLE_S", 0.01)
-    idle = f"os.sched_getscheduler(0) == {os.SCHED_IDLE}"
-    answer = process.run(expression(f"time.sleep(1000) if {idle} else os.getpid()"))
+    answer = process.run(expression(f"time.sleep(1000) if {IS_IDLE} else os.getpid()"))
     assert answer != os.getpid()
     assert process.run(NICENESS) == min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19)
     assert process.run(PID) == answer
+
+
+@pytest.fixture
+def no_core_idle() -> Iterator[None]:
+    """One core for this test and what it starts, and a process that wants all of it."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield
+    busy.kill()
+    busy.wait()
+    os.sched_setaffinity(0, cores)
+
+
+IS_IDLE = f"os.sched_getscheduler(0) == {getattr(os, 'SCHED_IDLE', None)}"
+
+
+@LINUX
+def test_what_starves_begins_anew_with_a_share_long_before_its_time_is_over(
+    process: ProofProcess, monkeypatch: pytest.MonkeyPatch, no_core_idle: None
+) -> None:
+    monkeypatch.setattr(proof_process, "IDLE_S", 1000.0)
+    for_a_minute = f"time.monotonic() < {time.monotonic() + 60}"
+    process.run(expression(f"all(iter(lambda: {IS_IDLE} and {for_a_minute}, False))"))
+    assert process.run(POLICY) == os.SCHED_OTHER
+    assert process.run(NICENESS) == min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19)
+
+
+@LINUX
+@pytest.mark.parametrize("wants_core", [True, False])
+def test_what_waits_for_a_disk_does_not_starve(
+    process: ProofProcess, monkeypatch: pytest.MonkeyPatch, wants_core: bool
+) -> None:
+    monkeypatch.setattr(CoreTime, "of", lambda _pid: CoreTime(wants_core, 1.0))
+    pid = process.run(PID)
+    monkeypatch.setattr(proof_process, "LOOK_S", 0.01)
+    waits = f"time.sleep(0.5 if {IS_IDLE} else 0) or os.getpid()"
+    assert (process.run(expression(waits)) != pid) == wants_core
+
+
+@LINUX
+def test_that_no_core_was_idle_is_remembered_for_a_while(
+    background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = []
+    monkeypatch.setattr(proof_process, "IDLE_S", 0.01)
+    with ProofProcess(background) as process:
+        process.run(expression(f"time.sleep(1000 if {IS_IDLE} else 0)"))
+    monkeypatch.undo()
+    for _ in range(2):
+        with ProofProcess(background) as process:
+            policies.append(process.run(POLICY))
+        assert background.no_core_idle_until <= time.monotonic() + 60
+        background.no_core_idle_until = time.monotonic()
+    assert policies == [os.SCHED_OTHER, os.SCHED_IDLE]
 
 
 def test_what_hangs_is_given_up(process: ProofProcess, monkeypatch: pytest.MonkeyPatch) -> None:
