@@ -14,6 +14,7 @@ from killed_runs import kill_at, start_command, told, wait
 from edgewright.finetune import activation_cache, pipeline, train
 from edgewright.finetune.activation_store import ActivationStore
 from edgewright.finetune.training_state import Progress, Saver, TrainingState
+from edgewright.manifest import canonical_json, sha256_bytes
 
 OPTIONS = ["--epochs", "4", "--threads", "1", "--max-length", "32", "--lr", "1e-3", "--quiet"]
 OPTIONS += ["--patience", "2", "--forgetting", "off", "--audit", "off"]
@@ -257,6 +258,19 @@ def test_a_damaged_state_is_named(start, edgewright, tmp_path, pattern):
     assert run.code == 4
     assert file.name in run.err
     assert "begin anew with --overwrite" in run.err
+
+
+def test_a_run_that_an_earlier_edgewright_began_is_gone_on_with(start, edgewright, tmp_path):
+    """Which wrote down fewer decisions."""
+    stop = kill_at(train._Training, "_step", 3)
+    assert wait(start("killed", before=stop)) == -signal.SIGKILL
+    file = tmp_path / "killed.unfinished" / "decided.json"
+    decided = json.loads(file.read_bytes())["decided"]
+    del decided["depth_cache"]
+    checksum = sha256_bytes(canonical_json(decided))
+    file.write_text(json.dumps({"decided": decided, "sha256": checksum}))
+    run = edgewright("finetune", "-o", tmp_path / "killed", "--resume")
+    assert run.code == 0, run.err
 
 
 def test_a_run_that_cannot_end_well_leaves_nothing_to_go_on_with(finetune, tmp_path):
