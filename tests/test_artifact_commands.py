@@ -82,7 +82,8 @@ def test_publishing_and_rolling_back_tell_the_version(
     where = [str(repository), "--name", "news"]
     assert run(["publish", str(bundle), *where]) == 0
     assert capsys.readouterr().out == f"news version 1 is current in {repository}\n"
-    assert run(["publish", str(bundle), *where, "--json"]) == 0
+    better = make_bundle(tmp_path / "better", weights=b"abd")
+    assert run(["publish", str(better), *where, "--json"]) == 0
     path = str(repository / "news" / "2")
     assert told(capsys) == {"model": "news", "version": 2, "path": path}
     assert run(["rollback", *where, "--json"]) == 0
@@ -107,6 +108,32 @@ def test_a_bundle_with_other_classes_is_published_with_a_warning(
     (tmp_path / "repository" / "news" / "2" / "manifest.json").write_text("{}")
     assert run(["publish", str(bundle), *where]) == 0  # whatever became of the one before
     assert capsys.readouterr().err == ""
+
+
+def test_classes_are_held_against_those_of_the_version_that_was_current(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [str(tmp_path / "repository"), "--name", "news"]
+    other = make_bundle(tmp_path / "other", labels=["b"])
+    better = make_bundle(tmp_path / "better", weights=b"abd")
+    for arguments in (["publish", str(bundle)], ["publish", str(other)], ["rollback"]):
+        assert run([*arguments, *where]) == 0
+    capsys.readouterr()
+    assert run(["publish", str(better), *where]) == 0
+    assert capsys.readouterr().err == ""
+    assert run(["publish", str(other), *where, "--keep-current"]) == 0
+    assert "news version 4 has other classes than version 3: " in capsys.readouterr().err
+
+
+def test_the_same_bytes_once_more_are_published_with_a_warning(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [str(tmp_path / "repository"), "--name", "news"]
+    better = make_bundle(tmp_path / "better", weights=b"abd")
+    again = "warning: news version 3 is version 2 once more, byte for byte\n"
+    for path, warning in ((bundle, ""), (better, ""), (better, again)):
+        assert run(["publish", str(path), *where]) == 0
+        assert capsys.readouterr().err == warning
 
 
 def test_what_cannot_be_published_says_why(

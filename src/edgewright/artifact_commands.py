@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgewright.errors import ArtifactError, ConfigError
-from edgewright.manifest import Artifact, read_artifact
+from edgewright.errors import ArtifactError, ConfigError, ModelNotFoundError
+from edgewright.manifest import SEAL_FILE, Artifact, read_artifact
 from edgewright.manifest import verify as verify_artifact
 from edgewright.options import Command, output_options, state_dir_option
 from edgewright.output import Output
@@ -105,7 +105,7 @@ def publish(bundle: Path, repository: Path, name: str, keep_current: bool, outpu
 
     opened = Repository(repository)
     version = opened.publish(bundle, name, keep_current=keep_current)
-    _warn_of_other_classes(opened, name, version, output)
+    _compare(opened, name, version, output)
     current = opened.current(name)
     beside = "" if current == version else f"; version {version} lies beside it"
     output.result(
@@ -137,25 +137,33 @@ def rollback(repository: Path, name: str, output: Output) -> None:
     )
 
 
-def _warn_of_other_classes(repository: Repository, name: str, version: int, output: Output) -> None:
-    """Callers of ``name`` go by its classes: a bundle of another task is published by mistake."""
+def _compare(repository: Repository, name: str, version: int, output: Output) -> None:
+    """Warn of what is mostly a mistake, beside the version that was current until now."""
     from edgewright.bundle import BUNDLE
 
-    earlier = [each for each in repository.versions(name) if each < version]
+    earlier = [each for each in repository.pointer(name).history if each != version]
     if not earlier:
         return
     try:
         before, now = (
-            read_artifact(repository.folder(name, each), BUNDLE).manifest["labels"]
-            for each in (earlier[-1], version)
+            read_artifact(repository.folder(name, each), BUNDLE) for each in (earlier[-1], version)
         )
-    except ArtifactError:  # the older one is damaged, which a server that loads it tells
+    except (ArtifactError, ModelNotFoundError):  # damaged or gone, which a server of it tells
         return
-    new = [each for each in now if each not in before]
-    gone = [each for each in before if each not in now]
+    if (before.path / SEAL_FILE).read_bytes() == (now.path / SEAL_FILE).read_bytes():
+        output.warn(f"{name} version {version} is version {earlier[-1]} once more, byte for byte")
+    _warn_of_other_classes(before, now, output)
+
+
+def _warn_of_other_classes(before: Artifact, now: Artifact, output: Output) -> None:
+    """Callers of a model go by its classes: a bundle of another task is published by mistake."""
+    old, labels = before.manifest["labels"], now.manifest["labels"]
+    new = [each for each in labels if each not in old]
+    gone = [each for each in old if each not in labels]
     if new or gone:
+        name, version = now.path.parts[-2:]
         output.warn(
-            f"{name} version {version} has other classes than version {earlier[-1]}: "
+            f"{name} version {version} has other classes than version {before.path.name}: "
             f"new are {_few(new)}, gone are {_few(gone)}"
         )
 
