@@ -54,7 +54,7 @@ class Batcher:
         return self._threads.alive and not self.gpu_lost.done()
 
     def grow_to(self, threads: int) -> None:
-        """Let at least so many threads compute."""
+        """Let at least so many threads compute; as ``ComputeThreads.grow_to``, from any thread."""
         self._threads.grow_to(threads)
 
     def cutting_in(self) -> AbstractContextManager[None]:

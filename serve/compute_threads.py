@@ -6,7 +6,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
+from edgewright.errors import NotReadyError
 from edgewright.serve.call import Call
 from edgewright.serve.line import Batch, Line
 
@@ -25,6 +27,7 @@ class ComputeThreads:
         self._idle = 0
         self._closing = False
         self._threads: list[threading.Thread] = []
+        self._growing = threading.Lock()
         self._policy = threading.Lock()  # held while the threads are told how to be scheduled
         self._cutting_in = 0
 
@@ -37,11 +40,35 @@ class ComputeThreads:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def grow_to(self, count: int) -> None:
-        """Start threads until there are ``count``; never fewer than there were."""
-        for number in range(len(self._threads), count):
-            thread = threading.Thread(target=self._work, name=f"compute-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        """Start threads until there are ``count``; never fewer than there were. From any thread.
+
+        Raises:
+            NotReadyError: the system gives no more threads; those that there were go on.
+        """
+        with self._growing:
+            begin: Future[bool] = Future()  # one that cannot be started takes back the others
+            more: list[threading.Thread] = []
+            try:
+                while (there := len(self._threads) + len(more)) < count:
+                    more.append(self._started(there, begin))
+            except (RuntimeError, MemoryError) as error:
+                begin.set_result(False)
+                raise NotReadyError(
+                    f"after {there} of {count} threads that compute the system gives no more "
+                    f"({error or 'out of memory'}); give fewer --instances, or raise the limit of "
+                    "processes or of memory"
+                ) from error
+            self._threads = self._threads + more
+            begin.set_result(True)
+
+    def _started(self, number: int, begin: Future[bool]) -> threading.Thread:
+        def work() -> None:
+            if begin.result():
+                self._work()
+
+        thread = threading.Thread(target=work, name=f"compute-{number}", daemon=True)
+        thread.start()
+        return thread
 
     @contextlib.contextmanager
     def cutting_in(self) -> Iterator[None]:

@@ -19,11 +19,10 @@ from edgewright.serve.version_policy import VersionPolicy
 _PORTS = 2**16
 _MOST_PROCESSES = 256
 _PORT_FIELDS = ("port", "metrics_port", "admin_port")
+_MOST_THREADS = 1024  # each computes, so more than there are cores are of no use
+_MOST_ROWS = 4096  # rows that run together, and the tokens of 256 each
+_MOST_TOKENS = 256 * _MOST_ROWS
 _COUNTS = (
-    "threads",
-    "instances",
-    "max_batch",
-    "batch_tokens",
     "max_texts",
     "max_text_chars",
     "max_calls_per_caller",
@@ -32,6 +31,13 @@ _COUNTS = (
 # Fields, what must hold for each that is not None, and how that is said.
 _RANGES: tuple[tuple[Sequence[str], Callable[[float], bool], str], ...] = (
     (_COUNTS, lambda count: count >= 1, "1 or more"),
+    (
+        ("threads", "instances"),
+        lambda count: 1 <= count <= _MOST_THREADS,
+        f"1 to {_MOST_THREADS}",
+    ),
+    (("max_batch",), lambda rows: 1 <= rows <= _MOST_ROWS, f"1 to {_MOST_ROWS}"),
+    (("batch_tokens",), lambda tokens: 1 <= tokens <= _MOST_TOKENS, f"1 to {_MOST_TOKENS}"),
     (_PORT_FIELDS, lambda port: 0 <= port < _PORTS, f"0 to {_PORTS - 1}"),
     (("processes",), lambda count: 1 <= count <= _MOST_PROCESSES, f"1 to {_MOST_PROCESSES}"),
     (("max_message_mb",), lambda size: 1 <= size < 2048, "1 to 2047"),

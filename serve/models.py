@@ -37,6 +37,7 @@ from edgewright.serve.opening import (
 )
 from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.proof_process import ProofProcess
+from edgewright.serve.runs import runs_of_similar_length
 from edgewright.serve.sessions import Sessions
 
 WARM_UP_TOKENS: Final = (8, 32, 128)
@@ -147,6 +148,7 @@ def load_model(
     *,
     threads: int | None,
     max_batch: int,
+    batch_tokens: int | None = None,
     instances: int | None = None,
     cores: int | None = None,
     host: HostOptions = DEFAULT_OPTIONS,
@@ -161,6 +163,7 @@ def load_model(
         version: of the model.
         threads: of its session; None for as many as it was certified with, or this host has.
         max_batch: the most rows that will run together, for the warm-up.
+        batch_tokens: likewise, with padding; None for any number.
         instances: sessions, each on ``threads``; None for as many as the cores hold.
         cores: that it may keep busy; None for all that this process may use.
         host: what to do where its certificate does not hold.
@@ -202,7 +205,7 @@ def load_model(
     )
     if verdict is Verdict.UNVERIFIED:
         _warn_unverified(model, way.choice.instruction_set)
-    _in(background, lambda: _warm_up(model, max_batch))
+    _in(background, lambda: _warm_up(model, max_batch, batch_tokens))
     log.info(
         "%s version %d: %s on %s, %d instances, %s, %d goldens agree; ready in %.1f s",
         name,
@@ -281,15 +284,17 @@ def _warn_unverified(model: ServedModel, isa: str) -> None:
     )
 
 
-def _warm_up(model: ServedModel, max_batch: int) -> None:
+def _warm_up(model: ServedModel, max_batch: int, batch_tokens: int | None) -> None:
     """Run the shapes that come first, so that no caller pays for a runtime's preparations."""
     rows = _rows_of_each_shape(model)
+    lengths = [len(rows[0])] * max_batch
+    most = runs_of_similar_length(lengths, model.row_by_row, batch_tokens or sum(lengths))[0]
     for session in dict.fromkeys(model.session.each):  # one may stand for several
         alone = replace(model, session=Sessions([session]))
         for row in rows:
             alone.scores([row])
-        if not model.row_by_row:
-            alone.scores([rows[0]] * max_batch)
+        if len(most) > 1:
+            alone.scores([rows[0]] * len(most))
 
 
 def _rows_of_each_shape(model: ServedModel) -> list[Row]:

@@ -207,7 +207,9 @@ class Parts:
 
     def _follower(self) -> Follower:
         repository = Repository(self.config.repository)
-        around = ServerSurroundings(self.registry, self.batcher, self.health, self.instruments)
+        around = ServerSurroundings(
+            self.registry, self.batcher.queue, self.health, self.instruments
+        )
         load = partial(self._load_one, repository, Preprocessors())
         policy = VersionPolicy.parse(self.config.versions)
         counts = self.instruments.repository
@@ -219,7 +221,7 @@ class Parts:
     ) -> ServedModel:
         config, starts = self.config, self.registry.state is State.LOADING
         with nullcontext() if starts else self.batcher.cutting_in():
-            return load_model(
+            model = load_model(
                 repository,
                 name,
                 version,
@@ -227,7 +229,10 @@ class Parts:
                 instances=config.instances,
                 cores=self._cores,
                 max_batch=config.max_batch,
+                batch_tokens=config.batch_tokens,
                 host=config.host_options,
                 preprocessors=preprocessors,
                 background=None if starts else self._background,
             )
+        self.batcher.grow_to(model.instances)
+        return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgewright.serve.batching import Batcher
+from edgewright.serve.admission import Queue
 from edgewright.serve.health import HealthService
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.models import ServedModel
@@ -10,23 +10,22 @@ from edgewright.serve.registry import Lineup, Registry, State
 
 
 class ServerSurroundings:
-    """Compute threads, health and metrics; lives on the event loop."""
+    """The queue, health and metrics; lives on the event loop."""
 
     def __init__(
         self,
         registry: Registry,
-        batcher: Batcher,
+        queue: Queue,
         health: HealthService,
         instruments: Instruments,
     ) -> None:
         self._registry = registry
-        self._batcher = batcher
+        self._queue = queue
         self._health = health
         self._instruments = instruments
 
     def came(self, model: ServedModel) -> None:
-        """Let as many threads compute as it has sessions, and count what it does."""
-        self._batcher.grow_to(model.instances)
+        """Count what it does."""
         self._instruments.model_loaded(model)
 
     def changed(self, name: str, lineup: Lineup | None) -> None:
@@ -37,7 +36,7 @@ class ServerSurroundings:
 
     def is_busy(self, model: ServedModel) -> bool:
         """Whether rows of it are between admission and answer."""
-        return self._batcher.queue.rows_of(model) > 0
+        return self._queue.rows_of(model) > 0
 
     def left(self, model: ServedModel) -> None:
         """End its series in the metrics."""

@@ -16,7 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgewright.errors import DeadlineError, EdgewrightError, NotReadyError, OverloadedError
+from edgewright.errors import (
+    DeadlineError,
+    EdgewrightError,
+    IntegrityError,
+    NotReadyError,
+    OverloadedError,
+)
 from edgewright.preprocess import TokenRow
 from edgewright.serve.admission import QueueLimit
 from edgewright.serve.batching import Batcher
@@ -24,6 +30,7 @@ from edgewright.serve.compute import best_first
 from edgewright.serve.line import BatchLimit
 
 from .compute_fakes import BATCH, QUEUE, FakeModel, Observer, expected_answer
+from .conftest import Launch
 
 
 def with_batcher(
@@ -522,3 +529,41 @@ def test_scores_that_are_numbers_do_not_make_up_for_extras_that_are_none() -> No
 
     with_batcher(scenario, observer=observer)
     assert observer.bad_rows == 1
+
+
+START = threading.Thread.start
+
+
+def no_thread(thread: threading.Thread) -> None:
+    """In place of ``Thread.start`` where the system gives but three more."""
+    if thread.name.startswith("compute-") and int(thread.name.removeprefix("compute-")) >= 3:
+        raise RuntimeError("can't start new thread")
+    START(thread)
+
+
+def test_threads_that_the_system_does_not_give_are_told_and_those_there_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = FakeModel()
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+
+    async def scenario(batcher: Batcher) -> None:
+        with pytest.raises(NotReadyError, match="after 3 of 5 threads .* start new thread.*--inst"):
+            batcher.grow_to(5)
+        await until(lambda: [each.name for each in threading.enumerate()].count("compute-2") == 0)
+        assert batcher.alive
+        assert await batcher.classify(model, ["7"], None) == [expected_answer(7)]
+        batcher.grow_to(3)
+        assert batcher.alive
+
+    with_batcher(scenario)
+
+
+def test_a_version_without_threads_to_compute_on_is_refused_and_the_server_is_alive(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = launch(instances=5, load=False)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(IntegrityError, match="news version 1 cannot be loaded: after 3 of 5"):
+        running.load()
+    assert running.server.is_alive()

@@ -167,20 +167,38 @@ def test_the_cost_of_a_text_is_about_its_tokens(repository: Path, text: str, cos
     assert load(repository).cost(text) == cost
 
 
-def test_every_instance_is_warm_before_the_first_answer(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs: list[object] = []
+Runs = list[tuple[object, tuple[int, int]]]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """The session of every run from now on, and its rows and tokens."""
+    runs: Runs = []
     plain = OnnxRuntimeSession.run
 
     def run(session: OnnxRuntimeSession, arrays: Any, outputs: Any = ()) -> Any:
-        runs.append(session)
+        runs.append((session, arrays["input_ids"].shape))
         return plain(session, arrays, outputs)
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", run)
+    return runs
+
+
+def test_every_instance_is_warm_before_the_first_answer(repository: Path, runs: Runs) -> None:
     model = load(repository, instances=2)
     for session in model.session.each:
-        assert runs.count(session) >= 3
+        assert [each for each, _ in runs].count(session) >= 3
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "rows"), [(None, 8), (8 * 8, 8), (8 * 8 - 1, 7), (8 * 2, 2), (1, 1)]
+)
+def test_no_more_rows_are_warmed_up_than_may_run_together(
+    repository: Path, runs: Runs, batch_tokens: int | None, rows: int
+) -> None:
+    load(repository, batch_tokens=batch_tokens, instances=1)
+    _goldens, *warm_up = [each for _, (each, _tokens) in runs]
+    assert max(warm_up) == rows
 
 
 def test_on_a_gpu_one_instance_copies_while_another_computes_whatever_the_cores() -> None:
