@@ -59,7 +59,7 @@ from edgewright.optimize.workshop import Probe, Unbuilt, build_candidates
 from edgewright.output import Output
 from edgewright.proof.goldens import Goldens
 from edgewright.proof.host import available_cores, has_bf16, instruction_set, saturates, this_host
-from edgewright.proof.ledger import open_ledger
+from edgewright.proof.ledger import Ledger, open_ledger
 from edgewright.proof.logits import answers
 
 _GAINS_EFFORT: Final = Effort(budget_s=5.0, min_rounds=9)  # of the passes, beside each other
@@ -155,11 +155,20 @@ def _look_ahead(inputs: Inputs, config: OptimizeConfig, output: Output) -> None:
         config.ledger_folder, inputs.certify_sha256, on_wait=_telling(output)
     ) as ledger:
         if not ledger.free_slots:
-            names = ", ".join(entry.name for entry in ledger.entries)
-            output.warn(
-                f"the certify split has been used for {names} ({ledger.file}): only these same "
-                "files can pass; any other is REUSED until fresh rows come"
-            )
+            output.warn(_used_up(ledger))
+
+
+def _used_up(ledger: Ledger) -> str:
+    names = ", ".join(entry.name for entry in ledger.entries)
+    unbound = [entry.name for entry in ledger.entries if not entry.subject.interface_sha256]
+    without = (
+        f", but for {', '.join(unbound)}, of which an earlier edgewright did not write down the "
+        "preprocessing"
+    )
+    return (
+        f"the certify split has been used for {names} ({ledger.file}): only these same files can "
+        f"pass{without if unbound else ''}; any other is REUSED until fresh rows come"
+    )
 
 
 @dataclass(frozen=True, eq=False)

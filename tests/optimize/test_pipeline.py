@@ -27,7 +27,7 @@ from edgewright.cli import run as edgewright
 from edgewright.latency import Timing
 from edgewright.latency_process import Measured
 from edgewright.manifest import read_artifact, verify
-from edgewright.optimize import pipeline
+from edgewright.optimize import bench, pipeline
 from edgewright.optimize.bench import Bench
 from edgewright.optimize.export import Reference, export_onnx
 from edgewright.optimize.inputs import Inputs
@@ -265,11 +265,24 @@ def test_a_fourth_file_is_reused_and_the_first_keeps_its_verdict(
     runs.without_reading_certify()
     code, told = runs(checkpoint_here, {"d": Entrant(5.0, mark="d")}, "--overwrite")
     assert (code, told["variant"], told["verdict"]) == (7, "d", "REUSED")
-    assert "fresh rows" in runs.stderr
+    assert "only these same files can pass; any other is REUSED until fresh rows" in runs.stderr
     assert Bundle.open(runs.bundle).chosen.name == "a"
     code, told = runs(checkpoint_here, {"a": marks["a"]}, "--overwrite")
     assert (code, told["variant"], told["verdict"]) == (0, "a", "PASS")
     assert not runs.rejected.exists()
+
+
+def test_files_of_an_older_ledger_are_told_to_pass_no_more(
+    runs: Runs, checkpoint_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = {name: Entrant(speed, mark=name) for name, speed in zip("abc", (4, 3, 2), strict=True)}
+    with monkeypatch.context() as patch:
+        patch.setattr(bench, "interface_sha256", lambda *_of: "")
+        assert runs(checkpoint_here, marks)[0] == 0
+    runs.without_reading_certify()
+    assert runs(checkpoint_here, marks, "--overwrite")[0] == 7
+    told = "only these same files can pass, but for a, b, c, of which an earlier edgewright did"
+    assert told in runs.stderr
 
 
 def test_fresh_certify_rows_give_fresh_trials(

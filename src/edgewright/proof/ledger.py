@@ -35,10 +35,8 @@ from edgewright.proof.certificate import SLOTS, PairedCounts, Subject, Trial
 
 FORMAT: Final = "edgewright.ledger"
 FORMAT_VERSION: Final = 2
-_READ_VERSIONS: Final = (
-    1,
-    2,
-)  # in 1 a subject had no interface: its trial counts, and proves no more
+# In 1 a subject had no interface: its trial counts, and proves no more.
+_READ_VERSIONS: Final = (1, 2)
 DEFAULT_FOLDER: Final = "edgewright-ledger"  # beside the checkpoint
 
 
