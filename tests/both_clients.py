@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,20 +32,37 @@ class Clock:
 
 
 def ask(
-    kind: str, target: str, method: str, *args: Any, clock: Clock | None = None, **options: Any
+    kind: str,
+    target: str,
+    method: str,
+    *args: Any,
+    clock: Clock | None = None,
+    closed: bool = False,
+    **options: Any,
 ) -> Any:
-    """The same call through either client; ``call_options`` go to the method."""
+    """The same call through either client, one that is ``closed``, it may be.
+
+    ``call_options`` go to the method; what streams comes as a list.
+    """
     call_options = options.pop("call_options", {})
     if clock is not None:
         sleep = clock.sleep if kind == "sync" else clock.async_sleep
         options |= {"clock": clock, "sleep": sleep}
     if kind == "sync":
         with Client(target, **options) as client:
-            return getattr(client, method)(*args, **call_options)
+            if closed:
+                client.close()
+            answer = getattr(client, method)(*args, **call_options)
+            return list(answer) if isinstance(answer, Iterator) else answer
 
     async def run() -> Any:
         async with AsyncClient(target, **options) as client:
-            return await getattr(client, method)(*args, **call_options)
+            if closed:
+                await client.close()
+            answer = getattr(client, method)(*args, **call_options)
+            if isinstance(answer, AsyncIterator):
+                return [each async for each in answer]
+            return await answer
 
     return asyncio.run(run())
 

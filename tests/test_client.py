@@ -19,6 +19,7 @@ from lean import lean_python
 from edgewright.client import AsyncClient, Client, Feedback, ModelState
 from edgewright.errors import (
     BackendUnavailableError,
+    ConfigError,
     DeadlineError,
     EdgewrightError,
     FeedbackStoreError,
@@ -188,6 +189,39 @@ def test_numbers_out_of_range_are_refused(
     with pytest.raises(InputError) as caught:
         ask(kind, server.target, "classify", "x", call_options={name: value})
     assert caught.value.field == name
+
+
+CALLS = {
+    "classify": ["x"],
+    "classify_images": [b"x"],
+    "embed": ["x"],
+    "embed_images": [b"x"],
+    "stream_classify": [["x"]],
+    "get_model": [],
+    "ready": [],
+    "list_models": [],
+    "wait_until_ready": [],
+    "send_feedback": [Feedback("sport", "p")],
+    "stream_feedback": [[Feedback("sport", "p")]],
+}
+OF_ONE_MODEL = [name for name in CALLS if "list" not in name and "feedback" not in name]
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_closed_client_says_so(kind: str, server: FakeServer, method: str) -> None:
+    told = f"this client of {server.target} is closed; make another one"
+    with pytest.raises(ConfigError, match=told):
+        ask(kind, server.target, method, *CALLS[method], closed=True)
+
+
+@pytest.mark.parametrize("method", OF_ONE_MODEL)
+def test_a_models_name_that_is_no_unicode_is_refused(
+    kind: str, server: FakeServer, method: str
+) -> None:
+    option = "name" if method == "get_model" else "model"
+    with pytest.raises(InputError, match=r"model 'n\\udcff' is not valid Unicode.*list_models"):
+        ask(kind, server.target, method, *CALLS[method], call_options={option: "n\udcff"})
+    assert server.requests == []
 
 
 def test_every_call_has_a_deadline_and_the_server_knows_it(kind: str, server: FakeServer) -> None:

@@ -59,6 +59,7 @@ class AsyncClient:
         self._sleep = sleep
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
+        self._closed = False
 
     async def classify(
         self,
@@ -178,6 +179,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
+        self._closed = True
         if self._channel is not None:
             await self._channel.close()
 
@@ -216,6 +218,8 @@ class AsyncClient:
         return await self._method(step.method)(step.request, timeout=step.timeout_s)
 
     def _method(self, name: str) -> Any:
+        if self._closed:
+            raise self._connection.closed()
         if self._channel is None:
             self._channel = self._connection.async_channel()
             self._methods = self._connection.methods(self._channel)

@@ -73,6 +73,21 @@ def check_range(field: str, value: int, end: int) -> None:
         raise InputError(f"{field}={value}: 0 or more, and below {end}, is expected", field=field)
 
 
+def check_name(model: str) -> None:
+    """Likewise for a model's name, which may be no string at all; then protobuf tells."""
+    if isinstance(model, str):
+        check_unicode(f"model {model!r}", model, "model", "; list_models tells the names")
+
+
+def check_unicode(what: str, text: str, field: str = "", hint: str = "") -> None:
+    """InputError where ``text`` holds half of a surrogate pair, which no message can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        reason = f"{what} is not valid Unicode: {error.reason} at {error.start}{hint}"
+        raise InputError(reason, field=field) from error
+
+
 def _check_texts(texts: Sequence[str]) -> None:
     if not texts:
         raise InputError("no texts; give at least one", field="texts")
@@ -80,12 +95,7 @@ def _check_texts(texts: Sequence[str]) -> None:
         field = f"texts[{index}]"
         if not isinstance(text, str):
             raise InputError(f"{field} is a {type(text).__name__}, not a str", field=field)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{field} is not valid Unicode: {error.reason} at {error.start}", field=field
-            ) from error
+        check_unicode(field, text, field)
 
 
 def _check_images(images: Sequence[object]) -> None:

@@ -32,6 +32,7 @@ from edgewright.call_inputs import (
     Inputs,
     Texts,
     at_its_place,
+    check_name,
     check_range,
     chunks,
 )
@@ -146,6 +147,7 @@ class Calls:
         kind = method.inputs
         inputs = kind.listed(given)
         kind.check(inputs)
+        check_name(options["model"])
         check_range("version", options["version"], 2**63)
         check_range("top_k", options.get("top_k", 0), 2**31)
         answers: list[T] = []
@@ -171,7 +173,8 @@ class Calls:
         return [served_model(model) for model in response.models]
 
     def get_model(self, name: str, version: int, deadline: Deadline) -> Steps[ServedModel]:
-        """One model."""
+        """One model; InputError where its name is no Unicode."""
+        check_name(name)
         check_range("version", version, 2**63)
         request = model_pb2.GetModelRequest(model=name, version=version)
         response = yield from self.unary("GetModel", request, deadline)

@@ -84,7 +84,7 @@ class Client:
 
     Every method raises an ``EdgewrightError``: ModelNotFoundError, InputError, NotReadyError (also
     when no server answers), OverloadedError, DeadlineError, UnauthenticatedError,
-    PermissionDeniedError, or what else ``rpc_errors`` maps.
+    PermissionDeniedError, ConfigError once it is closed, or what else ``rpc_errors`` maps.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class Client:
         self._sleep = sleep
         self._channel = self._connection.channel()
         self._methods = self._connection.methods(self._channel)
+        self._closed = False
 
     def classify(
         self,
@@ -208,7 +209,7 @@ class Client:
         check_several(items, "items")
         stream = self._stream(ClassifyForm(model, version, top_k), timeout_s)
         call = StreamCall(
-            self._methods["StreamClassify"], iter(items), self._sleep, self._connection.clock
+            lambda: self._method("StreamClassify"), iter(items), self._sleep, self._connection.clock
         )
         return call.answers(stream.steps())
 
@@ -250,7 +251,10 @@ class Client:
         check_several(entries, "entries")
         stream = self._stream(FeedbackForm(), timeout_s)
         call = StreamCall(
-            self._methods["StreamFeedback"], iter(entries), self._sleep, self._connection.clock
+            lambda: self._method("StreamFeedback"),
+            iter(entries),
+            self._sleep,
+            self._connection.clock,
         )
         return call.answers(stream.steps())
 
@@ -266,6 +270,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -300,4 +305,9 @@ class Client:
     def _perform(self, step: Send | Pause) -> Any:
         if isinstance(step, Pause):
             return self._sleep(step.seconds)
-        return self._methods[step.method](step.request, timeout=step.timeout_s)
+        return self._method(step.method)(step.request, timeout=step.timeout_s)
+
+    def _method(self, name: str) -> Any:
+        if self._closed:
+            raise self._connection.closed()
+        return self._methods[name]

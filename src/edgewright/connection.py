@@ -105,6 +105,10 @@ class Connection:
         """
         return Deadline.after(self.timeout_s if timeout_s is None else timeout_s, self.clock)
 
+    def closed(self) -> ConfigError:
+        """What is said of a call by a client that is closed."""
+        return ConfigError([f"this client of {self.target} is closed; make another one"])
+
     @property
     def metadata(self) -> tuple[tuple[str, str], ...] | None:
         """What goes with every call."""

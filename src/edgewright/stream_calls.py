@@ -28,11 +28,11 @@ from edgewright.resumed_stream import (
 
 
 class StreamCall:
-    """Performs the steps on the thread that takes the answers."""
+    """Performs the steps on the thread that takes the answers; ``method`` gives the RPC."""
 
     def __init__(
         self,
-        method: Any,
+        method: Callable[[], Any],
         entries: Iterator[Any],
         sleep: Callable[[float], None],
         clock: Callable[[], float],
@@ -73,7 +73,7 @@ class StreamCall:
             case Open(timeout_s):
                 self._end()
                 self._requests = SimpleQueue()
-                self._call = self._method(iter(self._requests.get, None), timeout=timeout_s)
+                self._call = self._method()(iter(self._requests.get, None), timeout=timeout_s)
             case Write(request):
                 self._requests.put(request)
             case Read():

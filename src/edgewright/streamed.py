@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgewright.answers import Classification, classification
-from edgewright.call_inputs import MAX_TEXT_BYTES, check_range, chunks
+from edgewright.call_inputs import MAX_TEXT_BYTES, check_name, check_range, check_unicode, chunks
 from edgewright.errors import EdgewrightError, InputError, ServiceError
 from edgewright.v1 import prediction_pb2
 
@@ -36,7 +36,8 @@ class ClassifyForm:
     """The messages of StreamClassify; items are numbered as they come."""
 
     def __init__(self, model: str, version: int, top_k: int) -> None:
-        """InputError where ``version`` or ``top_k`` is out of range."""
+        """InputError where ``version`` or ``top_k`` is out of range, or ``model`` no Unicode."""
+        check_name(model)
         check_range("version", version, 2**63)
         check_range("top_k", top_k, 2**31)
         self._asked: dict[str, Any] = {"model": model, "version": version, "top_k": top_k}
@@ -93,9 +94,4 @@ def _check(index: int, item: object) -> None:
             f"item {index} is a {type(item).__name__}; a str or the bytes of an image file is "
             "expected"
         )
-    try:
-        item.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"item {index} is not valid Unicode: {error.reason} at {error.start}"
-        ) from error
+    check_unicode(f"item {index}", item)
