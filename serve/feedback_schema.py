@@ -143,11 +143,15 @@ def check(connection: Connection, store: str) -> int:
     return versions[0]
 
 
-def configure(kind: str, driver_connection: Any) -> None:
-    """Make a new DB-API connection durable: what is acknowledged must survive the loss of power."""
+def configure(kind: str, driver_connection: Any, *, create: bool) -> None:
+    """Make a new DB-API connection durable: what is acknowledged must survive the loss of power.
+
+    Without ``create`` the file of SQLite, which may be somebody else's, keeps its kind of log.
+    """
     cursor = driver_connection.cursor()
     if kind == SQLITE:
-        _write_ahead(cursor)
+        if create:
+            _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous=FULL")
     else:
         cursor.execute(

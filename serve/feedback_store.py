@@ -62,7 +62,7 @@ class FeedbackStore:
 
         @event.listens_for(engine, "connect")
         def configure(driver_connection: Any, _record: Any) -> None:
-            feedback_schema.configure(url.kind, driver_connection)
+            feedback_schema.configure(url.kind, driver_connection, create=create)
 
         store = cls(url, engine)
         step = feedback_schema.prepare if create else feedback_schema.check

@@ -199,13 +199,17 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     assert file.read_bytes() == b"text,label\n" * 1000
 
 
-def test_another_program_s_database_is_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("statement", ["CREATE TABLE feedback (id)", "SELECT 1"])
+def test_another_program_s_database_is_left_as_it_is(tmp_path: Path, statement: str) -> None:
     file = tmp_path / "other.db"
     with sqlite3.connect(file) as other:
-        other.execute("CREATE TABLE feedback (id)")
+        other.execute(statement)
     other.close()
+    before = file.read_bytes()
     with pytest.raises(FeedbackStoreError, match="holds no feedback store"):
         FeedbackStore.open(f"sqlite:///{file}", create=False)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(
