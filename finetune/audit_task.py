@@ -9,7 +9,8 @@ import numpy as np
 from torch import nn
 
 from edgewright.finetune.audit import Audit, AuditedRows, FeatureAudit, Lengths
-from edgewright.finetune.batches import Indices, RowSubset
+from edgewright.finetune.batch_statistics import measure_first_epoch, trained_normalisations
+from edgewright.finetune.batches import Indices, Rows, RowSubset
 from edgewright.finetune.device import autocast
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.findings import SHOWN
@@ -54,7 +55,10 @@ class Surveyed:
 
 
 def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
-    """Run the model as it is over the rows that a new head and, if wanted, the audit ask for."""
+    """Run the model as it is over the rows that a new head and, if wanted, the audit ask for.
+
+    Not for a head of a model whose batch normalisations train: see ``start_as_trained``.
+    """
     drawn = None
     wanted: dict[str, Indices] = {name: np.empty(0, np.int64) for name in SHOWN}
     if audited and task.config.audit == "full":
@@ -65,18 +69,10 @@ def survey_task(task: Task, feed: Feed, *, audited: bool = True) -> Surveyed:
     head = None
     if starts or (drawn is not None and encoder is None):
         head = find_head(task.model, task.probe_inputs(1))
-    if head is not None and starts:
-        wanted["train"] = np.union1d(wanted["train"], _probed(task))
+    if head is not None and starts and not trained_normalisations(feed.model):
+        wanted["train"] = np.union1d(wanted["train"], _probed(feed.rows["train"], task.config.seed))
     seen = {
-        name: survey(
-            feed.model,
-            RowSubset(feed.rows[name], chosen),
-            task.device,
-            head=head,
-            encoder=encoder,
-            precision=lambda: autocast(task.device, task.recipe.precision),
-            processes=task.processes,
-        )
+        name: _look(task, feed.model, RowSubset(feed.rows[name], chosen), head, encoder)
         for name, chosen in wanted.items()
         if len(chosen)
     }
@@ -97,9 +93,12 @@ def audit_task(task: Task, surveyed: Surveyed) -> Audit | None:
     return Audit(task.config.audit, names, task.tables, lengths, judged)
 
 
-def start_from_probe(task: Task, surveyed: Surveyed) -> None:
+def start_from_probe(task: Task, feed: Feed, surveyed: Surveyed) -> None:
     """Give a new head the weights of a linear probe on what it reads of the train rows."""
     if surveyed.head is None:
+        return
+    if trained_normalisations(feed.model):
+        start_as_trained(task, feed.model, feed.rows["train"], surveyed.head)
         return
     features = surveyed.seen["train"].head_inputs
     if features is not None:
@@ -107,12 +106,44 @@ def start_from_probe(task: Task, surveyed: Surveyed) -> None:
         start_head(surveyed.head, features, labels, task.config.seed)
 
 
+def start_as_trained(task: Task, model: nn.Module, rows: Rows, head: nn.Linear) -> None:
+    """Start ``head`` from a probe on what ``model`` gives as it is normalised in training.
+
+    There batch normalisations that train go by the rows of a batch, so what the head reads is
+    not what the statistics of pre-training give, and a head that has learnt that is near chance
+    from the first step on. These are given the statistics of ``rows`` first.
+    """
+    measure_first_epoch(model, rows, task.recipe, task.device)
+    chosen = _probed(rows, task.config.seed)
+    features = _look(task, model, RowSubset(rows, chosen), head).head_inputs
+    if features is not None:
+        start_head(head, features, rows.labels[chosen], task.config.seed)
+
+
+def _look(
+    task: Task,
+    model: nn.Module,
+    rows: Rows,
+    head: nn.Module | None,
+    encoder: nn.Module | None = None,
+) -> Survey:
+    return survey(
+        model,
+        rows,
+        task.device,
+        head=head,
+        encoder=encoder,
+        precision=lambda: autocast(task.device, task.recipe.precision),
+        processes=task.processes,
+    )
+
+
 def _sizes(task: Task) -> dict[str, int]:
     return {name: len(task.rows[name].labels) for name in SHOWN}
 
 
-def _probed(task: Task) -> Indices:
-    """Train rows for the head's probe: as many as it reads, drawn by seed."""
-    count = len(task.rows["train"].labels)
-    order = np.random.default_rng([task.config.seed, count]).permutation(count)
+def _probed(rows: Rows, seed: int) -> Indices:
+    """Places of rows for the head's probe: as many as it reads, drawn by seed."""
+    count = len(rows.labels)
+    order = np.random.default_rng([seed, count]).permutation(count)
     return np.sort(order[:FIT_ROWS])

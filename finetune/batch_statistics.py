@@ -15,9 +15,19 @@ from typing import Final
 import torch
 from torch import nn
 
-from edgewright.finetune.batches import Indices, Rows, micro_batches, to_device
+from edgewright.errors import ConfigError
+from edgewright.finetune.batches import (
+    ChangingRows,
+    Indices,
+    Rows,
+    micro_batches,
+    to_device,
+    training_steps,
+)
 from edgewright.finetune.device import autocast
 from edgewright.finetune.freeze import frozen_modules
+from edgewright.finetune.memory import is_out_of_memory, out_of_memory
+from edgewright.finetune.recipe import Recipe
 
 MOST_ROWS: Final = 1_024  # the paper finds little left to gain past 1,000
 
@@ -62,18 +72,53 @@ def measure_statistics(
         rows: the training rows.
         steps: indices of rows, a step each.
         device: where the model is.
-        batch_size: rows of one pass, two or more: a channel's variance takes two values.
+        batch_size: rows of one pass, two or more: a channel's variance takes two values. Where
+            memory is short, passes are half as large, and half of that.
         precision: as in training.
         of: these in place of those that train.
+
+    Raises:
+        ConfigError: not even two rows fit in memory.
     """
     chosen = trained_normalisations(model) if of is None else of
     normalisations = [each for each in chosen if each.track_running_stats]
     if not normalisations:
         return
-    with torch.no_grad(), _measuring(model, normalisations):
-        for batch in _batches(steps, batch_size):
-            with autocast(device, precision):
-                model(**to_device(rows.inputs(batch), device))
+    try:
+        with torch.no_grad(), _measuring(model, normalisations):
+            for batch in _batches(steps, batch_size):
+                with autocast(device, precision):
+                    model(**to_device(rows.inputs(batch), device))
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if batch_size < 4:
+            raise ConfigError(out_of_memory(batch_size)) from error
+    measure_statistics(
+        model, rows, steps, device, batch_size=batch_size // 2, precision=precision, of=of
+    )
+
+
+def measure_first_epoch(
+    model: nn.Module,
+    rows: Rows,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    of: Sequence[BatchNorm] | None = None,
+) -> None:
+    """``measure_statistics`` over the steps of a first epoch, as training shows them."""
+    steps = training_steps(rows.lengths, recipe.step_rows, seed=recipe.seed, epoch=1, least=2)
+    measure_statistics(
+        model,
+        rows.for_epoch(1) if isinstance(rows, ChangingRows) else rows,
+        steps,
+        device,
+        batch_size=recipe.batch_size,
+        precision=recipe.precision,
+        of=of,
+    )
 
 
 def _batches(steps: Sequence[Indices], size: int) -> Iterator[Indices]:

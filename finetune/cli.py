@@ -179,7 +179,8 @@ def _one_label_column(
     "--lr",
     type=float,
     help=f"Highest learning rate. [texts: {LR_PARTLY_FROZEN:g} partly frozen, {LR_FULL:g} full; "
-    f"images: {LR_IMAGES_PARTLY_FROZEN:g}, {LR_IMAGES_FULL:g}; with --lora: {LR_LORA:g}]",
+    f"images: {LR_IMAGES_PARTLY_FROZEN:g}, {LR_IMAGES_FULL:g} full without batch normalisations; "
+    f"with --lora: {LR_LORA:g}]",
 )
 @click.option(
     "--batch-size", type=int, default=16, help="Rows of one pass; halved when memory is short."

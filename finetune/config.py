@@ -18,7 +18,8 @@ DEFAULT_MAX_LENGTH: Final = 128  # tokens, special ones included
 DEFAULT_FREEZE: Final = 0.5
 LR_PARTLY_FROZEN: Final = 1e-4
 LR_FULL: Final = 2e-5
-# Convolutions bear, and want, larger steps than encoders of texts.
+# Convolutions bear, and want, larger steps than encoders of texts, and where batch normalisations
+# hold their scale, all of them together too.
 LR_IMAGES_PARTLY_FROZEN: Final = 1e-3
 LR_IMAGES_FULL: Final = 2e-4
 # Ten times that of the weights: on BBC News 1e-3 gave MiniLM the accuracy of --freeze 3 without
@@ -148,14 +149,20 @@ class FinetuneConfig:
             max_length=DEFAULT_MAX_LENGTH if self.max_length is None else self.max_length,
         )
 
-    def rate(self, kind: Kind, frozen: int) -> float:
-        """The highest learning rate, as given or by what trains; ``frozen`` blocks do not."""
+    def rate(self, kind: Kind, frozen: int, *, normalises: bool = False) -> float:
+        """The highest learning rate, as given or by what trains.
+
+        Args:
+            kind: of the examples.
+            frozen: how many blocks do not train.
+            normalises: whether batch normalisations do.
+        """
         if self.lr is not None:
             return self.lr
         if self.lora is not None:
             return LR_LORA
         if kind is IMAGE:
-            return LR_IMAGES_PARTLY_FROZEN if frozen else LR_IMAGES_FULL
+            return LR_IMAGES_PARTLY_FROZEN if frozen or normalises else LR_IMAGES_FULL
         return LR_PARTLY_FROZEN if frozen else LR_FULL
 
     def to_mapping(self) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from edgewright.errors import ConfigError
 from edgewright.finetune.activation_cache import ActivationCache, CacheUse
-from edgewright.finetune.audit_task import start_from_probe, survey_task
+from edgewright.finetune.audit_task import start_as_trained, start_from_probe, survey_task
+from edgewright.finetune.batch_statistics import trained_normalisations
 from edgewright.finetune.batches import Indices, Rows, RowSubset
 from edgewright.finetune.evaluate import Logits, cross_entropy, predict_logits
 from edgewright.finetune.feed import Feed, Keep, open_caches
@@ -85,8 +87,8 @@ def choose_depth(
 ) -> DepthChoice:
     """Try the depths of ``SHARES`` and choose one.
 
-    The model is left as it was, but for a new head, which is started from a linear probe. Whether
-    the frozen parts are cached was ``decided`` by a run gone on with, or ``keep`` is told.
+    The model is left as it was, but for a new head, which may be started from a linear probe.
+    Whether the frozen parts are cached was ``decided`` by a run gone on with, or ``keep`` is told.
 
     Raises:
         ConfigError: the model's blocks are not recognised, or there are too few rows.
@@ -141,12 +143,20 @@ class _Fold:
 
 
 class _Race:
-    """Depths that train from the same start, on rows of train and validation together."""
+    """Depths that train from the same start, on rows of train and validation together.
+
+    But for a new ``head`` of a model with batch normalisations: what it reads at first depends on
+    how many of them train, so each depth starts it anew. None where there is none to start so.
+    """
 
     def __init__(
-        self, task: Task, rows: ExampleRows, caches: Mapping[int, ActivationCache]
+        self,
+        task: Task,
+        rows: ExampleRows,
+        caches: Mapping[int, ActivationCache],
+        head: nn.Linear | None,
     ) -> None:
-        self.task, self.rows, self.caches = task, rows, caches
+        self.task, self.rows, self.caches, self.head = task, rows, caches, head
         self.folds = _folds(len(task.rows["train"].labels), len(rows.labels), task.config.seed)
         self.start = {name: each.detach().clone() for name, each in _state(task.model)}
         self.tries: dict[int, list[Try]] = {}
@@ -169,9 +179,13 @@ class _Race:
             output.note(f"every depth computes its frozen part anew: {caches}")
             caches = []
         feed = Feed.cached(task, caches[-1]) if caches else Feed.live(task, "")
-        start_from_probe(task, survey_task(task, feed, audited=False))
+        seen = survey_task(task, feed, audited=False)
+        anew = bool(trained_normalisations(task.model))
+        if not anew:
+            start_from_probe(task, feed, seen)
         rows = task.rows["train"].joined(task.rows["validation"])
-        return cls(task, rows, {cache.cut.blocks: cache for cache in caches})
+        by_depth = {cache.cut.blocks: cache for cache in caches}
+        return cls(task, rows, by_depth, seen.head if anew else None)
 
     def run(self, depth: int, rows: int) -> None:
         """Train at this depth, judge, and put the weights back."""
@@ -225,13 +239,16 @@ class _Race:
         model = task.model if cache is None else cache.model()
         rows: Rows = self.rows if cache is None else cache.rows(self.rows)
         part = find_part(task.model, depth, task.probe_inputs(1))
-        recipe = replace(task.recipe, epochs=1, lr=task.config.rate(task.examples.kind, depth))
         hold(part)
+        recipe = replace(task.recipe, epochs=1, lr=task.rate(depth))
         adapters = task.adapt(depth)
+        shown = RowSubset(rows, train)
         try:
+            if self.head is not None:
+                start_as_trained(task, model, shown, self.head)
             fit(
                 model,
-                RowSubset(rows, train),
+                shown,
                 recipe,
                 task.device,
                 validate=lambda: None,
@@ -262,6 +279,6 @@ def _spread(rows: Indices, count: int, seed: int) -> Indices:
     return np.random.default_rng([seed, len(rows)]).permutation(rows)[:count]
 
 
-def _state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _state(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()

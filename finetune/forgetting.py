@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgewright.finetune.batch_statistics import BatchNorm, measure_statistics
-from edgewright.finetune.batches import ChangingRows, Rows, RowSubset, training_steps
+from edgewright.finetune.batch_statistics import BatchNorm, measure_first_epoch
+from edgewright.finetune.batches import Rows, RowSubset
 from edgewright.finetune.evaluate import predict_logits, score
 from edgewright.finetune.interpolation import SHARES, Movement, fresh_tensors
 from edgewright.finetune.masked_probe import MaskedProbe
@@ -156,15 +156,11 @@ def _mix(task: Task, movement: Movement, share: float) -> None:
     movement.mix(task.model, share)
     if not 0 < share < 1:
         return
-    recipe, rows = task.recipe, task.rows["train"]
-    shown = rows.for_epoch(1) if isinstance(rows, ChangingRows) else rows
-    measure_statistics(
+    measure_first_epoch(
         task.model,
-        shown,
-        training_steps(rows.lengths, recipe.step_rows, seed=recipe.seed, epoch=1, least=2),
+        task.rows["train"],
+        task.recipe,
         task.device,
-        batch_size=recipe.batch_size,
-        precision=recipe.precision,
         of=[
             module
             for name, module in task.model.named_modules()

@@ -143,7 +143,7 @@ def _run(
     tell_feed(task, feed, output)
     with watch.phase("survey"):
         seen = survey_task(task, feed)
-        start_from_probe(task, seen)
+        start_from_probe(task, feed, seen)
     with watch.phase("audit"):
         audit = audit_task(task, seen)
     tell_audit(audit, output)

@@ -130,7 +130,7 @@ class Task:
         """
         part = freeze(self.model, depth, self.probe_inputs(1))
         self._refuse_batches()
-        lr = self.config.rate(self.examples.kind, part.blocks)
+        lr = self.rate(part.blocks)
         config = replace(self.config, freeze=part.blocks, lr=lr)
         return replace(self, config=config, part=part, adapters=self.adapt(part.blocks))
 
@@ -154,7 +154,7 @@ class Task:
         balanced = config.class_weights == "balanced"
         return Recipe(
             epochs=config.epochs,
-            lr=config.rate(self.examples.kind, self.part.blocks),
+            lr=self.rate(self.part.blocks),
             batch_size=config.batch_size,
             accumulate=config.accumulate,
             warmup=config.warmup,
@@ -166,6 +166,11 @@ class Task:
             precision=config.precision,
             seed=config.seed,
         )
+
+    def rate(self, frozen: int) -> float:
+        """The highest learning rate where the first ``frozen`` blocks are held, as they are now."""
+        normalises = bool(trained_normalisations(self.model))
+        return self.config.rate(self.examples.kind, frozen, normalises=normalises)
 
     @property
     def rate_factors(self) -> dict[nn.Parameter, float]:

@@ -151,3 +151,20 @@ def test_a_model_without_them_is_not_run():
     points = Points.draw(4)
     measure(torch.nn.Sequential(torch.nn.Linear(3, 2)), points, [np.arange(4)])
     assert points.reads == 0
+
+
+def test_where_memory_is_short_they_are_measured_in_smaller_passes():
+    net, points, passes = Net(), Points.draw(32), []
+    forward = net.forward
+
+    def limited(values):
+        net.first(values)  # what a pass that fails has seen by then counts for nothing
+        if len(values) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        passes.append(len(values))
+        return forward(values)
+
+    net.forward = limited
+    measure(net, points, [np.arange(16), np.arange(16, 32)])
+    assert passes == [4] * 8
+    torch.testing.assert_close(net.first.running_mean.numpy(), points.values.mean(axis=0))
