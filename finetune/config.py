@@ -18,8 +18,9 @@ DEFAULT_MAX_LENGTH: Final = 128  # tokens, special ones included
 DEFAULT_FREEZE: Final = 0.5
 LR_PARTLY_FROZEN: Final = 1e-4
 LR_FULL: Final = 2e-5
-# Convolutions bear, and want, larger steps than encoders of texts, and where batch normalisations
-# hold their scale, all of them together too.
+# Convolutions bear, and want, larger steps than encoders of texts. Where batch normalisations hold
+# their scale, so do all of them together: four epochs on 80 digits, means of three seeds, gave
+# EfficientNet-Lite0 an accuracy of .56 at 1e-3 and of .32 at 2e-4, MobileNetV2 of .88 and .67.
 LR_IMAGES_PARTLY_FROZEN: Final = 1e-3
 LR_IMAGES_FULL: Final = 2e-4
 # Ten times that of the weights: on BBC News 1e-3 gave MiniLM the accuracy of --freeze 3 without

@@ -83,8 +83,9 @@ def test_the_head_is_a_probe_of_what_the_statistics_of_the_train_rows_give(
     torch.testing.assert_close(head.weight, expected.weight, rtol=0, atol=2e-4)
 
 
-def test_each_depth_starts_its_own_head_and_leaves_no_statistics(task, monkeypatch) -> None:
-    prepared, heads = task(freeze="auto", cache="on"), []
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_each_depth_starts_its_own_head_and_leaves_no_statistics(task, monkeypatch, cache) -> None:
+    prepared, heads = task(freeze="auto", cache=cache), []
     before = statistics(prepared.model)
     head = find_head(prepared.model, prepared.probe_inputs(1))
     fit = depth.fit
