@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Final
+
 from edgewright.finetune.audit import Audit
 from edgewright.finetune.feed import Feed
 from edgewright.finetune.forgetting import Forgetting
@@ -9,6 +13,8 @@ from edgewright.finetune.recipe import Epoch, Recipe
 from edgewright.finetune.summary import lora_words, millions
 from edgewright.finetune.task import Task
 from edgewright.output import Output
+
+_LINE_EACH_S: Final = 60.0
 
 
 def tell_task(task: Task, output: Output) -> None:
@@ -66,6 +72,20 @@ def tell_epoch(epoch: Epoch, recipe: Recipe, output: Output) -> None:
             f"macro-F1 {scores.macro_f1:.4f}"
         )
     output.note(line)
+
+
+class StepLines:
+    """How far training is, once a minute, where no bar shows it: a log file is silent else."""
+
+    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
+        self._output, self._clock, self._told_at = output, clock, clock()
+
+    def tell(self, line: str) -> None:
+        """Write ``line``, unless another was written less than a minute ago."""
+        now = self._clock()
+        if not self._output.draws_bars and now - self._told_at >= _LINE_EACH_S:
+            self._told_at = now
+            self._output.note(line)
 
 
 def tell_forgetting(forgetting: Forgetting | None, output: Output) -> None:

@@ -34,6 +34,7 @@ from edgewright.finetune.first_token import compute_every_token, compute_first_t
 from edgewright.finetune.forgetting import settle_weights
 from edgewright.finetune.freeze import thaw
 from edgewright.finetune.notes import (
+    StepLines,
     tell_audit,
     tell_epoch,
     tell_feed,
@@ -228,14 +229,19 @@ def _keeper(unfinished: Unfinished, config: FinetuneConfig, task: Task, name: st
 def train(task: Task, feed: Feed, output: Output, saver: Saver) -> Fit:
     """Train the task's model, tell how it goes, and leave it an ordinary model at its best."""
     recipe = task.recipe
-    steps = recipe.epochs * ceil(len(task.rows["train"].labels) / recipe.step_rows)
+    steps_per_epoch = ceil(len(task.rows["train"].labels) / recipe.step_rows)
+    steps = recipe.epochs * steps_per_epoch
+    lines = StepLines(output)
     if task.part.blocks < task.part.of and task.examples.kind is TEXT:
         compute_first_token_only(task.model, task.probe_inputs(4))
     with output.progress() as bar:
         shown = bar.add_task("training", total=steps, status="")
 
-        def on_step(epoch: int, loss: float) -> None:
-            bar.update(shown, advance=1, status=f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}")
+        def on_step(epoch: int, step: int, loss: float) -> None:
+            done = (epoch - 1) * steps_per_epoch + step
+            status = f"epoch {epoch}/{recipe.epochs}, loss {loss:.3f}"
+            bar.update(shown, completed=done, status=status)
+            lines.tell(f"{status}, step {done} of {steps}")
 
         outcome = fit(
             feed.model,

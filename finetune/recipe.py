@@ -64,9 +64,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Called as training goes on: the loss after every step, each epoch, and warnings."""
+    """Called as training goes on.
 
-    on_step: Callable[[int, float], None] = lambda _epoch, _loss: None
+    ``on_step``, after every step: the epoch and the step of it, from 1, and the loss.
+    """
+
+    on_step: Callable[[int, int, float], None] = lambda _epoch, _step, _loss: None
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None
     on_warning: Callable[[str], None] = lambda _message: None
 

@@ -174,7 +174,7 @@ class _Training:
             lr = recipe.lr * warmup_cosine(done, total, recipe.warmup)
             torch.manual_seed(_dropout_seed(recipe.seed, number, index, self.processes.rank))
             self.losses.append(self._step(steps[index], lr))
-            self.watcher.on_step(number, self.losses[-1])
+            self.watcher.on_step(number, index + 1, self.losses[-1])
             if index + 1 < len(steps):
                 saver.save_now_and_then(self.state)
         self.share_weights()

@@ -33,6 +33,11 @@ class Output:
         """Whether notes and progress are left out."""
         return self.json_only or self.quiet or self.mute
 
+    @property
+    def draws_bars(self) -> bool:
+        """Whether ``progress`` is to be seen: on a terminal, and not in a log file."""
+        return not self.silent and sys.stderr.isatty()
+
     def note(self, message: str) -> None:
         """A line for the person watching, on stderr."""
         if not self.silent:
@@ -64,5 +69,5 @@ class Output:
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
             console=Console(stderr=True),
-            disable=self.silent or not sys.stderr.isatty(),
+            disable=not self.draws_bars,
         )

@@ -59,7 +59,7 @@ def trained(root: Path | None, processes: Processes) -> dict[str, Any]:
         cache = filled(model, part, rows, root, processes)
         called, read = cache.model(), cache.rows(rows)
         told = {"found": cache.use.found, "filled": cache.use.filled}
-    watcher = Watcher(on_step=lambda _epoch, loss: losses.append(loss))
+    watcher = Watcher(on_step=lambda _epoch, _step, loss: losses.append(loss))
     fit(called, read, RECIPE, CPU, validate=lambda: None, watcher=watcher, processes=processes)
     logits = predict_logits(called, read, CPU, 8, processes=processes)
     return {

@@ -51,7 +51,7 @@ def fill(model, part, rows, chosen_plan, **told):
 def train(model, rows, epochs: int = 2):
     losses = []
     recipe = Recipe(epochs=epochs, lr=1e-3, batch_size=8)
-    watcher = Watcher(on_step=lambda _epoch, loss: losses.append(loss))
+    watcher = Watcher(on_step=lambda _epoch, _step, loss: losses.append(loss))
     fit(model, rows, recipe, CPU, validate=lambda: None, watcher=watcher)
     return losses
 

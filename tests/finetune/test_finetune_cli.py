@@ -1,6 +1,8 @@
 """``edgewright finetune`` from the outside: what it writes, says and refuses."""
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from tiny_models import make_rows, save_tokenizer, tiny_classifier, write_csv
 from transformers import AutoModelForSequenceClassification
 
 from edgewright.checkpoint import Checkpoint
-from edgewright.finetune import pipeline
+from edgewright.finetune import notes, pipeline
 from edgewright.finetune.checkpoint_writer import CheckpointContents
 from edgewright.finetune.summary import millions
 from edgewright.manifest import verify
+from edgewright.output import Output
 
 
 def tree(folder):
@@ -250,6 +253,26 @@ def test_a_split_column_is_honoured(finetune, tmp_path):
     rows = [(*row, "test" if i < 20 else "train") for i, row in enumerate(make_rows(120))]
     file = write_csv(tmp_path / "rows.csv", rows, ("text", "label", "part"))
     assert finetune("--split-column", "part", "--json", data=file).json["rows"]["test"] == 20
+
+
+def test_a_log_file_is_told_once_a_minute_how_far_training_is(finetune, monkeypatch):
+    monkeypatch.setattr(notes, "_LINE_EACH_S", 0.0)
+    line = r"^epoch (\d)/2, loss \d+\.\d+, step (\d+) of (\d+)$"
+    told = re.findall(line, finetune("--epochs", 2).err, re.M)
+    assert [int(step) for _, step, _ in told] == list(range(1, int(told[0][2]) + 1))
+    assert [epoch for epoch, _, _ in told] == sorted(["1", "2"] * (len(told) // 2))
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_a_line_comes_a_minute_after_the_one_before_where_there_is_no_bar(
+    capsys, monkeypatch, on_terminal
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal, raising=False)
+    times = iter([100.0, 159.0, 160.0, 219.0, 220.5])
+    lines = notes.StepLines(Output(), lambda: next(times))
+    for line in "abcd":
+        lines.tell(line)
+    assert capsys.readouterr().err == ("" if on_terminal else "b\nd\n")
 
 
 def test_where_nothing_is_frozen_no_frozen_part_is_spoken_of(finetune):

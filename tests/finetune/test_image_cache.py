@@ -67,7 +67,7 @@ def cached(model, part, rows, root, **changes):
 
 def train(model, rows, epochs: int = 3) -> list[float]:
     losses: list[float] = []
-    watcher = Watcher(on_step=lambda _epoch, loss: losses.append(loss))
+    watcher = Watcher(on_step=lambda _epoch, _step, loss: losses.append(loss))
     recipe = Recipe(epochs=epochs, lr=1e-3, batch_size=8)
     fit(model, rows, recipe, CPU, validate=lambda: None, watcher=watcher)
     return losses

@@ -149,7 +149,7 @@ def fitted(rank: int) -> tuple[list[float], Fit]:
     """Losses with dropout in one process of ``AllRows``, whose own scores are bad ones."""
     model, rows, losses = tiny_classifier("bert"), MadeUpRows(24), list[float]()
     bad = Scores(n=3, correct=0, loss=9.0, accuracy=0.0, macro_f1=0.0)
-    watcher = Watcher(on_step=lambda _epoch, loss: losses.append(loss))
+    watcher = Watcher(on_step=lambda _epoch, _step, loss: losses.append(loss))
     device, processes = torch.device("cpu"), AllRows(rank)
     outcome = fit(
         model, rows, RECIPE, device, validate=lambda: bad, watcher=watcher, processes=processes

@@ -301,8 +301,9 @@ def test_half_precision_computes_in_it_and_keeps_fp32_weights(rows, precision):
 def test_every_step_and_epoch_is_told(model, rows):
     steps, epochs = [], []
     watcher = Watcher(
-        lambda epoch, _loss: steps.append(epoch), lambda epoch: epochs.append(epoch.number)
+        lambda epoch, step, _loss: steps.append((epoch, step)),
+        lambda epoch: epochs.append(epoch.number),
     )
     fit(model, rows, recipe(epochs=2, batch_size=9), CPU, validate=lambda: None, watcher=watcher)
-    assert steps == [1] * 5 + [2] * 5
+    assert steps == [(epoch, step) for epoch in (1, 2) for step in range(1, 6)]
     assert epochs == [1, 2]
