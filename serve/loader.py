@@ -72,21 +72,26 @@ class Loader:
         self.begun: dict[Key, datetime] = {}  # what is being loaded, since when
         self._few = asyncio.Semaphore(AT_ONCE)
         self._failures: dict[Key, _Failure] = {}
-        self._attempts: set[asyncio.Task[Loaded | _Failure]] = set()
+        self._attempts: dict[Key, asyncio.Task[Loaded | _Failure]] = {}
         self._closed = False
 
     async def load(self, name: str, version: int, *, again: bool) -> Loaded:
         """Load one version; without ``again`` not one that failed and has not changed since.
 
-        Who asks may leave. A thread cannot: what it has begun stays one of the few until it ends.
+        Who asks may leave. A thread cannot: what it has begun stays one of the few until it ends,
+        and whoever asks for the same meanwhile waits for that first.
 
         Raises:
             EdgewrightError: it does not answer; says why.
         """
+        key = (name, version)
         await self._few.acquire()
-        attempt = asyncio.create_task(self._attempt(name, version, again))
-        self._attempts.add(attempt)
-        attempt.add_done_callback(self._attempts.discard)
+        while (before := self._attempts.get(key)) is not None:
+            self._few.release()
+            await asyncio.wait((before,))
+            await self._few.acquire()
+        attempt = self._attempts[key] = asyncio.create_task(self._attempt(name, version, again))
+        attempt.add_done_callback(lambda _: self._attempts.pop(key))
         outcome = await asyncio.shield(attempt)
         if isinstance(outcome, _Failure):
             raise outcome.error()

@@ -733,17 +733,41 @@ def test_a_load_whose_asker_has_left_stays_one_of_the_few(
         disk.write(version, "more")
     with following(disk) as server:
         loader = server.follower._loader
-
-        async def ask_and_leave(version: int) -> None:
-            asking = asyncio.create_task(loader.load("news", version, again=True))
-            for _ in range(10):
-                await asyncio.sleep(0.01)
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-
         for version in range(2, 7):
-            server.run(ask_and_leave(version))
+            server.run(ask_and_leave(loader, version))
+        server.run(until_begun(disk, 2, 3))
         assert sorted(loader.begun) == [("news", 2), ("news", 3)]
-        assert [each for each in disk.loads if each[1] > 1] == [("news", 2), ("news", 3)]
         hung.set()
         assert server.run(loader.load("news", 6, again=True)).model.version == 6
+
+
+def test_a_version_that_is_asked_for_again_holds_up_no_other(
+    disk: Disk, hung: threading.Event
+) -> None:
+    for version in (2, 3):
+        disk.write(version, "more")
+    with following(disk) as server:
+        loader = server.follower._loader
+        for version in (2, 2, 3):
+            server.run(ask_and_leave(loader, version))
+        server.run(until_begun(disk, 2, 3))
+        asking = server.task(loader.load("news", 2, again=True))
+        hung.set()
+        assert server.run(asyncio.wait_for(asking, 30)).model.version == 2  # type: ignore[arg-type]
+        assert loader.begun == {}
+
+
+async def ask_and_leave(loader: Loader, version: int) -> None:
+    asking = asyncio.create_task(loader.load("news", version, again=True))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def until_begun(disk: Disk, *versions: int) -> None:
+    """Until these loads of "news" have begun, and no other."""
+    async with asyncio.timeout(30):
+        while len(begun := [each for each in disk.loads if each[1] > 1]) < len(versions):
+            await asyncio.sleep(0.01)
+    assert sorted(begun) == [("news", version) for version in versions]
