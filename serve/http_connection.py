@@ -15,6 +15,7 @@ from edgewright.serve.ports import at
 MAX_HEAD_BYTES: Final = 16 << 10
 ANSWER_S: Final = 30.0  # for the client to take it
 _CHUNK: Final = 64 << 10
+_LOOK_S: Final = 0.02  # between two looks at what TLS has not sent: nothing tells
 _SHORT: Final = {
     "commonName": "CN", "organizationalUnitName": "OU", "organizationName": "O",
     "localityName": "L", "stateOrProvinceName": "ST", "countryName": "C",
@@ -24,10 +25,17 @@ _SHORT: Final = {
 class Connection:
     """Parses what comes, and sends what is answered."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        plain: asyncio.Transport,
+    ) -> None:
+        """``plain`` is the writer's transport or, where that is of TLS, the one beneath."""
         self._reader = reader
         self._writer = writer
-        writer.transport.set_write_buffer_limits(high=0)  # what is drained, the system has
+        self._plain = plain
+        plain.set_write_buffer_limits(high=0)  # what is drained, the system has
         self._state = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         host, port = (writer.get_extra_info("peername") or ("", 0))[:2]
         self._subject = _subject(writer.get_extra_info("peercert"))
@@ -82,6 +90,14 @@ class Connection:
         self._writer.write(b"".join(parts))
         async with asyncio.timeout(ANSWER_S):
             await self._writer.drain()
+            while self._unsent():
+                await asyncio.sleep(_LOOK_S)
+                await self._writer.drain()  # raises, where the client has left
+
+    def _unsent(self) -> int:
+        """Bytes that the system has not taken; none of a plain connection that was drained."""
+        tls = self._writer.transport
+        return tls.get_write_buffer_size() + self._plain.get_write_buffer_size()
 
     async def goes_on(self) -> bool:
         """Whether another request may follow what was answered."""
@@ -102,6 +118,10 @@ class Connection:
         except (OSError, TimeoutError, h11.ProtocolError):
             return
         await self._flush()
+
+    def abort(self) -> None:
+        """Let the connection go, and what was not sent with it."""
+        self._writer.transport.abort()
 
     async def _flush(self) -> None:
         """Let the client read what was sent: closing on bytes unread would take it away."""

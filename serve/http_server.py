@@ -19,6 +19,7 @@ import h11
 from edgewright.serve.http_connection import Connection
 from edgewright.serve.http_limits import BodyLimit
 from edgewright.serve.http_messages import Answer, Refusal
+from edgewright.serve.http_tls import secured
 from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.ports import listening, port_of
 
@@ -102,29 +103,23 @@ class HttpServer:
             taken.close()
             return
         try:
-            reader, writer = await self._opened(taken, context)
+            peer = await self._opened(taken, context)
         except (OSError, asyncio.CancelledError):  # no TLS, or the server stops
             return
-        await self._talk(reader, writer, crowded)
+        await self._talk(peer, crowded)
 
-    async def _opened(
-        self, taken: socket.socket, context: ssl.SSLContext | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _opened(self, taken: socket.socket, context: ssl.SSLContext | None) -> Connection:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol,
-            taken,
-            ssl=context,
-            ssl_handshake_timeout=None if context is None else self._head_s,
-        )
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        if context is None:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, taken)
+            plain = transport
+        else:
+            transport, plain = await secured(taken, protocol, context, self._head_s)
+        return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop), plain)
 
-    async def _talk(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, crowded: bool
-    ) -> None:
-        peer = Connection(reader, writer)
+    async def _talk(self, peer: Connection, crowded: bool) -> None:
         try:
             if crowded:
                 raise Refusal(
@@ -140,7 +135,7 @@ class HttpServer:
         except (OSError, TimeoutError, asyncio.CancelledError, h11.LocalProtocolError):
             pass  # it has left, is too slow, or the server stops
         finally:
-            writer.transport.abort()
+            peer.abort()
 
     async def _exchange(self, peer: Connection) -> bool:
         """One request and its answer; False where no other may follow."""

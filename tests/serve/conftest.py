@@ -35,8 +35,8 @@ T = TypeVar("T")
 class LoopThread:
     """An event loop in a thread: servers run on it while tests call them from outside."""
 
-    def __init__(self) -> None:
-        self.loop = new_event_loop()
+    def __init__(self, make: Callable[[], asyncio.AbstractEventLoop] = new_event_loop) -> None:
+        self.loop = make()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 

@@ -1,0 +1,159 @@
+"""HTTPS on uvloop and on Python's own loop: what is sent, the system has; then others may follow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+import trustme
+
+from edgewright.serve import http_connection
+from edgewright.serve.event_loop import new_event_loop
+from edgewright.serve.http_messages import Request, Response
+from edgewright.serve.http_server import HttpServer
+from edgewright.serve.outgoing import Outgoing
+
+from .conftest import LoopThread, until
+
+LARGE = 16 << 20  # bytes, more than the system holds
+REQUEST = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(params=[new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def loop(request: pytest.FixtureRequest) -> Iterator[LoopThread]:
+    thread = LoopThread(request.param)
+    yield thread
+    thread.close()
+
+
+@dataclass
+class Https:
+    """A server whose answers have ``size`` bytes; it is bound, and does not accept yet."""
+
+    loop: LoopThread
+    ours: ssl.SSLContext
+    theirs: ssl.SSLContext
+    size: int = 2
+    asked: threading.Event = field(default_factory=threading.Event)
+    outgoing: Outgoing = field(default_factory=Outgoing)
+
+    def __post_init__(self) -> None:
+        self.server = self.loop.run(self._made())
+
+    async def _made(self) -> HttpServer:
+        return HttpServer(
+            "127.0.0.1",
+            0,
+            self._answer,
+            max_body_bytes=1000,
+            context=lambda: self.ours,
+            outgoing=self.outgoing,
+        )
+
+    async def _answer(self, _request: Request) -> Response:
+        self.asked.set()
+        return Response(200, "text/plain", bytes(self.size))
+
+    def start(self) -> None:
+        self.loop.run(self.server.start())
+
+    def connect(self) -> ssl.SSLSocket:
+        """A connection before its handshake, by which little is taken at once."""
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(60)
+        plain.connect(("127.0.0.1", self.server.port))
+        return self.theirs.wrap_socket(
+            plain, server_hostname="127.0.0.1", do_handshake_on_connect=False
+        )
+
+    async def turns(self) -> None:
+        """Let the loop do what it can do at once."""
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    async def stop_once_sent(self) -> None:
+        while self.outgoing:
+            await asyncio.sleep(0.01)
+        await self.server.stop()
+
+
+@pytest.fixture
+def https(loop: LoopThread) -> Iterator[Https]:
+    authority = trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(ours)
+    authority.configure_trust(theirs)
+    made = Https(loop, ours, theirs)
+    yield made
+    loop.run(made.server.stop())
+
+
+def hello(client: ssl.SSLSocket) -> None:
+    """Send the client's first words, and do not wait for the server's."""
+    client.setblocking(False)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    client.settimeout(60)
+
+
+def test_an_answer_is_being_sent_until_the_system_has_all_of_it(https: Https) -> None:
+    https.size = LARGE
+    https.start()
+    with https.connect() as client, ThreadPoolExecutor(1) as pool:
+        client.sendall(REQUEST)
+        assert https.asked.wait(60)
+        https.loop.run(https.turns())
+        assert len(https.outgoing) == 1
+        stopped = pool.submit(https.loop.run, https.stop_once_sent())
+        with client.makefile("rb") as answer:
+            while answer.readline() != b"\r\n":
+                pass
+            assert len(answer.read(LARGE)) == LARGE
+        stopped.result()
+
+
+def test_what_was_taken_is_not_waited_for(https: Https, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "ANSWER_S", 600.0)
+    https.start()
+    with https.connect() as client:
+        client.sendall(REQUEST)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        until(lambda: not https.outgoing)
+        client.sendall(REQUEST)
+        until(lambda: not https.outgoing)
+
+
+def test_clients_may_speak_before_they_are_taken_in_or_after(https: Https) -> None:
+    with https.connect() as early, https.connect() as late:
+        hello(early)
+        https.start()
+        for client in (early, late):
+            client.do_handshake()
+            client.sendall(REQUEST)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            until(lambda: len(https.server._connections) == 2)
+
+
+def test_who_leaves_in_the_handshake_leaves_nothing(
+    https: Https, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients = [https.connect() for _ in range(6)]
+    for client in clients[:3]:
+        hello(client)
+    https.start()
+    until(lambda: len(https.server._connections) == len(clients))
+    for number, client in enumerate(clients):
+        if number % 2:  # by a reset
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    until(lambda: not https.server._connections)
+    assert caplog.records == []
