@@ -41,8 +41,8 @@ class AccessLog:
 def _fields(record: CallRecord, code: str, ended: float) -> Mapping[str, Any]:
     fields: dict[str, Any] = {"method": record.method, "code": code}
     fields |= {"caller": record.known_as or record.caller, "address": record.caller}
-    if record.model is not None:
-        fields |= {"model": record.model.name, "version": record.model.version}
+    if record.answered_by is not None:
+        fields |= dict(zip(("model", "version"), record.answered_by, strict=True))
     fields |= {"rows": record.rows, "ms": _ms(ended - record.started)}
     if record.messages:
         fields["messages"] = record.messages

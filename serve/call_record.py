@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from itertools import count
 from typing import Any, Final, NamedTuple
+from weakref import ref
 
 from edgewright.serve.call import Call
 from edgewright.serve.models import ServedModel
@@ -21,8 +22,8 @@ class CallRecord:
     """One call of a method, from its arrival to its end. It belongs to the event loop."""
 
     __slots__ = (
-        "caller", "epoch_ns", "known_as", "messages", "method", "model", "parent", "request_id",
-        "rows", "span", "started", "trace_id", "work",
+        "_model", "answered_by", "caller", "epoch_ns", "known_as", "messages", "method", "parent",
+        "request_id", "rows", "span", "started", "trace_id", "work",
     )  # fmt: skip
 
     epoch_ns: int  # set with the span: of ``started`` and all moments by its clock
@@ -36,10 +37,21 @@ class CallRecord:
         self.caller = ""  # its address, on a server that logs calls
         self.known_as = ""  # by token, certificate or address, on a server that asks who calls
         self.started = 0.0  # by time.monotonic, as the batcher's clock
-        self.model: ServedModel | None = None  # once it is known
+        self._model: ref[ServedModel] | None = None
+        self.answered_by: tuple[str, int] | None = None  # the model's name and version, if known
         self.rows = 0  # that were asked for
         self.messages = 0  # of a stream, read so far; of one of them, its number
         self.work: Call | None = None  # what was let in; of a stream, each message has its own
+
+    @property
+    def model(self) -> ServedModel | None:
+        """Who answers, once that is known and while it is held: a stream may be idle for long."""
+        return self._model() if self._model is not None else None
+
+    @model.setter
+    def model(self, model: ServedModel | None) -> None:
+        self._model = ref(model) if model is not None else None
+        self.answered_by = (model.name, model.version) if model is not None else None
 
     def of_message(self, started: float) -> CallRecord:
         """A record of the next message of this stream, which was read then."""

@@ -152,11 +152,8 @@ def _attributes(record: CallRecord, code: str) -> dict[str, str | int]:
     }
     if record.messages:
         attributes["edgewright.messages"] = record.messages
-    if record.model is not None:
-        attributes |= {
-            "edgewright.model": record.model.name,
-            "edgewright.version": record.model.version,
-        }
+    if record.answered_by is not None:
+        attributes["edgewright.model"], attributes["edgewright.version"] = record.answered_by
     return attributes
 
 

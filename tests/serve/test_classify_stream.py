@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -17,7 +20,7 @@ from edgewright.repository import Repository
 from edgewright.serve.classify_stream import MESSAGES_AHEAD
 from edgewright.v1 import prediction_pb2 as pb
 
-from .bundles import POISON, random_texts
+from .bundles import POISON, Recipe, random_texts
 from .conftest import Gate, Launch, LoopThread, Running, until
 from .image_bundles import make_image_bundle, png
 
@@ -200,3 +203,31 @@ def test_both_clients_stream_and_tell_what_is_wrong_with_an_item(launch: Launch)
             assert [e.index async for e in client.stream_classify(texts[:70])] == list(range(70))
 
     asyncio.run(run())
+
+
+def test_an_idle_stream_keeps_no_model_that_has_left(
+    launch: Launch, publish: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "edgewright.access")
+    where = publish(news=Recipe())
+    running = launch(where, access_log="all")
+    model = weakref.ref(running.server.registry.ready("news"))
+    messages: SimpleQueue[Any] = SimpleQueue()
+    answers = running.predictions.StreamClassify(iter(messages.get, None), timeout=60)
+    messages.put(message("bank"))
+    assert statuses(next(answers)) == ["ANSWERED"]
+    Repository(where).publish(where / "news" / "1", "news")
+    running.loop.run(running.server.follower.look())
+
+    def gone() -> bool:
+        gc.collect()
+        return model() is None
+
+    try:
+        until(gone)
+    finally:
+        messages.put(None)
+    until(lambda: running.server.in_flight == 0)
+    (line,) = [each for each in caplog.records if each.name == "edgewright.access"]
+    told = line.fields  # type: ignore[attr-defined]
+    assert (told["code"], told["model"], told["version"]) == ("OK", "news", 1)
