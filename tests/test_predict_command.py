@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -17,6 +18,9 @@ from fake_server import FakeServer
 
 from edgewright.cli import run
 from edgewright.errors import InputError, OverloadedError
+from edgewright.kinds import IMAGE, TEXT, Kind
+from edgewright.serve.prediction_service import PredictionService
+from edgewright.v1.prediction_pb2 import ClassifyTextRequest
 
 
 @pytest.fixture
@@ -246,3 +250,30 @@ def test_it_speaks_tls_and_has_its_faults_told(
     told = capsys.readouterr().err
     assert f"no file {tmp_path / 'none'}" in told
     assert "given together or not at all" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "reads", "advice"),
+    [
+        (IMAGE, TEXT, "news reads texts; give TEXT or --file ROWS, not --image"),
+        (TEXT, IMAGE, "news reads images; give --image FILE"),
+    ],
+)
+def test_a_model_of_the_other_kind_is_told_with_the_option_that_it_takes(
+    given: Kind,
+    reads: Kind,
+    advice: str,
+    server: FakeServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = SimpleNamespace(name="news", kind=reads)
+    predictor = SimpleNamespace(registry=SimpleNamespace(route=lambda *_: model))
+    request = ClassifyTextRequest()
+    with pytest.raises(InputError) as refused:  # in the words of a real server
+        PredictionService._ready(SimpleNamespace(_predictor=predictor), request, given)
+    server.failures.append(refused.value)
+    (tmp_path / "cat.jpg").write_bytes(b"cat")
+    arguments = ["--image", tmp_path / "cat.jpg"] if given is IMAGE else ["a text"]
+    assert predict(server, *arguments) == 2
+    assert capsys.readouterr().err == f"error: {server.target}: {advice}\n"

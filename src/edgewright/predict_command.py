@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # gRPC is imported when there is something to send
     from edgewright.client import Classification, Client
 
 _EXCERPT: Final = 60  # characters of a text shown beside its class
+_OTHER_KIND: Final = {
+    "ClassifyText": "give TEXT or --file ROWS, not --image",
+    "ClassifyImage": "give --image FILE",
+}
 
 
 @click.command(
@@ -153,7 +157,12 @@ def _answers(
 
 
 def _placed(error: InputError, chunk: Sequence[Text] | Sequence[ImageFile]) -> InputError:
-    """The error with the place of the input at fault, where it names one."""
+    """The error with the place of the input at fault, where it names one, in terms of options."""
+    method = re.search("; call (Classify(?:Text|Image))$", str(error))
+    if method is not None:  # by a program, that is
+        return InputError(
+            f"{str(error)[: method.start()]}; {_OTHER_KIND[method[1]]}", field=error.field
+        )
     index = re.fullmatch(r"(?:texts|images)\[(\d+)\]", error.field)
     if index is None or int(index[1]) >= len(chunk):
         return error
