@@ -122,8 +122,8 @@ def choose_depth(
 def _refuse_too_few(rows: int, of: int) -> None:
     if rows < FOLDS:
         raise ConfigError(
-            f"--freeze auto: {rows} rows of train and validation cannot tell which depth is best; "
-            f"give more rows, or a number of blocks, as --freeze {of // 2}"
+            f"--freeze auto: train and validation have too few rows ({rows}) to tell which depth "
+            f"is best; give more, or a number of blocks, as --freeze {of // 2}"
         )
 
 

@@ -28,7 +28,7 @@ def tell_task(task: Task, output: Output) -> None:
         f"{len(task.rows['train'].labels)} train rows, {len(task.examples.label_names)} labels; "
         f"{part.blocks} of {part.of} blocks frozen, {millions(task.trainable_parameters)} of "
         f"{millions(task.parameters)} parameters train; lr {config.lr:g}, {config.device} "
-        f"{config.precision}, {config.threads} threads"
+        f"{config.precision}, threads {config.threads}"
         + (f" in each of {task.processes.count} processes" if task.processes.count > 1 else "")
     )
     if task.adapters is not None:

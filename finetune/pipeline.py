@@ -132,8 +132,7 @@ def _run(
     depth = _decided_depth(decided)
     if task.config.freeze == AUTO_FREEZE:
         with watch.phase("depth"):
-            keep = _keeper(unfinished, config, task, "depth_cache")
-            depth = choose_depth(task, output, _decided_cache(decided, "depth_cache"), keep)
+            depth = _choose_depth(config, task, unfinished, output)
         task = task.frozen(depth.blocks)
         _keep(unfinished, config, task, depth=asdict(depth))
     tell_task(task, output)
@@ -202,6 +201,13 @@ def _prepare(config: FinetuneConfig, unfinished: Unfinished, output: Output) -> 
 def _decided_depth(decided: Decisions | None) -> DepthChoice | None:
     record = None if decided is None else decided.depth
     return None if record is None else DepthChoice.from_mapping(record)
+
+
+def _choose_depth(
+    config: FinetuneConfig, task: Task, unfinished: Unfinished, output: Output
+) -> DepthChoice:
+    decided = _decided_cache(unfinished.decisions, "depth_cache")
+    return choose_depth(task, output, decided, _keeper(unfinished, config, task, "depth_cache"))
 
 
 def _decided_cache(decided: Decisions | None, name: str) -> CacheUse | None:

@@ -125,7 +125,8 @@ def refuse_other_shapes(workload: Workload, preprocessor: Preprocessor) -> None:
         )
     if isinstance(preprocessor, TextPreprocessor) and max(lengths) > preprocessor.max_length:
         raise ConfigError(
-            f"the workload is {workload}; this model reads at most {preprocessor.max_length} tokens"
+            f"the workload is {workload}; this model reads at most {preprocessor.max_length} "
+            f"tokens, so give shapes such as 1x{preprocessor.max_length}"
         )
 
 

@@ -73,7 +73,7 @@ def test_what_was_decided_on_its_caches_stays_and_what_is_decided_is_told(task, 
 
 def test_two_rows_cannot_tell_and_three_can(task, tmp_path):
     two = write_csv(tmp_path / "two.csv", make_rows(2))
-    with pytest.raises(ConfigError, match=r"2 rows of train and validation .* as --freeze 2"):
+    with pytest.raises(ConfigError, match=r"too few rows \(2\) .* as --freeze 2"):
         choose_depth(task(data=str(two)), QUIET)
     three = write_csv(tmp_path / "three.csv", make_rows(3))
     assert choose_depth(task(data=str(three)), QUIET).candidates[0].tries[0].n == 3
