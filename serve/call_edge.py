@@ -116,7 +116,7 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
                     caller = self._enter(right, context)
                     return await answer(given, context)
                 except OverloadedError as refusal:
-                    await self._pace(refusal, given, context)
+                    await self._pace(refusal, record, given, context)
                     raise
             except (asyncio.CancelledError, grpc.aio.BaseError):  # the latter from a write
                 code = left_by_caller(context.time_remaining(), time.monotonic() - record.started)
@@ -158,10 +158,17 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
 
         return grpc.stream_stream_rpc_method_handler(self._edge(path, refuse))
 
-    async def _pace(self, refusal: OverloadedError, given: Any, context: Any) -> None:
+    async def _pace(
+        self, refusal: OverloadedError, record: CallRecord, given: Any, context: Any
+    ) -> None:
         """Wait until it may be told, unless that would keep a large message."""
-        if not isinstance(given, bytes) or len(given) <= _SMALL_BYTES:
+        if isinstance(given, bytes) and len(given) > _SMALL_BYTES:
+            return
+        begun = time.monotonic()
+        try:
             await self.refusals.pace(refusal, context.peer(), context.time_remaining())
+        finally:
+            record.held_s = time.monotonic() - begun
 
     def _begin(self, method: str, context: Any) -> CallRecord:
         self.in_flight += 1

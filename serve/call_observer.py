@@ -99,7 +99,8 @@ class CallObserver:
     def end(self, record: CallRecord, code: grpc.StatusCode, *, stream: bool = False) -> None:
         """It has been answered or given up."""
         ended = time.monotonic()
-        seconds = None if stream else ended - record.started
+        # What a refusal waited to be told is no time that the server took for its call.
+        seconds = None if stream else ended - record.started - record.held_s
         self._instruments.models.call_ended(
             record.method, code.name, record.model, seconds, record.trace_id
         )

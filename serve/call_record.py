@@ -22,8 +22,8 @@ class CallRecord:
     """One call of a method, from its arrival to its end. It belongs to the event loop."""
 
     __slots__ = (
-        "_model", "answered_by", "caller", "epoch_ns", "known_as", "messages", "method", "parent",
-        "request_id", "rows", "span", "started", "trace_id", "work",
+        "_model", "answered_by", "caller", "epoch_ns", "held_s", "known_as", "messages", "method",
+        "parent", "request_id", "rows", "span", "started", "trace_id", "work",
     )  # fmt: skip
 
     epoch_ns: int  # set with the span: of ``started`` and all moments by its clock
@@ -37,6 +37,7 @@ class CallRecord:
         self.caller = ""  # its address, on a server that logs calls
         self.known_as = ""  # by token, certificate or address, on a server that asks who calls
         self.started = 0.0  # by time.monotonic, as the batcher's clock
+        self.held_s = 0.0  # for which its refusal has waited to be told
         self._model: ref[ServedModel] | None = None
         self.answered_by: tuple[str, int] | None = None  # the model's name and version, if known
         self.rows = 0  # that were asked for

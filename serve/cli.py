@@ -116,7 +116,7 @@ def _option(name: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("--queue-size", "Rows that may wait, over all calls.", type=int, default=1024)
 @_option(
     "--max-wait",
-    "Seconds that a call may wait for compute; one that would wait longer is refused at once.",
+    "Seconds that a call may wait for compute; one that would wait longer is refused.",
     type=float,
     default=2.0,
 )

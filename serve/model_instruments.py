@@ -124,7 +124,7 @@ class ModelInstruments:
         )
         self.request_seconds = self._histogram(
             "edgewright_request_seconds",
-            "From a call's arrival to its answer; not of streams.",
+            "From a call's arrival to its answer, without the wait of a refusal; not of streams.",
             *("method", "model", "version"),
             buckets=_REQUEST_SECONDS,
         )

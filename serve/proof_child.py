@@ -42,12 +42,14 @@ def main(descriptor: int, nicer: int, *, idle: bool) -> None:
 
 
 def _give_way(nicer: int, *, idle: bool) -> None:
-    os.nice(nicer)
-    with contextlib.suppress(OSError):  # no Linux, or forbidden: then it goes without
+    """As far as the system has it and allows it, each by itself."""
+    with contextlib.suppress(OSError):
+        os.nice(nicer)
+    with contextlib.suppress(OSError):
         if idle and hasattr(os, "SCHED_IDLE"):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        with open(_OOM_SCORE[0], "w") as file:
-            file.write(_OOM_SCORE[1])
+    with contextlib.suppress(OSError), open(_OOM_SCORE[0], "w") as file:
+        file.write(_OOM_SCORE[1])
 
 
 def _rest_as_long_as_it_works() -> None:

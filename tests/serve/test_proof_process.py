@@ -89,6 +89,22 @@ def test_it_gets_what_cores_nobody_wants(idle: ProofProcess) -> None:
     assert idle.run(REST_S) > 0
 
 
+FORBIDDEN = """
+import os
+from edgewright.serve import proof_child
+def forbid(*_): raise PermissionError
+os.nice = os.sched_setscheduler = forbid
+proof_child._give_way(10, idle=True)
+print(open("/proc/self/oom_score_adj").read())
+"""
+
+
+@LINUX
+def test_a_priority_that_is_forbidden_takes_nothing_else() -> None:
+    found = subprocess.run([sys.executable, "-c", FORBIDDEN], capture_output=True, check=True)
+    assert int(found.stdout) == 1000
+
+
 # How often a process sleeps while it works for a tenth of a second of a core.
 RESTS = """
 import os, resource, time

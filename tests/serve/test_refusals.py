@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -179,6 +180,26 @@ def test_refused_calls_of_a_server_wait_to_be_told(
     assert status.details[1].Unpack(retry)
     assert retry.retry_delay.ToNanoseconds() > 0
     assert running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 2
+    closed.open.set()
+    waiting.result()
+
+
+def test_what_a_refusal_waits_to_be_told_is_no_time_of_its_call(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    refusals = scarce()
+    running, closed, waiting = full(launch, gate, refusals)
+    begun = time.monotonic()
+    call = running.channel.unary_unary(CLASSIFY).future(b"", timeout=60)
+    until(lambda: refusals.held == 1)
+    held = time.monotonic()
+    time.sleep(1)
+    held_s = time.monotonic() - held
+    running.loop.loop.call_soon_threadsafe(refusals.drain)
+    assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    until(lambda: running.metric("edgewright_request_seconds_count") == 1)
+    took_s = running.metric("edgewright_request_seconds_sum")
+    assert 0 < took_s <= time.monotonic() - begun - held_s
     closed.open.set()
     waiting.result()
 
