@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgewright.errors import InputError, ModelNotFoundError, NotReadyError
-from edgewright.serve.feedback_records import Entry
+from edgewright.serve.feedback_records import Entry, Logged
 from edgewright.serve.registry import Registry, State
 from edgewright.v1.feedback_pb2 import FeedbackEntry
 
@@ -17,6 +17,10 @@ MAX_ID_CHARS: Final = 128
 MAX_LABEL_CHARS: Final = 256
 MAX_NOTE_BYTES: Final = 4096
 FUTURE_NOTE: Final = "create_time_us lies in the future; the time of receipt was recorded"
+
+
+class UnknownLabelError(InputError):
+    """No model that is served knows the label; the one whose prediction it is about still may."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,13 @@ class FeedbackChecks:
         self._clock_ns = clock_ns
         self._last_us = 0
 
-    def check(self, message: FeedbackEntry) -> Checked:
+    def check(self, message: FeedbackEntry, logged: Logged | None = None) -> Checked:
         """The entry to store; received times ascend, so that the last entry is known as such.
 
+        ``logged`` is the prediction that it is about: its model may not be served any more.
+
         Raises:
+            UnknownLabelError: the label is none of a model that could be meant.
             InputError: it cannot be stored; names the field.
             NotReadyError: the models, and so their labels, are not known yet.
         """
@@ -58,7 +65,7 @@ class FeedbackChecks:
             raise InputError("label is empty; give the right class", field="label")
         self._check_text(message.text)
         _check_note(message.note)
-        model = self._checked_model(message)
+        model = self._checked_model(message, logged)
         received_us = self._last_us = max(self._clock_ns() // 1000, self._last_us + 1)
         created_us = message.create_time_us
         if created_us < 0:
@@ -83,8 +90,16 @@ class FeedbackChecks:
             raise InputError("text is blank; leave it out", field="text")
         _check_string("text", text, self._max_text_chars)
 
-    def _checked_model(self, message: FeedbackEntry) -> str | None:
+    def _checked_model(self, message: FeedbackEntry, logged: Logged | None) -> str | None:
         """The model that the entry is about, where that can be told; it has the label."""
+        try:
+            return self._served_model(message)
+        except UnknownLabelError:
+            if logged and (message.new_label or message.label.strip() in logged.labels):
+                return logged.model
+            raise
+
+    def _served_model(self, message: FeedbackEntry) -> str | None:
         names = self._registry.names()
         if message.model:
             names = [message.model]
@@ -92,8 +107,9 @@ class FeedbackChecks:
         labels = [self._labels(name) for name in names]
         if not message.new_label and not any(label in each for each in labels):
             known = {each for several in labels for each in several}
-            raise InputError(
-                f"label {label[:60]!r} is none of {', '.join(names)}; it knows: "
+            served = ", ".join(names) or "a model that is served"
+            raise UnknownLabelError(
+                f"label {label[:60]!r} is none of {served}; it knows: "
                 f"{_listed(sorted(known))}. Set new_label where it is meant to be a new class",
                 field="label",
             )
@@ -103,7 +119,7 @@ class FeedbackChecks:
         try:
             return self._registry.ready(name).labels
         except ModelNotFoundError as error:
-            raise InputError(str(error), field="model") from error
+            raise UnknownLabelError(str(error), field="model") from error
 
 
 def _check_id(field: str, value: str, *, needed: bool) -> None:

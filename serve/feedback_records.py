@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 # Beside its strings: what an object, its row and its place in a queue take, roughly.
 _OVERHEAD_BYTES: Final = 500
@@ -36,6 +36,13 @@ class Entry:
     def size(self) -> int:
         """Bytes of memory it holds, roughly."""
         return _OVERHEAD_BYTES + len(self.text or "") + len(self.note or "")
+
+
+class Logged(NamedTuple):
+    """What feedback on a logged prediction is checked by, whoever is served by now."""
+
+    model: str
+    labels: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,14 @@ from typing import Any, Final
 from edgewright.errors import BackendUnavailableError, InputError
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.call_record import current_call
-from edgewright.serve.feedback_checks import MAX_ENTRIES, Checked, FeedbackChecks
+from edgewright.serve.feedback_checks import (
+    MAX_ENTRIES,
+    Checked,
+    FeedbackChecks,
+    UnknownLabelError,
+)
 from edgewright.serve.feedback_intake import FeedbackIntake
-from edgewright.serve.feedback_records import Entry, Outcome
+from edgewright.serve.feedback_records import Entry, Logged, Outcome
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.ordered_stream import OrderedStream
 from edgewright.v1 import feedback_pb2
@@ -89,9 +94,7 @@ class FeedbackService(FeedbackServiceServicer):
                 "spread them over several messages",
                 field="entries",
             )
-        async with self._turn:
-            checked = [_checked(intake.checks, message) for message in messages]
-            await asyncio.sleep(0)
+        checked = await self._checked(intake, messages)
         entries = [each.entry for each in checked if isinstance(each, Checked)]
         outcomes: list[Outcome] = []
         if entries:
@@ -107,6 +110,24 @@ class FeedbackService(FeedbackServiceServicer):
             ]
             await asyncio.sleep(0)
         return acknowledgements
+
+    async def _checked(
+        self, intake: FeedbackIntake, messages: Sequence[FeedbackEntry]
+    ) -> list[Checked | InputError]:
+        """Each to be stored, or what is wrong with it."""
+        async with self._turn:
+            checked = [_checked(intake.checks, message) for message in messages]
+            await asyncio.sleep(0)
+        pairs = zip(messages, checked, strict=True)
+        doubtful = {m.prediction_id for m, each in pairs if isinstance(each, UnknownLabelError)}
+        if doubtful := doubtful - {""}:
+            logged = await intake.writer.logged(sorted(doubtful))
+            async with self._turn:  # all of them, for the times of receipt are in their order
+                checked = [
+                    _checked(intake.checks, message, logged.get(message.prediction_id))
+                    for message in messages
+                ]
+        return checked
 
     def _count(self, outcomes: Sequence[Outcome], refused: int) -> None:
         counts = Counter(each.value for each in outcomes)
@@ -141,8 +162,10 @@ def _refused(message: FeedbackEntry, error: InputError) -> Acknowledgement:
     )
 
 
-def _checked(checks: FeedbackChecks, message: FeedbackEntry) -> Checked | InputError:
+def _checked(
+    checks: FeedbackChecks, message: FeedbackEntry, logged: Logged | None = None
+) -> Checked | InputError:
     try:
-        return checks.check(message)
+        return checks.check(message, logged)
     except InputError as error:
         return error

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from edgewright.errors import ConfigError, FeedbackStoreError
 from edgewright.manifest import sha256_bytes
 from edgewright.serve import feedback_schema
-from edgewright.serve.feedback_records import Entry, Outcome, Prediction
+from edgewright.serve.feedback_records import Entry, Logged, Outcome, Prediction
 from edgewright.serve.feedback_schema import feedback, images, predictions
 from edgewright.serve.store_url import SQLITE, StoreUrl
 
@@ -33,7 +33,7 @@ _IDS_AT_ONCE: Final = 500  # in one IN (...)
 
 
 class FeedbackStore:
-    """One store. Every method blocks, and belongs to one thread at a time.
+    """One store. Every method blocks, and belongs to one thread at a time; ``logged`` to another.
 
     Each write is one transaction: when it returns, its rows survive a crash and the loss of power;
     when it raises, sending the same rows again is harmless.
@@ -114,6 +114,25 @@ class FeedbackStore:
             self._insert_images(connection, files)
 
         self.transaction(write)
+
+    def logged(self, prediction_ids: Sequence[str]) -> dict[str, Logged]:
+        """Those of these predictions that are logged, by id.
+
+        Raises:
+            FeedbackStoreError: the store failed.
+        """
+        columns = (predictions.c.prediction_id, predictions.c.model, predictions.c.scores)
+
+        def read(connection: Connection) -> dict[str, Logged]:
+            found = {}
+            for start in range(0, len(prediction_ids), _IDS_AT_ONCE):
+                some = prediction_ids[start : start + _IDS_AT_ONCE]
+                query = select(*columns).where(columns[0].in_(some))
+                for prediction_id, model, scores in connection.execute(query):
+                    found[prediction_id] = Logged(model, scores.keys())
+            return found
+
+        return self.transaction(read)
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
         """What ``work`` returns, once it is committed.

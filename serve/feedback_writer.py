@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
-from edgewright.serve.feedback_records import Entry, Outcome, Prediction
+from edgewright.serve.feedback_records import Entry, Logged, Outcome, Prediction
 from edgewright.serve.prediction_log import PredictionLog
 
 GATHER_S: Final = 0.01  # from the first entry that waits to its transaction
@@ -42,6 +42,10 @@ class Store(Protocol):
 
     def add_predictions(self, logged: Sequence[Prediction]) -> None:
         """Make predictions durable; FeedbackStoreError where that cannot be promised."""
+        ...
+
+    def logged(self, prediction_ids: Sequence[str]) -> dict[str, Logged]:
+        """What is known of those that are durable; on another thread than the rest."""
         ...
 
     def close(self) -> None:
@@ -95,6 +99,7 @@ class FeedbackWriter:
         self._loop = asyncio.get_running_loop()
         self._bytes = 0  # of entries between ``submit`` and their outcome
         self._room = asyncio.Event()
+        self._reading = asyncio.Lock()  # one connection beside the thread's own
         self._changed = threading.Condition()  # guards the next four
         self._submissions: deque[_Submission] = deque()
         self._entries = 0  # of the submissions that wait
@@ -131,13 +136,28 @@ class FeedbackWriter:
                 self._changed.notify()
         return await submission.future
 
+    async def logged(self, prediction_ids: Sequence[str]) -> dict[str, Logged]:
+        """Those of these predictions that are logged, or about to be, by id.
+
+        Raises:
+            FeedbackStoreError: the store failed.
+            NotReadyError: the writer is closed.
+        """
+        waiting = filter(None, map(self._predictions.get, prediction_ids))
+        found = {each.prediction_id: Logged(each.model, each.labels) for each in waiting}
+        others = [each for each in prediction_ids if each not in found]
+        async with self._reading:
+            self._refuse_once_closed()
+            return found | await asyncio.to_thread(self._store.logged, others)
+
     async def close(self) -> None:
         """Write what waits, as far as the store lets it, and end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._room.set()
-        await asyncio.to_thread(self._thread.join)
+        async with self._reading:
+            with self._changed:
+                self._closing = True
+                self._changed.notify()
+            self._room.set()
+            await asyncio.to_thread(self._thread.join)
 
     async def _enter(self, size: int, wait_for_room: bool) -> None:
         while not self._closing and self._bytes and self._bytes + size > self._queue_bytes:
@@ -149,9 +169,12 @@ class FeedbackWriter:
                 )
             self._room.clear()
             await self._room.wait()
+        self._refuse_once_closed()
+        self._bytes += size
+
+    def _refuse_once_closed(self) -> None:
         if self._closing:
             raise NotReadyError("the server is shutting down; send the feedback to another replica")
-        self._bytes += size
 
     def _work(self) -> None:
         while True:

@@ -135,6 +135,11 @@ class PredictionLog:
         with self._lock:
             return prediction_id in self._waiting
 
+    def get(self, prediction_id: str) -> Prediction | None:
+        """This prediction, where it waits here."""
+        with self._lock:
+            return self._waiting.get(prediction_id)
+
     def __len__(self) -> int:
         return len(self._waiting)
 

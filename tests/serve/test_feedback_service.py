@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from sqlalchemy import text as sql
 
+from edgewright.repository import Repository
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.feedback_checks import Checked
@@ -33,10 +34,12 @@ from edgewright.v1.feedback_pb2 import (
     StreamFeedbackRequest,
 )
 from edgewright.v1.feedback_pb2_grpc import FeedbackServiceStub
+from edgewright.v1.prediction_pb2 import ClassifyImageRequest
 
 from .bundles import Recipe
 from .conftest import Launch, Running
 from .databases import Postgres, small_file_system
+from .image_bundles import make_image_bundle, png
 
 
 def new(prediction_id: str = "p", label: str = "sport", **fields: Any) -> FeedbackEntry:
@@ -215,6 +218,36 @@ def test_with_several_models_a_label_must_be_one_of_theirs(
     assert models == [(None,), ("blog",)]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_feedback_on_a_model_that_is_unloaded_by_now_is_kept_where_its_prediction_is_logged(
+    launch: Launch, store_url: str, publish: Callable[..., Path], restarted: bool
+) -> None:
+    where = publish(news=Recipe())
+    Repository(where).publish(make_image_bundle(where.parent / "colours"), "colours")
+    running = launch(where, feedback=store_url)
+    request = ClassifyImageRequest(model="colours", images=[png((9, 200, 0))])
+    (answer,) = running.predictions.ClassifyImage(request, timeout=30).classifications
+    if restarted:  # it is in the store; else it may wait to be
+        until(lambda: running.metric("edgewright_logged_predictions_total", outcome="written") == 1)
+        running = launch(where, feedback=store_url)
+    Repository(where).unload("colours")
+    running.loop.run(running.server.follower.look())
+    of_it = answer.prediction_id
+    told = send(
+        running,
+        new(of_it, label="red"),
+        new(of_it, label="blue", model="colours"),
+        new(of_it, label="wine"),
+        new(of_it, label="wine", new_label=True, model="colours"),
+        new("unknown", label="red"),
+        new("unknown", label="red", model="colours"),
+        new(of_it),
+    )
+    assert statuses(told) == [*["STORED"] * 2, "INVALID", "STORED", *["INVALID"] * 2, "STORED"]
+    kept = rows(store_url, "SELECT label, model FROM edgewright_feedback ORDER BY received_us")
+    assert kept == [(each, "colours") for each in ("red", "blue", "wine")] + [("sport", "news")]
+
+
 def test_without_a_store_feedback_is_refused_and_the_next_step_is_named(launch: Launch) -> None:
     running = launch()
     for call in (lambda: send(running, new()), lambda: stream(running, [new()])):
@@ -389,7 +422,7 @@ def test_calls_come_between_the_messages_of_streams() -> None:
     order: list[str] = []
 
     class Checks:
-        def check(self, message: FeedbackEntry) -> Checked:
+        def check(self, message: FeedbackEntry, _logged: None) -> Checked:
             order.append(message.entry_id)
             return Checked(Entry(message.entry_id, None, "sport", None, None, None, 1, 1))
 
