@@ -16,11 +16,9 @@ MAX_ENTRIES: Final = 1000  # in one message
 MAX_ID_CHARS: Final = 128
 MAX_LABEL_CHARS: Final = 256
 MAX_NOTE_BYTES: Final = 4096
+# Wrong by the models that are served, they may be right by the one whose prediction it is about.
+CLASS_FIELDS: Final = ("label", "model")
 FUTURE_NOTE: Final = "create_time_us lies in the future; the time of receipt was recorded"
-
-
-class UnknownLabelError(InputError):
-    """No model that is served knows the label; the one whose prediction it is about still may."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ class FeedbackChecks:
         ``logged`` is the prediction that it is about: its model may not be served any more.
 
         Raises:
-            UnknownLabelError: the label is none of a model that could be meant.
-            InputError: it cannot be stored; names the field.
+            InputError: it cannot be stored; names the field, one of ``CLASS_FIELDS`` where no model
+                that could be meant has the label.
             NotReadyError: the models, and so their labels, are not known yet.
         """
         if self._registry.state is State.LOADING:
@@ -94,7 +92,7 @@ class FeedbackChecks:
         """The model that the entry is about, where that can be told; it has the label."""
         try:
             return self._served_model(message)
-        except UnknownLabelError:
+        except InputError:
             if logged and (message.new_label or message.label.strip() in logged.labels):
                 return logged.model
             raise
@@ -108,7 +106,7 @@ class FeedbackChecks:
         if not message.new_label and not any(label in each for each in labels):
             known = {each for several in labels for each in several}
             served = ", ".join(names) or "a model that is served"
-            raise UnknownLabelError(
+            raise InputError(
                 f"label {label[:60]!r} is none of {served}; it knows: "
                 f"{_listed(sorted(known))}. Set new_label where it is meant to be a new class",
                 field="label",
@@ -119,7 +117,7 @@ class FeedbackChecks:
         try:
             return self._registry.ready(name).labels
         except ModelNotFoundError as error:
-            raise UnknownLabelError(str(error), field="model") from error
+            raise InputError(str(error), field="model") from error
 
 
 def _check_id(field: str, value: str, *, needed: bool) -> None:

@@ -11,12 +11,7 @@ from typing import Any, Final
 from edgewright.errors import BackendUnavailableError, InputError
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.call_record import current_call
-from edgewright.serve.feedback_checks import (
-    MAX_ENTRIES,
-    Checked,
-    FeedbackChecks,
-    UnknownLabelError,
-)
+from edgewright.serve.feedback_checks import CLASS_FIELDS, MAX_ENTRIES, Checked, FeedbackChecks
 from edgewright.serve.feedback_intake import FeedbackIntake
 from edgewright.serve.feedback_records import Entry, Logged, Outcome
 from edgewright.serve.instruments import Instruments
@@ -119,7 +114,11 @@ class FeedbackService(FeedbackServiceServicer):
             checked = [_checked(intake.checks, message) for message in messages]
             await asyncio.sleep(0)
         pairs = zip(messages, checked, strict=True)
-        doubtful = {m.prediction_id for m, each in pairs if isinstance(each, UnknownLabelError)}
+        doubtful = {
+            message.prediction_id
+            for message, each in pairs
+            if isinstance(each, InputError) and each.field in CLASS_FIELDS
+        }
         if doubtful := doubtful - {""}:
             logged = await intake.writer.logged(sorted(doubtful))
             async with self._turn:  # all of them, for the times of receipt are in their order
