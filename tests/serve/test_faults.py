@@ -37,7 +37,9 @@ TEN_YEARS_NS = 10 * 365 * 86_400 * 10**9
 TELL_THE_TIME = {
     "feedback_checks.py",  # when an entry was received
     "feedback_cli.py",  # how long ago that was, for those who prune
+    "follower.py",  # since when a version is asked for that is not loaded yet
     "instruments.py",  # when a model was loaded
+    "loader.py",  # since when a load goes on
     "prediction_ids.py",  # ids in the order of their giving
     "prediction_log.py",  # when a prediction was made
     "tls.py",  # whether a certificate has run out
