@@ -11,7 +11,7 @@ from edgewright.errors import CallerLimitError, DeadlineError, InputError, Overl
 from edgewright.serve.call import BatchModel, Call
 from edgewright.serve.pace import Load, Stage
 
-_RETRY_FLOOR_S = 0.05
+RETRY_FLOOR_S = 0.05
 _RETRY_CEILING_S = 5.0
 # Where several models are served, one may hold this many times what it leaves free: alone it gets
 # four fifths of the queue, and there is always room for a model that has nothing in it.
@@ -226,4 +226,4 @@ class Queue:
 
     def _retry_s(self, large: bool) -> float:
         half_s = round(self.wait_s(large) / 2, 2)
-        return min(max(half_s, _RETRY_FLOOR_S), _RETRY_CEILING_S)
+        return min(max(half_s, RETRY_FLOOR_S), _RETRY_CEILING_S)

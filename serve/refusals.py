@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Final
 
 from edgewright.errors import OverloadedError
+from edgewright.serve.admission import RETRY_FLOOR_S
 from edgewright.serve.grpc_options import MAX_UNSEEN_CALLS
 
 # Of a core a refusal costs 0.15 ms and more, nearly all of it gRPC's, which answering lacks. Who
@@ -20,7 +21,6 @@ MOST_HELD: Final = MAX_UNSEEN_CALLS[0]
 _BURST: Final = 40  # that are told at once after a quiet time
 # What is due within a tick is told together, for each by itself would wake threads of gRPC.
 _TICK_S: Final = 0.02
-_LEAST_RETRY_S: Final = 0.05
 
 
 class Refusals:
@@ -102,4 +102,4 @@ def _wake(due: asyncio.Future[None]) -> None:
 
 def _sooner(retry_after_s: float, held_s: float) -> float:
     """In hundredths, of which there are so few that statuses can be kept; never at once."""
-    return max(round(retry_after_s - held_s, 2), min(retry_after_s, _LEAST_RETRY_S))
+    return max(round(retry_after_s - held_s, 2), min(retry_after_s, RETRY_FLOOR_S))

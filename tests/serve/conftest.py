@@ -14,6 +14,7 @@ import pytest
 
 from edgewright.preprocess import TokenRow
 from edgewright.repository import Repository
+from edgewright.serve.background import Background
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.event_loop import new_event_loop
 from edgewright.serve.models import ServedModel
@@ -115,6 +116,13 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    background = Background(1)
+    yield background
+    background.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,6 @@ from .bundles import Recipe
 from .conftest import Launch, until
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux alone")
-
-
-@pytest.fixture
-def background() -> Iterator[Background]:
-    background = Background(1)
-    yield background
-    background.close()
 
 
 def nice() -> int:

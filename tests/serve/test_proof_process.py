@@ -33,13 +33,6 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="priorities are Linux
 
 
 @pytest.fixture
-def background() -> Iterator[Background]:
-    background = Background(1)
-    yield background
-    background.close()
-
-
-@pytest.fixture
 def process(background: Background) -> Iterator[ProofProcess]:
     with ProofProcess(background) as process:
         yield process
