@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import grpc
-
-from edgewright.serve.accepting import start_accepting
 from edgewright.serve.admin_service import AdminService
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.grpc_options import connection_options
 from edgewright.serve.ports import bound
+from edgewright.serve.rpc_server import RpcServer
 from edgewright.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 
-AddPort = Callable[[grpc.aio.Server, str], int]
+AddPort = Callable[[RpcServer, str], int]
 
 
 class AdminServer:
@@ -27,13 +25,13 @@ class AdminServer:
         Raises:
             ConfigError: it cannot be had.
         """
-        self._rpc = grpc.aio.server(handlers=[edge], options=connection_options())
+        self._rpc = RpcServer(edge, connection_options())
         add_AdminServiceServicer_to_server(service, edge)  # type: ignore[no-untyped-call]
         self.port = bound(host, port, "--admin-port", lambda address: add_port(self._rpc, address))
 
     async def start(self) -> None:
         """Take calls."""
-        await start_accepting(self._rpc)
+        self._rpc.start()
 
     async def stop(self, grace_s: float | None) -> None:
         """Refuse calls; those in flight have so long to end."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -19,6 +19,8 @@ from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
 from edgewright.serve.callers import Callers, Peer, right_for
 from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.refusals import Refusals
+from edgewright.serve.rpc_call import CallLeft, RpcCall
+from edgewright.serve.rpc_server import Method
 from edgewright.serve.tokens import Right
 
 _OUR_STREAMS = "/edgewright."
@@ -35,16 +37,19 @@ QUEUED: Final = frozenset(
         "/inference.GRPCInferenceService/ModelInfer",
     )
 )
-Answer = Callable[[Any, Any], Awaitable[Any]]
-StreamAnswer = Callable[[Any, Any], AsyncGenerator[Any, None]]
+# Of a method, by its request.
+Answer = Callable[[Any, RpcCall], Awaitable[Any]]
+StreamAnswer = Callable[[Any, RpcCall], AsyncGenerator[Any, None]]
+Answers = Callable[[RpcCall], AsyncGenerator[Any, None]]
+Serialise = Callable[[Any], bytes]
+Parse = Callable[[bytes], Any]
 
 
-class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """All methods of one server, each wrapped: the one handler that ``grpc.aio`` is given.
+class CallEdge:
+    """All methods of one server, each wrapped.
 
-    It stands for the server where the ``add_...Servicer_to_server`` of generated code wants one.
-    Unary methods are wrapped, and our streams, which end when the server drains. Not an
-    interceptor, for which ``grpc.aio`` makes two coroutines and more anew with every call.
+    It stands for the server where the ``add_...Servicer_to_server`` of generated code wants one,
+    and is what an ``RpcServer`` can do.
 
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
     none of them: they last as long as their callers like. ``callers`` says who is let in,
@@ -62,69 +67,75 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         self.refusals = Refusals()
         self._outgoing = Outgoing() if outgoing is None else outgoing
         self._refusal = refusal
+        self._refuses = False  # whether the latest call for the queue was refused
         self._observer = observer
         self._callers = None if callers is None or callers.open else callers
         self._services: list[Any] = []
-        self._wrapped: dict[str, Any] = {}
+        self._wrapped: dict[str, Method] = {}
+        self._unary: set[str] = set()  # paths of those wrapped that take one message
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """Methods that are found by their names."""
         self._services.extend(handlers)
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """Not registered: ``add_generic_rpc_handlers`` gets them too.
+        """Not registered: ``add_generic_rpc_handlers`` gets them too."""
 
-        Of every registered method ``grpc.aio`` keeps a pending call, and for each call that comes
-        it waits for all of them anew: with two dozen methods a tenth of what an RPC costs.
-        """
+    def is_read_first(self, path: str) -> bool:
+        """Of a unary method, unless it is likely to be refused: unread, a call costs less."""
+        return path in self._unary and not (self._refuses and path in QUEUED)
 
-    def service(self, handler_call_details: Any) -> Any:
-        """The method's handler, wrapped once and kept; None where there is no such method."""
-        method = handler_call_details.method
-        self._observer.arrived(handler_call_details.invocation_metadata)
-        if method in QUEUED and (refusal := self._refusal()) is not None:
-            return self._refusing(method, refusal)
-        wrapped = self._wrapped.get(method)
+    def find(self, call: RpcCall) -> Method | None:
+        """The method, wrapped once and kept; None where there is no such method."""
+        path = call.method
+        self._observer.arrived(call.invocation_metadata())
+        if path in QUEUED:
+            refusal = self._refusal()
+            self._refuses = refusal is not None
+            if refusal is not None:
+                return self._refusing(path, refusal)
+        wrapped = self._wrapped.get(path)
         if wrapped is None:
-            found = (each.service(handler_call_details) for each in self._services)
+            found = (each.service(_Path(path)) for each in self._services)
             handler = next(filter(None, found), None)
             if handler is not None:
-                wrapped = self._wrapped[method] = self._wrap(method, handler)
+                wrapped = self._wrapped[path] = self._wrap(path, handler)
         return wrapped
 
-    def _wrap(self, path: str, handler: Any) -> Any:
+    def _wrap(self, path: str, handler: Any) -> Method:
         parse, serialise = handler.request_deserializer, handler.response_serializer
-        if handler.stream_stream is not None and path.startswith(_OUR_STREAMS):
-            return grpc.stream_stream_rpc_method_handler(
-                self._edge(path, self._written(handler.stream_stream, parse), stream=True),
-                response_serializer=serialise,
-            )
-        if handler.request_streaming or handler.response_streaming:
-            return self._guarded(path, handler)
-        return grpc.unary_unary_rpc_method_handler(
-            self._edge(path, _returned(handler.unary_unary, parse)), response_serializer=serialise
-        )
+        if handler.unary_unary is not None:
+            self._unary.add(path)
+            return self._edge(path, _returned(handler.unary_unary, parse, serialise))
+        if handler.stream_stream is not None:
+            answer = _answers_to_many(handler.stream_stream, parse)
+        else:
+            answer = _answers_to_one(handler.unary_stream, parse)
+        if path.startswith(_OUR_STREAMS):
+            return self._edge(path, self._written(answer, serialise), stream=True)
+        return self._guarded(path, answer, serialise)
 
-    def _edge(self, path: str, answer: Answer, *, stream: bool = False) -> Answer:
+    def _edge(self, path: str, answer: Method, *, stream: bool = False) -> Method:
         """What is around every call. It runs in the call's task from its begin to its end."""
         method, right = path.removeprefix("/"), right_for(path)
 
-        async def edge(given: Any, context: Any) -> Any:
-            record, code, caller = self._begin(method, context), grpc.StatusCode.OK, ""
+        async def edge(call: RpcCall) -> bytes | None:
+            record, code, caller = self._begin(method, call), grpc.StatusCode.OK, ""
             try:
                 try:
-                    caller = self._enter(right, context)
-                    return await answer(given, context)
+                    caller = self._enter(right, call)
+                    return await answer(call)
                 except OverloadedError as refusal:
-                    await self._pace(refusal, record, given, context)
+                    await self._pace(refusal, record, call)
                     raise
-            except (asyncio.CancelledError, grpc.aio.BaseError):  # the latter from a write
-                code = left_by_caller(context.time_remaining(), time.monotonic() - record.started)
+            except (asyncio.CancelledError, CallLeft):
+                code = left_by_caller(call.time_remaining(), time.monotonic() - record.started)
                 raise
             except Exception as error:  # the edge: nothing may reach the wire as it is
                 status = self._observer.failed(record, error)
                 code = CODES[status.code]
-                await _abort(context, status, record)
+                _fail(call, status, record)
+                return None
             finally:
                 self.in_flight -= 1
                 self._exit(caller)
@@ -132,80 +143,67 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
 
         return edge
 
-    def _written(self, answer: StreamAnswer, parse: Callable[[bytes], Any]) -> Answer:
-        """Of a stream: a coroutine that writes, not a generator.
+    def _written(self, answers: Answers, serialise: Serialise) -> Method:
+        """Of a stream of ours: what is on its way to its caller is told."""
 
-        When a caller leaves while he is answered, a generator is closed some time after gRPC has
-        freed the call, and counts as a success.
-        """
-
-        async def write(messages: AsyncIterator[bytes], context: Any) -> None:
-            async with aclosing(answer(_each_parsed(messages, parse), context)) as responses:
+        async def write(call: RpcCall) -> None:
+            async with aclosing(answers(call)) as responses:
                 async for response in responses:
                     with self._outgoing.here():
-                        await context.write(response)
+                        await call.write(serialise(response))
 
         return write
 
-    def _refusing(self, path: str, refusal: OverloadedError) -> Any:
-        """Refuses one call without reading it: what refusing costs, those to be answered lack.
+    def _refusing(self, path: str, refusal: OverloadedError) -> Method:
+        """Refuses one call without reading it: what refusing costs, those to be answered lack."""
 
-        It is the handler of a stream, since of a unary call gRPC reads the message first.
-        """
-
-        def refuse(_messages: Any, _context: Any) -> Awaitable[Any]:
+        async def refuse(_call: RpcCall) -> None:
             raise refusal
 
-        return grpc.stream_stream_rpc_method_handler(self._edge(path, refuse))
+        return self._edge(path, refuse)
 
-    async def _pace(
-        self, refusal: OverloadedError, record: CallRecord, given: Any, context: Any
-    ) -> None:
+    async def _pace(self, refusal: OverloadedError, record: CallRecord, call: RpcCall) -> None:
         """Wait until it may be told, unless that would keep a large message."""
-        if isinstance(given, bytes) and len(given) > _SMALL_BYTES:
+        if call.read_bytes > _SMALL_BYTES:
             return
         begun = time.monotonic()
         try:
-            await self.refusals.pace(refusal, context.peer(), context.time_remaining())
+            await self.refusals.pace(refusal, call.peer(), call.time_remaining())
         finally:
             record.held_s = time.monotonic() - begun
 
-    def _begin(self, method: str, context: Any) -> CallRecord:
+    def _begin(self, method: str, call: RpcCall) -> CallRecord:
         self.in_flight += 1
         record = current_call.get()
-        assert record is not None  # ``service`` has run in this task
-        self._observer.begin(record, method, context.peer)
-        context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
+        assert record is not None  # ``find`` has run in this task
+        self._observer.begin(record, method, call.peer)
+        call.trailers = ((REQUEST_ID, record.request_id),)
         return record
 
-    def _guarded(self, path: str, handler: Any) -> Any:
+    def _guarded(self, path: str, answers: Answers, serialise: Serialise) -> Method:
         """A stream that is not ours, for those who may."""
         right = right_for(path)
-        if self._callers is None or right is None:
-            return handler
 
-        async def edge(messages: Any, context: Any) -> None:
+        async def edge(call: RpcCall) -> None:
             caller = ""
             try:
-                caller = self._enter(right, context)
-                async with aclosing(handler.stream_stream(messages, context)) as responses:
+                caller = self._enter(right, call)
+                async with aclosing(answers(call)) as responses:
                     async for response in responses:
-                        await context.write(response)
+                        await call.write(serialise(response))
             except EdgewrightError as error:
                 record = current_call.get()
                 assert record is not None  # as above
-                await _abort(context, self._observer.failed(record, error), record)
+                _fail(call, self._observer.failed(record, error), record)
             finally:
                 self._exit(caller)
 
-        return grpc.stream_stream_rpc_method_handler(
-            edge, handler.request_deserializer, handler.response_serializer
-        )
+        return edge
 
-    def _enter(self, right: Right | None, context: Any) -> str:
+    def _enter(self, right: Right | None, call: RpcCall) -> str:
         if self._callers is None or right is None:
             return ""
-        caller = self._callers.enter(right, Peer.of(context))
+        caller = self._callers.enter(right, Peer.of(call))
         if (record := current_call.get()) is not None:
             record.known_as = caller
         return caller
@@ -215,24 +213,56 @@ class CallEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
             self._callers.leave(caller)
 
 
-def _returned(answer: Answer, parse: Callable[[bytes], Any]) -> Answer:
-    """Of a unary method, by its message as it came."""
-    return lambda message, context: answer(_parsed(message, parse), context)
+class _Path(NamedTuple):
+    """As much of a call as generated code finds its handler by."""
+
+    method: str
 
 
-async def _abort(context: Any, status: Status, record: CallRecord) -> None:
+def _returned(answer: Answer, parse: Parse, serialise: Serialise) -> Method:
+    """Of a unary method: its response."""
+
+    async def respond(call: RpcCall) -> bytes:
+        return serialise(await answer(await _one(call, parse), call))
+
+    return respond
+
+
+def _answers_to_one(answer: StreamAnswer, parse: Parse) -> Answers:
+    """Of a method that takes one message and answers with a stream."""
+
+    async def answers(call: RpcCall) -> AsyncGenerator[Any, None]:
+        async with aclosing(answer(await _one(call, parse), call)) as responses:
+            async for response in responses:
+                yield response
+
+    return answers
+
+
+def _answers_to_many(answer: StreamAnswer, parse: Parse) -> Answers:
+    """Of a method that takes a stream and answers with one."""
+
+    async def messages(call: RpcCall) -> AsyncIterator[Any]:
+        while (message := await call.read()) is not None:
+            yield _parsed(message, parse)
+
+    return lambda call: answer(messages(call), call)
+
+
+async def _one(call: RpcCall, parse: Parse) -> Any:
+    """The one message of a call."""
+    message = await call.read()
+    if message is None:
+        raise CallLeft if call.left else InputError("the call has no message; send one")
+    return _parsed(message, parse)
+
+
+def _fail(call: RpcCall, status: Status, record: CallRecord) -> None:
     trailers = (
         (STATUS_METADATA_KEY, status.SerializeToString()),
         (REQUEST_ID, record.request_id),
     )
-    await context.abort(CODES[status.code], status.message, trailers)
-
-
-async def _each_parsed(
-    messages: AsyncIterator[bytes], parse: Callable[[bytes], Any]
-) -> AsyncIterator[Any]:
-    async for message in messages:
-        yield _parsed(message, parse)
+    call.end_with(CODES[status.code], status.message, trailers)
 
 
 def _parsed(message: bytes, parse: Callable[[bytes], Any]) -> Any:

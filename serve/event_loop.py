@@ -12,8 +12,8 @@ T = TypeVar("T")
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop's, or Python's own where it is not installed.
 
-    ``grpc.aio`` wakes the loop for each of the four steps of a call. With uvloop that, and what
-    follows from it, takes a tenth to a quarter less of a core, which the compute threads have.
+    Other threads wake the loop for most of what it does: the one that polls gRPC, and those that
+    compute. With uvloop that takes less of a core, which the compute threads have.
     """
     try:
         import uvloop

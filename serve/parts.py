@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final
 
-import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME, aio
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
@@ -45,6 +44,7 @@ from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
 from edgewright.serve.preprocessors import Preprocessors
 from edgewright.serve.registry import Registry, State
+from edgewright.serve.rpc_server import RpcServer
 from edgewright.serve.security import Security
 from edgewright.serve.shadow import Shadow
 from edgewright.serve.surroundings import ServerSurroundings
@@ -94,7 +94,7 @@ class Parts:
             shares_port=self._shares_port,
             max_age_s=config.max_connection_age_s,
         )
-        self._rpc = grpc.aio.server(handlers=[self._edge], options=options)
+        self._rpc = RpcServer(self._edge, options)
         self._rpc_end: asyncio.Task[Any] | None = None  # of a server that has started
         self.port = config.port if self._shares_port else self._bound()
         self._http = self._http_server()

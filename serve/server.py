@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from edgewright.serve.accepting import start_accepting
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import Grace
 from edgewright.serve.grpc_options import MAX_CONNECTIONS
@@ -82,10 +81,10 @@ class Server(Parts):
         observe = self.instruments.event_loop_lag_seconds.observe
         self._lag = asyncio.create_task(watch_loop(observe))
         if not self._shares_port:
-            await self._start_rpc()
+            self._start_rpc()
 
-    async def _start_rpc(self) -> None:
-        await start_accepting(self._rpc)
+    def _start_rpc(self) -> None:
+        self._rpc.start()
         # Not to be cancelled, which would cancel the server's own end.
         self._rpc_end = asyncio.create_task(self._rpc.wait_for_termination())
 
@@ -103,7 +102,7 @@ class Server(Parts):
             await before_answers()
         if self._shares_port:  # not before: calls that come here would be lost to the others
             self._bound()
-            await self._start_rpc()
+            self._start_rpc()
         self._answer_calls()
         if self.config.watch_seconds:
             self._watching = asyncio.create_task(self.follower.watch(self.config.watch_seconds))

@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
 
-import grpc
 import pytest
 
 from edgewright.serve import outgoing
@@ -17,18 +15,18 @@ from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.instruments import Instruments
 from edgewright.serve.outgoing import Outgoing
+from edgewright.serve.rpc_call import RpcCall
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 
 from .conftest import Gate, Launch, LoopThread, until
 
-
-class Details:
-    method = "/edgewright.v1.ModelService/GetModel"
-    invocation_metadata = ()
+CALL = "/edgewright.v1.ModelService/GetModel"
 
 
-class NoSuchMethod(Details):
-    method = "/edgewright.v1.ModelService/Guess"
+def called(path: str) -> RpcCall:
+    """A call as the edge looks at it to find its method."""
+    call: RpcCall = SimpleNamespace(method=path, invocation_metadata=tuple)  # type: ignore[assignment]
+    return call
 
 
 def edge_of_models() -> CallEdge:
@@ -39,24 +37,17 @@ def edge_of_models() -> CallEdge:
 
 def test_methods_of_generated_code_are_found_by_their_names_and_wrapped_once() -> None:
     edge = edge_of_models()
-    handler = edge.service(Details)
-    assert asyncio.iscoroutinefunction(handler.unary_unary)
-    assert handler is edge.service(Details)
-    assert edge.service(NoSuchMethod) is None
+    method = edge.find(called(CALL))
+    assert method is not None
+    assert method is edge.find(called(CALL))
+    assert edge.find(called("/edgewright.v1.ModelService/Guess")) is None
 
 
-def test_no_server_registers_a_method(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else ``grpc.aio`` would keep a pending call for each of them."""
-    registered: list[str] = []
-
-    def register(_server: Any, service: str, _handlers: Any) -> None:
-        registered.append(service)
-
-    # The class of what ``grpc.aio.server`` makes; ``grpc.aio.Server`` is an interface alone.
-    monkeypatch.setattr(grpc.aio._server.Server, "add_registered_method_handlers", register)
-    running = launch(reflection=True, admin_port=0)
-    assert running.classify("bank").classifications
-    assert registered == []
+def test_a_unary_method_is_read_first_once_it_is_known() -> None:
+    edge = edge_of_models()
+    assert not edge.is_read_first(CALL)
+    edge.find(called(CALL))
+    assert edge.is_read_first(CALL)
 
 
 def test_only_what_nobody_took_since_the_drain_began_makes_a_caller_deaf(

@@ -42,6 +42,7 @@ TELL_THE_TIME = {
     "loader.py",  # since when a load goes on
     "prediction_ids.py",  # ids in the order of their giving
     "prediction_log.py",  # when a prediction was made
+    "rpc_call.py",  # how long a deadline is off, which gRPC tells by it
     "tls.py",  # whether a certificate has run out
     "tracing.py",  # when a span began
 }

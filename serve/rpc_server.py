@@ -1,0 +1,191 @@
+"""A gRPC server on the event loop: it takes calls from gRPC's core and has them answered.
+
+One thread polls the core, where calls and messages are read from connections. What it finds it
+hands to the event loop, many at a time where there are many, and each call is one task there. What
+the task sends goes to the core at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+import grpc
+
+from edgewright.serve.grpc_core import check_core, core
+from edgewright.serve.rpc_call import CallLeft, RpcCall, Todo
+
+# Answers a call: of a unary method with its message, of others by writing, and with None.
+Method = Callable[[RpcCall], Awaitable[bytes | None]]
+
+_ASKED: Final = 8  # calls that the core may hand over before it is asked again
+# What is handed to the event loop before it comes to it; calls beyond that stay in the core, which
+# bounds their number and how long they wait.
+_AHEAD: Final = 32
+# Calls that were taken and that the loop has not come to: handed over, or their messages not read.
+MOST_AHEAD: Final = 2 * (_AHEAD + _ASKED)
+
+log = logging.getLogger(__name__)
+
+
+class Methods(Protocol):
+    """What a server can do."""
+
+    def is_read_first(self, path: str) -> bool:
+        """Whether a call's message is to be read before it begins; on the polling thread."""
+        ...
+
+    def find(self, call: RpcCall) -> Method | None:
+        """What answers a call, in the task that will; None where there is no such method."""
+        ...
+
+
+class RpcServer:
+    """Ports, and the calls that come by them. Made on the running event loop, where it lives."""
+
+    def __init__(self, methods: Methods, options: Sequence[tuple[str, Any]] = ()) -> None:
+        """``options`` are gRPC's channel arguments.
+
+        Raises:
+            BackendUnavailableError: as ``check_core``.
+        """
+        check_core()
+        self._methods = methods
+        self._loop = asyncio.get_running_loop()
+        self._core = core.Server(tuple(options), False)
+        self._queue = core.CompletionQueue()
+        self._core.register_completion_queue(self._queue)
+        self._todo: deque[Todo] = deque()
+        self._woken = False  # whether the loop is about to look at ``_todo``
+        self._owed: deque[None] = deque()  # one for each call that the core is to be asked for
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._poll, name="rpc", daemon=True)
+        self._stopping = False
+        self._core_ended = False
+        self._closing: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    def add_insecure_port(self, address: str) -> int:
+        """Bind HOST:PORT in the clear; its port, 0 where it cannot be had."""
+        return int(self._core.add_http2_port(address.encode()))
+
+    def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
+        """The same, encrypted."""
+        return int(self._core.add_http2_port(address.encode(), credentials._credentials))
+
+    def start(self) -> None:
+        """Take calls."""
+        self._core.start()
+        self._thread.start()
+        for _ in range(_ASKED):
+            self._ask()
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Take no further calls, and return when all have ended: those in flight have so long.
+
+        None ends them now. It may be called again, to end them sooner.
+        """
+        if not self._thread.is_alive() and not self._ended.is_set():
+            self.start()  # a server that never started keeps its ports
+        if not self._stopping:
+            self._stopping = True
+            self._core.shutdown(self._queue, lambda _event: self._end)
+        if grace_s is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), None if math.isinf(grace_s) else grace_s)
+        if not self._core_ended:
+            self._core.cancel_all_calls()
+        await self._ended.wait()
+
+    async def wait_for_termination(self) -> None:
+        """Return when it has stopped, or can take no calls any more."""
+        await self._ended.wait()
+
+    def _poll(self) -> None:
+        """On a thread of its own, until the core has no further events."""
+        last = core.CompletionType.queue_shutdown
+        try:
+            while (event := self._queue.poll()).completion_type != last:
+                todo = event.tag(event)
+                del event  # or the call that it is of would last until the next
+                if todo is not None:
+                    self._hand(todo)
+        except BaseException:  # an edge: the server is to be found dead, not deaf
+            log.critical("no further calls can be taken", exc_info=True)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _hand(self, todo: Todo) -> None:
+        self._todo.append(todo)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._work)
+
+    def _work(self) -> None:
+        self._woken = False  # first: what is handed over from here on wakes the loop again
+        for _ in range(len(self._todo)):
+            self._todo.popleft()()
+        while self._owed:
+            self._owed.pop()
+            self._ask()
+
+    def _ask(self) -> None:
+        """For one more call."""
+        if not self._stopping:
+            with contextlib.suppress(ValueError):  # it stops at this moment
+                self._core.request_call(self._queue, self._queue, self._on_request)
+
+    def _on_request(self, event: Any) -> Todo | None:
+        if not event.success:  # the server stops
+            return None
+        if len(self._todo) < _AHEAD:
+            self._ask()
+        else:
+            self._owed.append(None)
+        call = RpcCall(event, self._loop)
+        begin = partial(self._begin, call)
+        with contextlib.suppress(CallLeft):
+            call.on_request()
+            if not self._methods.is_read_first(call.method):
+                return begin
+            call.read_ahead(begin)
+        return None
+
+    def _begin(self, call: RpcCall) -> None:
+        if not call.left:
+            call.task = task = self._loop.create_task(self._answer(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, call: RpcCall) -> None:
+        response = None
+        try:
+            method = self._methods.find(call)
+            if method is None:
+                call.end_with(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {call.method}")
+            else:
+                response = await method(call)
+        except (asyncio.CancelledError, CallLeft):
+            call.end_with(grpc.StatusCode.CANCELLED, "the server has ended the call")
+        except Exception:  # an edge: what ``Methods`` let through
+            log.exception("%s failed", call.method)
+            call.end_with(grpc.StatusCode.INTERNAL, "the call failed; the server's log says why")
+        call.finish(response)
+
+    def _end(self) -> None:
+        """All calls are over for the core."""
+        self._core_ended = True
+        self._closing = self._loop.create_task(self._close())
+
+    async def _close(self) -> None:
+        if self._tasks:  # which may still use their calls
+            await asyncio.wait(self._tasks)
+        self._core.destroy()
+        self._queue.shutdown()
