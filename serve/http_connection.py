@@ -10,6 +10,7 @@ from typing import Any, Final
 import h11
 
 from edgewright.serve.http_messages import Request, Response
+from edgewright.serve.http_tls import FAREWELL_S, said_farewell
 from edgewright.serve.ports import at
 
 MAX_HEAD_BYTES: Final = 16 << 10
@@ -125,10 +126,13 @@ class Connection:
 
     async def _flush(self) -> None:
         """Let the client read what was sent: closing on bytes unread would take it away."""
+        tls: Any = self._writer.transport  # a Transport, whether it derives from that or not
         try:
-            async with asyncio.timeout(1):
-                if self._writer.can_write_eof():
-                    self._writer.write_eof()
+            async with asyncio.timeout(FAREWELL_S):
+                if tls is not self._plain:
+                    await said_farewell(tls, self._plain)
+                    return
+                self._writer.write_eof()
                 while await self._reader.read(_CHUNK):
                     pass
         except (OSError, TimeoutError):

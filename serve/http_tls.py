@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Any
+from typing import Any, Final
+
+FAREWELL_S: Final = 1.0  # for the peer to leave, once it is told that nothing more comes
 
 
 async def secured(
@@ -27,7 +29,12 @@ async def secured(
     plain, _ = await loop.connect_accepted_socket(lambda: early, taken)
     begun = asyncio.ensure_future(
         loop.start_tls(
-            plain, protocol, context, server_side=True, ssl_handshake_timeout=handshake_s
+            plain,
+            protocol,
+            context,
+            server_side=True,
+            ssl_handshake_timeout=handshake_s,
+            ssl_shutdown_timeout=FAREWELL_S,
         )
     )
     try:
@@ -42,6 +49,26 @@ async def secured(
         raise ConnectionResetError
     protocol.connection_made(transport)
     return transport, plain
+
+
+async def said_farewell(tls: asyncio.Transport, plain: asyncio.Transport) -> None:
+    """Tell the peer that nothing more comes, and drop what it still sends until it leaves."""
+    rest = _Dropped()
+    tls.resume_reading()  # what has come is read first: asyncio's TLS breaks off on it
+    tls.close()
+    plain.set_protocol(rest)
+    await rest.over
+
+
+class _Dropped(asyncio.Protocol):
+    """Whatever comes; ``over`` once the connection is."""
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
 
 
 class _Early(asyncio.Protocol):

@@ -72,7 +72,10 @@ class Https:
         plain.settimeout(60)
         plain.connect(("127.0.0.1", self.server.port))
         return self.theirs.wrap_socket(
-            plain, server_hostname="127.0.0.1", do_handshake_on_connect=False
+            plain,
+            server_hostname="127.0.0.1",
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # an end that is not told is an error
         )
 
     async def turns(self) -> None:
@@ -130,6 +133,35 @@ def test_what_was_taken_is_not_waited_for(https: Https, monkeypatch: pytest.Monk
         until(lambda: not https.outgoing)
         client.sendall(REQUEST)
         until(lambda: not https.outgoing)
+
+
+LAST = b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+TOO_LARGE = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n" + bytes(2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [(LAST, b"200"), (LAST + bytes(500_000), b"200"), (TOO_LARGE, b"413")],
+    ids=["read", "more-than-read", "unread"],
+)
+def test_the_end_is_told_as_soon_as_the_answer_is_sent(
+    https: Https, monkeypatch: pytest.MonkeyPatch, request_bytes: bytes, status: bytes
+) -> None:
+    monkeypatch.setattr(http_connection, "FAREWELL_S", 600.0)
+    https.start()
+    with https.connect() as client:
+        client.sendall(request_bytes)
+        with client.makefile("rb") as answer:
+            assert answer.read().split()[1] == status
+    until(lambda: not https.server._connections)
+
+
+def test_who_does_not_leave_is_let_go(https: Https, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "FAREWELL_S", 0.1)
+    https.start()
+    with https.connect() as client:
+        client.sendall(LAST)
+        until(lambda: https.asked.is_set() and not https.server._connections)
 
 
 def test_clients_may_speak_before_they_are_taken_in_or_after(https: Https) -> None:
