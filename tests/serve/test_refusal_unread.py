@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import grpc
 import pytest
@@ -24,8 +23,8 @@ from edgewright.serve.rpc_server import MOST_AHEAD
 from edgewright.v1 import prediction_pb2
 
 from .conftest import Gate, Launch, Running, until
+from .full_queue import CLASSIFY, FullQueue
 
-CLASSIFY = "/edgewright.v1.PredictionService/ClassifyText"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 NO_MESSAGE = b"\xff\xff"
 
@@ -37,20 +36,12 @@ def sent(running: Running, path: str, message: bytes = NO_MESSAGE) -> grpc.RpcEr
     return refusal.value
 
 
-def full(launch: Launch, gate: Callable[[], Gate], **options: Any) -> tuple[Running, Gate, Any]:
-    """A server whose queue has room for nobody, until the gate is opened."""
-    running = launch(instances=1, queue_size=2, max_texts=2, **options)
-    held = gate()
-    waiting = running.predictions.ClassifyText.future(running.request("bank", "vote"), timeout=60)
-    until(lambda: running.server.batcher.queue.rows == 2)
-    return running, held, waiting
-
-
 @pytest.mark.parametrize("path", [CLASSIFY, INFER])
 def test_where_the_queue_has_room_for_nobody_calls_are_refused_unread(
     launch: Launch, gate: Callable[[], Gate], path: str
 ) -> None:
-    running, held, waiting = full(launch, gate)
+    full = FullQueue(launch, gate)
+    running = full.running
     error = sent(running, path)
     trailers = dict(error.trailing_metadata())
     status = Status.FromString(trailers[STATUS_METADATA_KEY])
@@ -65,8 +56,7 @@ def test_where_the_queue_has_room_for_nobody_calls_are_refused_unread(
     assert running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 1
     refused = {"code": "RESOURCE_EXHAUSTED", "method": path.removeprefix("/")}
     until(lambda: running.metric("edgewright_requests_total", **refused) == 1)
-    held.open.set()
-    assert len(waiting.result().classifications) == 2
+    full.answer()
     until(lambda: running.server.in_flight == 0)
     assert sent(running, path).code() is grpc.StatusCode.INVALID_ARGUMENT  # it is read again
 
@@ -74,20 +64,19 @@ def test_where_the_queue_has_room_for_nobody_calls_are_refused_unread(
 def test_probes_and_descriptions_are_answered_all_the_same(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
-    running, held, waiting = full(launch, gate)
+    full = FullQueue(launch, gate)
+    running = full.running
     live = running.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
     assert inference_pb2.ServerLiveResponse.FromString(live(b"", timeout=60)).live
-    held.open.set()
-    waiting.result()
+    full.answer()
 
 
 def test_who_may_not_call_is_told_that_rather_than_to_come_back(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
-    running, held, waiting = full(launch, gate, max_calls_per_caller=1)
-    assert "calls in flight" in sent(running, CLASSIFY).details()
-    held.open.set()
-    waiting.result()
+    full = FullQueue(launch, gate, max_calls_per_caller=1)
+    assert "calls in flight" in sent(full.running, CLASSIFY).details()
+    full.answer()
 
 
 def test_every_unary_method_that_computes_is_one_of_them() -> None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,9 +20,10 @@ from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.event_loop import run
 from edgewright.serve.refusals import _BURST, Refusals
 
-from .conftest import Gate, Launch, Running, until
+from .conftest import Gate, Launch, until
+from .full_queue import CLASSIFY, FullQueue
+from .test_callers import greedy_and_modest
 
-CLASSIFY = "/edgewright.v1.PredictionService/ClassifyText"
 FOR_EVER = 1e8  # seconds, more than any clock of a loop shows: what is held the test tells
 RETRY_S = 0.5
 
@@ -149,30 +151,18 @@ def test_who_was_held_is_to_come_back_so_much_sooner() -> None:
     assert told.retry_after_s == round(told.retry_after_s, 2)
 
 
-def full(launch: Launch, gate: Callable[[], Gate], held: Refusals) -> tuple[Running, Gate, Any]:
-    """A server whose queue has room for nobody until the gate is opened, and which tells none."""
-    running = launch(instances=1, queue_size=2, max_texts=2)
-    running.server._edge.refusals = held
-    closed = gate()
-    waiting = running.predictions.ClassifyText.future(running.request("bank", "vote"), timeout=60)
-    until(lambda: running.server.batcher.queue.rows == 2)
-    return running, closed, waiting
-
-
 def test_refused_calls_of_a_server_wait_to_be_told(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
-    refusals = scarce()
-    running, closed, waiting = full(launch, gate, refusals)
-    calls = [running.channel.unary_unary(CLASSIFY).future(b"", timeout=60) for _ in range(3)]
-    until(lambda: refusals.held == 3)
+    full = FullQueue(launch, gate, scarce())
+    calls, running = full.held(3), full.running
     assert running.metric("edgewright_held_refusals") == 3
     calls[0].cancel()
-    until(lambda: refusals.held == 2)
+    until(lambda: full.refusals.held == 2)
     until(lambda: running.server.in_flight == 3)
     assert not any(call.done() for call in calls[1:])
     assert running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 0
-    running.loop.loop.call_soon_threadsafe(refusals.drain)
+    full.tell()
     codes = Counter(call.code() for call in calls[1:])
     assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED: 2}
     status = Status.FromString(dict(calls[1].trailing_metadata())[STATUS_METADATA_KEY])
@@ -180,28 +170,40 @@ def test_refused_calls_of_a_server_wait_to_be_told(
     assert status.details[1].Unpack(retry)
     assert retry.retry_delay.ToNanoseconds() > 0
     assert running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 2
-    closed.open.set()
-    waiting.result()
+    full.answer()
 
 
 def test_what_a_refusal_waits_to_be_told_is_no_time_of_its_call(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
-    refusals = scarce()
-    running, closed, waiting = full(launch, gate, refusals)
+    full = FullQueue(launch, gate, scarce())
     begun = time.monotonic()
-    call = running.channel.unary_unary(CLASSIFY).future(b"", timeout=60)
-    until(lambda: refusals.held == 1)
+    (call,) = full.held()
     held = time.monotonic()
     time.sleep(1)
     held_s = time.monotonic() - held
-    running.loop.loop.call_soon_threadsafe(refusals.drain)
+    full.tell()
     assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    until(lambda: running.metric("edgewright_request_seconds_count") == 1)
-    took_s = running.metric("edgewright_request_seconds_sum")
+    until(lambda: full.running.metric("edgewright_request_seconds_count") == 1)
+    took_s = full.running.metric("edgewright_request_seconds_sum")
     assert 0 < took_s <= time.monotonic() - begun - held_s
-    closed.open.set()
-    waiting.result()
+    full.answer()
+
+
+def test_whoever_waits_to_be_told_has_a_call_in_flight(
+    launch: Launch, gate: Callable[[], Gate], tmp_path: Path
+) -> None:
+    """As he sees it: he has no answer yet, and who has many calls delays those of others."""
+    greedy, modest = greedy_and_modest(tmp_path / "tokens")
+    callers = {"tokens": tmp_path / "tokens", "max_calls_per_caller": 1}
+    full = FullQueue(launch, gate, scarce(), metadata=modest, **callers)
+    (first,) = full.held(metadata=greedy)
+    second = full.running.channel.unary_unary(CLASSIFY).future(b"", metadata=greedy, timeout=60)
+    until(lambda: full.refusals.held == 2)
+    full.tell()
+    assert "2 rows wait and 2 may" in first.details()
+    assert "greedy has 1 calls in flight" in second.details()
+    full.answer()
 
 
 @pytest.mark.parametrize(("characters", "held"), [(1000, 1), (40_000, 0)])
@@ -226,13 +228,10 @@ def test_what_was_read_waits_only_where_it_is_small(
 def test_a_drain_of_the_server_tells_those_who_wait(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
-    refusals = scarce()
-    running, closed, waiting = full(launch, gate, refusals)
-    call = running.channel.unary_unary(CLASSIFY).future(b"", timeout=60)
-    until(lambda: refusals.held == 1)
+    full = FullQueue(launch, gate, scarce())
+    (call,) = full.held()
     with ThreadPoolExecutor(1) as pool:
-        drained = pool.submit(running.loop.run, running.server.drain())
+        drained = pool.submit(full.running.loop.run, full.running.server.drain())
         assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        closed.open.set()
+        full.answer()
         assert drained.result()
-    assert waiting.result().classifications
