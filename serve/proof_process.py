@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from subprocess import TimeoutExpired
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -32,6 +34,7 @@ LOOK_S: Final = 2.0  # between two looks at whether it starves
 _STARVES: Final = 0.05
 _REMEMBERED_S: Final = 60.0  # that no core was idle: pieces have a share from the start
 LIMIT_S: Final = 600.0  # for a piece: what takes longer hangs, as a rule
+ANSWER_S: Final = 30.0  # that more of an answer, or room for more of a piece, may be waited for
 _LAST_S: Final = 5.0  # from the end of its pipe to its own
 
 T = TypeVar("T")
@@ -84,7 +87,10 @@ class ProofProcess:
                 return answer
             self._end()
             if not self._idle:
-                raise NotReadyError(f"what proves it did not end within {LIMIT_S:g} s")
+                raise NotReadyError(
+                    f"what proves it did not end within {LIMIT_S:g} s, or stopped for "
+                    f"{ANSWER_S:g} s in the middle of its answer"
+                )
             self._idle = False
             self._background.no_core_idle_until = time.monotonic() + _REMEMBERED_S
 
@@ -104,7 +110,7 @@ class _Child:
     def __init__(self, background: Background, *, idle: bool) -> None:
         self._background = background
         self._idle = idle
-        self._pipe, theirs = Pipe()
+        self._pipe, theirs = _pipe()
         descriptor = theirs.fileno()
         command = [sys.executable, "-P", proof_child.__file__, str(descriptor), str(NICE)]
         try:
@@ -120,6 +126,8 @@ class _Child:
         try:
             self._pipe.send(work)
             return self._pipe.recv() if self._arrives(limit_s) else None
+        except BlockingIOError:
+            return None
         except (EOFError, OSError):
             with suppress(TimeoutExpired):  # of itself, lest it be killed as it ends
                 self._process.wait(_LAST_S)
@@ -144,6 +152,18 @@ class _Child:
         """Kill it unless it has ended; its exit code, or minus the number of the signal."""
         self._pipe.close()
         return self._background.end(self._process)
+
+
+def _pipe() -> tuple[Connection, socket.socket]:
+    """Our end, which waits in the middle of nothing for longer than ``ANSWER_S``, and the other.
+
+    Where it would, it raises BlockingIOError (socket(7), SO_RCVTIMEO).
+    """
+    ours, theirs = socket.socketpair()
+    limit = struct.pack("ll", int(ANSWER_S), int(ANSWER_S % 1 * 1e6))
+    for way in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        ours.setsockopt(socket.SOL_SOCKET, way, limit)
+    return Connection(ours.detach()), theirs
 
 
 def _death(code: int) -> EdgewrightError | _NoProcessError:

@@ -251,6 +251,51 @@ def test_what_hangs_is_given_up(process: ProofProcess, monkeypatch: pytest.Monke
         process.run(HANGS)
 
 
+# Its process is stopped in the middle of its answer, after four bytes for the length and one more.
+STOPS = """
+import os, signal
+from multiprocessing.connection import Connection
+
+def stop(pipe, answer):
+    os.write(pipe.fileno(), len(answer).to_bytes(4, "big") + bytes(answer[:1]))
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+if {}:
+    Connection._send_bytes = stop
+"""
+
+
+@LINUX
+def test_what_stops_in_the_middle_of_its_answer_begins_anew(
+    process: ProofProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_process, "ANSWER_S", 0.01)
+    stopped = process.run(PID)
+    assert process.run(partial(exec, STOPS.format(IS_IDLE))) is None
+    assert is_gone(stopped)
+    assert process.run(POLICY) == os.SCHED_OTHER
+
+
+def test_what_always_stops_in_the_middle_of_its_answer_is_given_up(
+    process: ProofProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_process, "ANSWER_S", 0.01)
+    with pytest.raises(NotReadyError, match=r"stopped for 0.01 s in the middle of its answer"):
+        process.run(partial(exec, STOPS.format(True)))
+    assert process.run(PID) != os.getpid()
+
+
+def test_a_piece_that_is_not_taken_is_given_up(
+    process: ProofProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(proof_process, "ANSWER_S", 0.01)
+        pid = process.run(PID)
+    os.kill(pid, signal.SIGSTOP)
+    assert process.run(partial(len, bytes(10_000_000))) == 10_000_000
+    assert is_gone(pid)
+
+
 def test_whoever_closes_the_background_waits_for_no_process(
     process: ProofProcess, background: Background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
