@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 # In /proc/PID/stat, counted from what follows the name of the program; see proc(5).
 _STATE: Final = 0
+_ENDED: Final = "Z"  # whoever started or inherited it has not asked for its exit code yet
 _USER_TICKS: Final = 11
 _SYSTEM_TICKS: Final = 12
 
@@ -20,12 +21,14 @@ class CoreTime(NamedTuple):
 
     @classmethod
     def of(cls, pid: int) -> CoreTime | None:
-        """Now; None where that cannot be seen: there is no /proc, or no such process any more."""
+        """Now; None where that cannot be seen: there is no /proc, or the process has ended."""
         try:
             line = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
             return None
         fields = line.rpartition(")")[2].split()  # a name may hold anything
+        if fields[_STATE] == _ENDED:
+            return None
         ticks = int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])
         return cls(fields[_STATE] == "R", ticks / os.sysconf("SC_CLK_TCK"))
 

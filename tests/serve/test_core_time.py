@@ -26,6 +26,7 @@ def test_a_process_is_seen_to_work_and_to_sleep() -> None:
         until(lambda: now(process).wants_core)
         until(lambda: now(process).seconds >= 0.3 and not now(process).wants_core)
         process.kill()
+        until(lambda: CoreTime.of(process.pid) is None)  # also before its exit code is asked for
     assert CoreTime.of(process.pid) is None
 
 

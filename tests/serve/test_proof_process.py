@@ -27,6 +27,7 @@ from edgewright.serve.proof_process import LIMIT_S, ProofProcess
 
 from . import hanging_proof
 from .bundles import Recipe, make_bundle, seal_again
+from .families import is_running
 from .processes import FREE_PORTS, Process, Start, until
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="priorities are Linux's")
@@ -65,15 +66,6 @@ def is_gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return False
-
-
-def has_ended(pid: int) -> bool:
-    """Whether it runs no more; who inherited it need not have asked for its exit code."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
 
 
 def test_one_process_does_all_pieces_and_ends_with_them(background: Background) -> None:
@@ -393,11 +385,11 @@ def test_a_stop_waits_for_no_proof_and_leaves_none(hanging: tuple[Process, int])
     process, proof = hanging
     process.popen.terminate()
     assert process.wait() == (0, "", "")
-    until(lambda: has_ended(proof))
+    until(lambda: not is_running(proof))
 
 
 def test_a_server_that_is_killed_leaves_no_proof(hanging: tuple[Process, int]) -> None:
     process, proof = hanging
     process.popen.kill()
     process.wait()
-    until(lambda: has_ended(proof))
+    until(lambda: not is_running(proof))
