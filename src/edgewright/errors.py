@@ -29,13 +29,17 @@ tree to gRPC codes; nothing else does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class EdgewrightError(Exception):
     """Base of every deliberate error; anything else that escapes is a bug."""
 
     exit_code: ClassVar[int] = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied, also into another process, as it is: whatever it was made from."""
+        return _same, (type(self), self.args), self.__dict__
 
 
 class ConfigError(EdgewrightError, ValueError):
@@ -148,3 +152,7 @@ class FeedbackStoreError(ServiceError):
 
 class DeadlineError(ServiceError):
     """The caller's deadline passed before the answer was there."""
+
+
+def _same(kind: type[EdgewrightError], args: tuple[Any, ...]) -> EdgewrightError:
+    return kind.__new__(kind, *args)
