@@ -51,6 +51,14 @@ class _Failure:
         return self.kind(self.message)
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A version that is being loaded."""
+
+    task: asyncio.Task[Loaded | _Failure]
+    since: datetime
+
+
 class Loader:
     """Loads what is asked for; what it has loaded is its caller's."""
 
@@ -69,11 +77,15 @@ class Loader:
         self._load = load
         self._refused = refused
         self._clock = clock
-        self.begun: dict[Key, datetime] = {}  # what is being loaded, since when
         self._few = asyncio.Semaphore(AT_ONCE)
         self._failures: dict[Key, _Failure] = {}
-        self._attempts: dict[Key, asyncio.Task[Loaded | _Failure]] = {}
+        self._attempts: dict[Key, _Attempt] = {}
         self._closed = False
+
+    @property
+    def begun(self) -> dict[Key, datetime]:
+        """What is being loaded, since when."""
+        return {key: each.since for key, each in self._attempts.items()}
 
     async def load(self, name: str, version: int, *, again: bool) -> Loaded:
         """Load one version; without ``again`` not one that failed and has not changed since.
@@ -88,9 +100,10 @@ class Loader:
         await self._few.acquire()
         while (before := self._attempts.get(key)) is not None:
             self._few.release()
-            await asyncio.wait((before,))
+            await asyncio.wait((before.task,))
             await self._few.acquire()
-        attempt = self._attempts[key] = asyncio.create_task(self._attempt(name, version, again))
+        attempt = asyncio.create_task(self._attempt(name, version, again))
+        self._attempts[key] = _Attempt(attempt, datetime.now(UTC))
         attempt.add_done_callback(lambda _: self._attempts.pop(key))
         outcome = await asyncio.shield(attempt)
         if isinstance(outcome, _Failure):
@@ -102,7 +115,7 @@ class Loader:
         self._closed = True
 
     async def _attempt(self, name: str, version: int, again: bool) -> Loaded | _Failure:
-        self.begun[name, version], state = datetime.now(UTC), ""
+        state = ""
         try:
             state = await asyncio.to_thread(self._state, name, version)
             failure = self._failures.get((name, version))
@@ -112,7 +125,6 @@ class Loader:
         except Exception as error:  # an edge: no bundle may stop those that answer
             return self._failed(name, version, state, error)
         finally:
-            self.begun.pop((name, version), None)
             self._few.release()
         self._failures.pop((name, version), None)
         return loaded
