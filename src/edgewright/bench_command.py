@@ -91,7 +91,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 )
 @click.option(
     "--p99-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=float,
     help="What --find-rate holds to, with 99.9% of the calls answered.  [default: 50]",
 )
 @click.option(
@@ -204,7 +204,8 @@ def _config(options: dict[str, Any]) -> BenchConfig:
     if options["p99_ms"] is not None and not options["find_rate"]:
         raise ConfigError("--p99-ms is what --find-rate holds to; give --find-rate too")
     arrivals = Arrivals(options["arrivals"])
-    searched = Search(options["p99_ms"] or _P99_MS, arrivals=arrivals)
+    p99_ms = _P99_MS if options["p99_ms"] is None else options["p99_ms"]
+    searched = Search(p99_ms, arrivals=arrivals)
     return BenchConfig(
         loads=tuple(_loads(options, arrivals)),
         search=searched if options["find_rate"] else None,

@@ -199,6 +199,12 @@ def test_a_deadline_reaches_the_server_and_is_counted(
         (["-o", "no/such/folder.json"], 2, "is no folder"),
         (["--protocol", "oip"], 2, "wants the model's name"),
         (["--processes", "0"], 2, "1 to 64"),
+        (["--processes", "9" * 400], 2, f"--processes is {'9' * 20}...; it must be 1 to 64"),
+        (["--rows-per-call", "0"], 2, "--rows-per-call is 0; it must be 1 to 100000"),
+        (["--rows-per-call", "100001"], 2, "--rows-per-call is 100001; it must be 1 to 100000"),
+        (["--find-rate", "--p99-ms", "nan"], 2, "--p99-ms is nan; it must be above 0"),
+        (["--find-rate", "--p99-ms", "inf"], 2, "--p99-ms is inf; it must be above 0"),
+        (["--find-rate", "--p99-ms", "0"], 2, "--p99-ms is 0; it must be above 0"),
     ],
 )
 def test_what_cannot_work_is_told_before_any_load(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from edgewright.bench import requests
 from edgewright.bench.inputs import Inputs, synthetic_images, synthetic_texts
 from edgewright.bench.requests import edgewright_requests
 from edgewright.errors import ConfigError
+from edgewright.v1 import prediction_pb2
 from edgewright.v1.prediction_pb2 import ClassifyImageRequest, ClassifyTextRequest
 
 
@@ -79,3 +81,16 @@ def test_what_is_held_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(requests, "MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match="held in memory"):
         edgewright_requests(Inputs([b"x" * 600] * 2, ""), 1, "")
+
+
+def test_a_call_that_is_too_large_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def message(*_: Any, texts: list[str], **__: Any) -> Any:
+        made.append(len(texts))
+        return prediction_pb2.ClassifyTextResponse()
+
+    monkeypatch.setattr(prediction_pb2, "ClassifyTextRequest", message)
+    with pytest.raises(ConfigError, match="fewer --rows-per-call"):
+        edgewright_requests(Inputs(["x" * 1_000_000], ""), 100_000, "")
+    assert made == []

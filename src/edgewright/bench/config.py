@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -13,6 +14,9 @@ from edgewright.errors import ConfigError
 MAX_RATE: Final = 100_000.0
 MAX_CALLERS: Final = 10_000
 MAX_PROCESSES: Final = 64
+LONGEST_S: Final = 3600.0  # of a call
+MAX_ROWS: Final = 100_000  # in one call: far more than servers take
+_DIGITS: Final = 20  # of a number that is told
 
 
 class Protocol(StrEnum):
@@ -89,29 +93,31 @@ class BenchConfig:
     seed: int = 0  # of texts, images and Poisson arrivals
 
     def __post_init__(self) -> None:
-        rules = {
-            "--duration": (self.duration_s, 0 < self.duration_s <= 86_400, "above 0, up to a day"),
-            "--warm-up": (self.warm_up_s, 0 <= self.warm_up_s <= 3600, "0 to 3600 seconds"),
-            "--deadline-ms": (
-                self.deadline_s * 1000,
-                0 < self.deadline_s <= 3600,
-                "above 0, up to an hour",
-            ),
-            "--rows-per-call": (self.rows_per_call, self.rows_per_call >= 1, "1 or more"),
-            "--processes": (
-                self.processes,
-                1 <= self.processes <= MAX_PROCESSES,
-                f"1 to {MAX_PROCESSES}",
-            ),
-        }
         faults = [
-            f"{option} is {value:g}; it must be {expected}"
-            for option, (value, holds, expected) in rules.items()
+            f"{option} is {value}; it must be {expected}"
+            for option, value, holds, expected in self._rules()
             if not holds
         ]
         faults += [fault for load in self.loads if (fault := self._fault(load))]
         if faults:
             raise ConfigError(faults)
+
+    def _rules(self) -> Iterator[tuple[str, str, bool, str]]:
+        """Options, what they are and are to be; none that is no number keeps to its rule."""
+        duration_s, warm_up_s, deadline_s = self.duration_s, self.warm_up_s, self.deadline_s
+        yield "--duration", f"{duration_s:g}", 0 < duration_s <= 86_400, "above 0, up to a day"
+        yield "--warm-up", f"{warm_up_s:g}", 0 <= warm_up_s <= 3600, "0 to 3600 seconds"
+        in_time = 0 < deadline_s <= LONGEST_S
+        yield "--deadline-ms", f"{deadline_s * 1000:g}", in_time, "above 0, up to an hour"
+        if self.search is not None:
+            p99_ms = self.search.p99_ms
+            in_time = 0 < p99_ms <= 1000 * LONGEST_S
+            yield "--p99-ms", f"{p99_ms:g}", in_time, "above 0, up to an hour"
+        for option, value, most in (
+            ("--rows-per-call", self.rows_per_call, MAX_ROWS),
+            ("--processes", self.processes, MAX_PROCESSES),
+        ):
+            yield option, _told(value), 1 <= value <= most, f"1 to {most}"
 
     def _fault(self, load: Load) -> str:
         if isinstance(load, Open):
@@ -120,7 +126,13 @@ class BenchConfig:
             return ""
         if not self.processes <= load.callers <= MAX_CALLERS:
             return (
-                f"--concurrency has {load.callers}; with --processes {self.processes} it is "
+                f"--concurrency has {_told(load.callers)}; with --processes {self.processes} it is "
                 f"{self.processes} to {MAX_CALLERS}"
             )
         return ""
+
+
+def _told(number: int) -> str:
+    """Of a long one its beginning, as any can be typed."""
+    digits = str(number)
+    return digits if len(digits) <= _DIGITS else f"{digits[:_DIGITS]}..."

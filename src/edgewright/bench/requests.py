@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from edgewright.errors import ConfigError
 # What is held in memory, and sent in turn: enough that no cache of the server's holds it all.
 MAX_REQUESTS: Final = 4096
 MAX_BYTES: Final = 256 << 20
+Call = Sequence[Any]  # what one holds: texts, or whole image files
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ def edgewright_requests(inputs: Inputs, rows: int, model: str) -> Requests:
     """
     from edgewright.v1 import prediction_pb2
 
-    def message(call: Any) -> Any:
+    def message(call: Call) -> Any:
         if inputs.kind == "text":
             return prediction_pb2.ClassifyTextRequest(model=model, texts=call)
         return prediction_pb2.ClassifyImageRequest(model=model, images=call)
 
     name = "ClassifyText" if inputs.kind == "text" else "ClassifyImage"
-    messages = _held(message(call) for call in inputs.calls(rows, MAX_REQUESTS))
+    messages = _held(inputs.calls(rows, MAX_REQUESTS), message)
     return Requests(f"/edgewright.v1.PredictionService/{name}", messages, rows)
 
 
@@ -54,7 +55,7 @@ def oip_requests(inputs: Inputs, rows: int, model: str, tensor: str, rank: int) 
     """
     from edgewright.oip import inference_pb2
 
-    def message(call: Sequence[str] | Sequence[bytes]) -> Any:
+    def message(call: Call) -> Any:
         elements = [each.encode() if isinstance(each, str) else each for each in call]
         given = inference_pb2.ModelInferRequest.InferInputTensor(
             name=tensor, datatype="BYTES", shape=[rows, 1][:rank]
@@ -64,19 +65,24 @@ def oip_requests(inputs: Inputs, rows: int, model: str, tensor: str, rank: int) 
             model_name=model, inputs=[given], raw_input_contents=[raw]
         )
 
-    messages = _held(message(call) for call in inputs.calls(rows, MAX_REQUESTS))
+    messages = _held(inputs.calls(rows, MAX_REQUESTS), message)
     return Requests("/inference.GRPCInferenceService/ModelInfer", messages, rows)
 
 
-def _held(messages: Any) -> list[bytes]:
+def _held(calls: Iterable[Call], message: Callable[[Call], Any]) -> list[bytes]:
     held: list[bytes] = []
     total = 0
-    for message in messages:
-        held.append(message.SerializeToString())
+    for call in calls:
+        _check_room(total + sum(map(len, call)))  # before one is made, which may be too large
+        held.append(message(call).SerializeToString())
         total += len(held[-1])
-        if total > MAX_BYTES:
-            raise ConfigError(
-                f"the inputs are more than the {MAX_BYTES >> 20} MiB that are held in memory; "
-                "give fewer or smaller ones, or fewer --rows-per-call"
-            )
+        _check_room(total)
     return held
+
+
+def _check_room(total: int) -> None:
+    if total > MAX_BYTES:
+        raise ConfigError(
+            f"the inputs are more than the {MAX_BYTES >> 20} MiB that are held in memory; "
+            "give fewer or smaller ones, or fewer --rows-per-call"
+        )
