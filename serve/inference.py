@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,7 @@ EXTENSIONS: Final = ("classification", "model_configuration")
 PLATFORM: Final = "edgewright"
 CLASSIFICATION: Final = "classification"
 # Triton's clients in C++ send it with every call. It speaks of streams alone, and there are none.
+_EXTRAS: Final = (LOGITS, FEATURES)
 _WITHOUT_EFFECT: Final = "triton_enable_empty_final_response"
 _IN_PLACE: Final = 64 << 10  # bytes or elements that are decoded on the event loop itself
 _VERSION: Final = re.compile("[1-9][0-9]{0,17}")
@@ -45,23 +46,21 @@ _VERSION: Final = re.compile("[1-9][0-9]{0,17}")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RequestedTensor:
+class RequestedTensor(NamedTuple):
     """An output that is asked for; ``classes`` above 0 wants that many best, in Triton's words."""
 
     name: str
     classes: int = 0
 
 
-@dataclass(frozen=True)
-class InferCall:
+class InferCall(NamedTuple):
     """What is asked; ``parameters`` may hold "timeout", in microseconds."""
 
     model: str
     version: str
     inputs: Sequence[GivenTensor]
     outputs: Sequence[RequestedTensor] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
 
 class Inference:
@@ -107,16 +106,18 @@ class Inference:
             EdgewrightError: as ``Predictor`` and ``Registry.ready``.
         """
         model = self.registry.route(call.model, version_number(call.version))
-        outputs = _requested(model, call.outputs)
+        _check_outputs(model, call.outputs)
         time_left_s = _sooner(time_left_s, call.parameters)
-        extras = [each.name for each in outputs if each.name in (LOGITS, FEATURES)]
+        extras = [each.name for each in call.outputs if each.name in _EXTRAS]
         predicted = await self._predict(model, _by_name(call.inputs), time_left_s, extras)
-        answers = _answers(model, predicted, extras)
+        usual = _usual_answers(model, predicted)
+        if not call.outputs:
+            return model, usual
+        answers = {each.name: each for each in (*usual, *(_extra(x, predicted) for x in extras))}
         return model, [
-            _classified(model, answers[each.name], each.classes) if each.classes
-            else answers[each.name]
-            for each in outputs
-        ]  # fmt: skip
+            _classified(model, answers[name], classes) if classes else answers[name]
+            for name, classes in call.outputs
+        ]
 
     def _check_rows(self, given: GivenTensor) -> None:
         """Before anything is decoded."""
@@ -134,23 +135,11 @@ class Inference:
         time_left_s: float | None,
         extras: Sequence[str],
     ) -> list[Predicted]:
-        example, arrays = example_type(model), array_types(model)
-        wanted = (
-            [example]
-            if example.name in inputs
-            else [each for each in arrays if each.name in inputs or each.name != "token_type_ids"]
-        )
-        names = [each.name for each in wanted]
-        if set(names) != set(inputs):
-            every = ", ".join(each.name for each in arrays)
-            raise InputError(
-                f"{model.name} takes the input {example.name!r}, or in its place {every}; the call "
-                f"has {', '.join(name[:200] for name in inputs) or 'none'}",
-                field="inputs",
-            )
         for each in inputs.values():
             self._check_rows(each)
-        if wanted != [example]:
+        example = example_type(model)
+        if inputs.keys() != {example.name}:
+            wanted = _arrays(model, inputs)
             size = sum(len(each.content) for each in inputs.values())
             rows = await _off_the_loop(size, lambda: _rows(model, wanted, inputs))
             return await self._predictor.rows(model, rows, time_left_s, extras)
@@ -181,6 +170,20 @@ def refuse_parameters(name: str, parameters: Mapping[str, Any], known: Sequence[
             raise fault(name, f"has the parameter {parameter[:200]!r}, not supported; {there}")
 
 
+def _arrays(model: ServedModel, inputs: Mapping[str, GivenTensor]) -> list[TensorType]:
+    """What the model reads, where that is what the call has."""
+    every = array_types(model)
+    wanted = [each for each in every if each.name in inputs or each.name != "token_type_ids"]
+    if {each.name for each in wanted} != inputs.keys():
+        raise InputError(
+            f"{model.name} takes the input {example_type(model).name!r}, or in its place "
+            f"{', '.join(each.name for each in every)}; the call has "
+            f"{', '.join(name[:200] for name in inputs) or 'none'}",
+            field="inputs",
+        )
+    return wanted
+
+
 def _rows(
     model: ServedModel, wanted: Sequence[TensorType], inputs: Mapping[str, GivenTensor]
 ) -> Sequence[Row]:
@@ -209,9 +212,10 @@ def _by_name(inputs: Sequence[GivenTensor]) -> dict[str, GivenTensor]:
     return by_name
 
 
-def _requested(model: ServedModel, outputs: Sequence[RequestedTensor]) -> list[RequestedTensor]:
-    usual = [each.name for each in output_types(model)]
-    names = usual + [each.name for each in extra_types(model)]
+def _check_outputs(model: ServedModel, outputs: Sequence[RequestedTensor]) -> None:
+    if not outputs:
+        return
+    names = [each.name for each in (*output_types(model), *extra_types(model))]
     asked = [each.name for each in outputs]
     for each in outputs:
         if each.name not in names:
@@ -225,11 +229,12 @@ def _requested(model: ServedModel, outputs: Sequence[RequestedTensor]) -> list[R
             )
     if len(set(asked)) < len(asked):
         raise InputError("an output is asked for twice; ask for each once", field="outputs")
-    return list(outputs) or [RequestedTensor(name) for name in usual]
 
 
 def _sooner(time_left_s: float | None, parameters: Mapping[str, Any]) -> float | None:
     """The time left, also by the parameter "timeout"; 0 sets none."""
+    if not parameters:
+        return time_left_s
     unknown = [name for name in parameters if name not in ("timeout", _WITHOUT_EFFECT)]
     if unknown:
         raise InputError(
@@ -254,23 +259,25 @@ def _utf8(index: int, text: bytes) -> str:
         raise InputError(f"element {index} is no UTF-8: {error.reason} at {error.start}") from error
 
 
-def _answers(
-    model: ServedModel, predicted: Sequence[Predicted], extras: Sequence[str]
-) -> dict[str, AnswerTensor]:
-    rows, classes = len(predicted), len(model.labels)
-    scores = np.empty((rows, classes), np.float32)
-    for row, (_, answer) in zip(scores, predicted, strict=True):
-        row[answer.classes] = answer.scores
-    labels = [model.labels[answer.classes[0]].encode() for _, answer in predicted]
+def _usual_answers(model: ServedModel, predicted: Sequence[Predicted]) -> list[AnswerTensor]:
+    """As ``output_types``."""
+    names = model.labels
+    rows, classes = len(predicted), len(names)
+    scores: list[float] = []
+    for _, answer in predicted:
+        row = [0.0] * classes
+        for index, score in zip(answer.classes, answer.scores, strict=True):
+            row[index] = score
+        scores += row
+    labels = [names[answer.classes[0]].encode() for _, answer in predicted]
     best = [answer.scores[0] for _, answer in predicted]
     ids = [prediction_id.encode() for prediction_id, _ in predicted]
-    tensors = (
+    return [
         AnswerTensor("label", BYTES, (rows,), labels),
         AnswerTensor("score", FP32, (rows,), best),
-        AnswerTensor("scores", FP32, (rows, classes), scores.ravel().tolist()),
+        AnswerTensor("scores", FP32, (rows, classes), scores),
         AnswerTensor("prediction_id", BYTES, (rows,), ids),
-    )
-    return {each.name: each for each in (*tensors, *(_extra(name, predicted) for name in extras))}
+    ]
 
 
 def _extra(name: str, predicted: Sequence[Predicted]) -> AnswerTensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,11 @@ BYTES: Final = "BYTES"
 INT64: Final = "INT64"
 FP32: Final = "FP32"
 _NUMBERS: Final[dict[str, np.dtype[Any]]] = {INT64: np.dtype("<i8"), FP32: np.dtype("<f4")}
+_FORMATS: Final = {INT64: "q", FP32: "f"}
 _LENGTH: Final = struct.Struct("<I")  # before each element of BYTES
 
 
-@dataclass(frozen=True)
-class TensorType:
+class TensorType(NamedTuple):
     """A tensor that a model takes or gives; -1 in ``shape`` is an axis that varies."""
 
     name: str
@@ -29,8 +28,7 @@ class TensorType:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class GivenTensor:
+class GivenTensor(NamedTuple):
     """A tensor as it came: ``content`` is raw bytes, or the elements one by one."""
 
     name: str
@@ -39,8 +37,7 @@ class GivenTensor:
     content: bytes | Sequence[Any]
 
 
-@dataclass(frozen=True, eq=False)
-class AnswerTensor:
+class AnswerTensor(NamedTuple):
     """A tensor that goes out; ``values`` is its elements in order, bytes or numbers."""
 
     name: str
@@ -51,9 +48,8 @@ class AnswerTensor:
     def raw(self) -> bytes:
         """Its elements as bytes, little-endian."""
         if self.datatype == BYTES:
-            return b"".join(_LENGTH.pack(len(value)) + value for value in self.values)
-        array: NDArray[Any] = np.asarray(self.values, _NUMBERS[self.datatype])
-        return array.tobytes()
+            return b"".join([_LENGTH.pack(len(value)) + value for value in self.values])
+        return struct.pack(f"<{len(self.values)}{_FORMATS[self.datatype]}", *self.values)
 
 
 def strings(given: GivenTensor, kind: TensorType) -> list[bytes]:
