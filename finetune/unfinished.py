@@ -23,6 +23,7 @@ from typing import Any, Final
 from edgewright.errors import ConfigError, IntegrityError
 from edgewright.finetune.config import FinetuneConfig
 from edgewright.finetune.processes import ALONE, Processes
+from edgewright.folders import made_folder
 from edgewright.manifest import canonical_json, replace_file, sha256_bytes
 
 _DECIDED: Final = "decided.json"
@@ -115,9 +116,7 @@ def open_unfinished(
             f"{folder} holds a run that did not end; go on with --resume, or begin anew with "
             "--overwrite"
         )
-    made = [each for each in (folder, *folder.absolute().parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder):
+    with made_folder(folder), _held(folder):
         if not resume:
             for file in folder.iterdir():
                 file.unlink()
@@ -130,9 +129,8 @@ def open_unfinished(
                 if not unfinished.is_begun:  # and not killed either
                     unfinished.finish()
         finally:
-            for each in made or [folder]:  # an empty one is of no use to anybody
-                with suppress(OSError):  # not empty, or gone
-                    each.rmdir()
+            with suppress(OSError):  # not empty, or gone
+                folder.rmdir()  # an empty one, also of an earlier run, is of no use to anybody
 
 
 def read_decisions(target: Path) -> Decisions | None:

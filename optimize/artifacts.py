@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from edgewright.bundle import (
     Variant,
 )
 from edgewright.errors import ConfigError
+from edgewright.folders import made_folder
 from edgewright.manifest import canonical_json, measured_json, new_folder, refuse_existing, seal
 from edgewright.optimize.outcome import Outcome
 from edgewright.optimize.outcome_json import measurements_json
@@ -98,10 +100,12 @@ def write_rejection(outcome: Outcome) -> None:
         seal(folder, REJECTION, body, _told(outcome))
 
 
-def refuse_targets(output: Path, rejected: Path, *, overwrite: bool) -> None:
+@contextmanager
+def room_for_targets(output: Path, rejected: Path, *, overwrite: bool) -> Iterator[None]:
     """Fail before any work when the bundle or the rejection could not be written.
 
-    The folder that they go into is made, for trials of a search may come to lie there first.
+    The folder that they go into is made, for trials of a search may come to lie there first; it
+    goes again where nothing came.
 
     Raises:
         ConfigError: the bundle exists without ``overwrite``, either is something else than an
@@ -113,14 +117,16 @@ def refuse_targets(output: Path, rejected: Path, *, overwrite: bool) -> None:
             refuse_existing(target, overwrite=replace)
         except ConfigError as error:
             faults += error.faults
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        faults.append(f"-o {output}: nothing can be written there ({error.strerror})")
-    if faults:
-        raise ConfigError(faults)
+    with ExitStack() as made:
+        try:
+            made.enter_context(made_folder(output.parent))
+            with TemporaryFile(dir=output.parent):
+                pass
+        except OSError as error:
+            faults.append(f"-o {output}: nothing can be written there ({error.strerror})")
+        if faults:
+            raise ConfigError(faults)
+        yield
 
 
 def bundled(outcome: Outcome) -> list[str]:

@@ -34,7 +34,7 @@ from edgewright.latency import Effort, Timing, inputs_from_rows
 from edgewright.optimize.artifacts import (
     Contents,
     bundled,
-    refuse_targets,
+    room_for_targets,
     write_bundle,
     write_rejection,
 )
@@ -85,8 +85,11 @@ def optimize(
     config: OptimizeConfig, output: Output, *, clock: Callable[[], float] = time.monotonic
 ) -> Outcome:
     """Optimise as ``config`` says and write the bundle or the rejection; errors as in ``run``."""
-    refuse_targets(config.output, config.rejected, overwrite=config.overwrite)
-    stages = Stages(output, clock)
+    with room_for_targets(config.output, config.rejected, overwrite=config.overwrite):
+        return _optimize(config, output, Stages(output, clock))
+
+
+def _optimize(config: OptimizeConfig, output: Output, stages: Stages) -> Outcome:
     with stages("open"):
         inputs = Inputs.open(config)
         _look_ahead(inputs, config, output)

@@ -19,7 +19,7 @@ from edgewright.optimize.sensitivity import Ranking, Sensitivity
 from edgewright.proof.certificate import PairedCounts
 
 FORMAT: Final = "edgewright.trials"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2  # in 1 a row whose scores are no numbers could count as right
 _SUFFIX: Final = ".trials.json"
 
 

@@ -28,7 +28,7 @@ STAGES = ("edgewright.finetune", "edgewright.optimize", "edgewright.serve")
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"edgewright.{name}" if name else "edgewright" for name in names.split(" "))
     for names in (
-        " errors huge_pages",
+        " errors folders huge_pages",
         "kinds manifest output options rpc_errors v1 oip",
         "tables pretrained pointer",
         "examples texts preprocess metrics report figures answers feedback deadline call_inputs"

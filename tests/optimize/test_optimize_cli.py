@@ -30,6 +30,17 @@ def _refused(capsys: Any, *arguments: object) -> tuple[int, str]:
     return code, printed.err
 
 
+def test_what_is_refused_leaves_no_empty_folder(capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "no-checkpoint").write_text("")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for folder in (tmp_path / "new" / "folder", kept):
+        code, told = _refused(capsys, tmp_path / "no-checkpoint", "-o", folder / "bundle")
+        assert code == 4
+        assert "no checkpoint at" in told
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "no-checkpoint"]
+
+
 def test_help_names_every_option_and_ends_with_examples(capsys: Any) -> None:
     assert run(["optimize", "--help"]) == 0
     printed = capsys.readouterr().out

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewright.optimize import trials as on_disk
 from edgewright.optimize.sensitivity import Ranking, Sensitivity
 from edgewright.optimize.trials import Trials, trials_file
 from edgewright.proof.certificate import PairedCounts
@@ -43,6 +44,15 @@ def test_what_was_saved_is_read_back_to_the_bit(path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_what_was_counted_by_another_rule_is_counted_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(on_disk, "FORMAT_VERSION", 1)
+        assert saved(path) == opened(path)
+    assert opened(path).counts == {}
+
+
 def test_another_search_has_trials_of_its_own(path: Path) -> None:
     first = saved(path)
     assert opened(path, fp32="g").counts == {}
@@ -64,7 +74,7 @@ def test_another_runtime_has_the_same_ranking_and_counts_of_its_own(path: Path) 
     [
         lambda content: content[: len(content) // 2],
         lambda content: content.replace(b'"lost": 2', b'"lost": 0'),
-        lambda content: content.replace(b'"format_version": 1', b'"format_version": 2'),
+        lambda content: content.replace(b'"format_version": 2', b'"format_version": 3'),
         lambda _: b"",
         lambda _: b"[]",
         lambda _: json.dumps({"searches": 3, "rankings": {}}).encode(),
