@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ _FOREVER_S: Final = 1e9  # a deadline as far off is none: gRPC writes the end of
 
 
 class CallLeft(Exception):  # noqa: N818 -- nobody here is at fault
-    """The call is over for its caller, so that he cannot be written to."""
+    """The call is over, so that its caller cannot be written to."""
 
 
 class RpcCall:
@@ -81,14 +80,22 @@ class RpcCall:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     async def read(self) -> bytes | None:
-        """The next message; None after the last, and once the caller has left."""
+        """The next message; None after the last, and once the caller has left.
+
+        One reads at a time; another is told so by RuntimeError.
+
+        Raises:
+            CallLeft: the call is finished.
+        """
         if self._ahead:
             self._ahead = False
         else:
             if self._reading is None:
-                self._reading = self._loop.create_future()
-                self._receive(partial(_settle, self._reading))
-            await asyncio.shield(self._reading)  # a reader who is cancelled loses no message
+                self._reading = self._receive()
+            reading = self._reading
+            await asyncio.shield(reading)  # a reader who is cancelled loses no message
+            if self._reading is not reading:  # he would take no message for the end
+                raise RuntimeError("two read one call at a time")
             self._reading = None
         message, self._message = self._message, None
         self.read_bytes += len(message or b"")
@@ -97,16 +104,19 @@ class RpcCall:
     async def write(self, message: bytes) -> None:
         """Send a message, and wait until the caller has room for more.
 
+        One message at a time: another before that is a RuntimeError.
+
         Raises:
-            CallLeft: he has left.
+            CallLeft: he has left, or the call is finished.
         """
+        if self._writing:  # also where who wrote was cancelled
+            raise RuntimeError("the caller has no room yet for what was written last")
         sent = self._loop.create_future()
-        self._writing = True
         self._start((*self._metadata_once(), core.SendMessageOperation(message, _NO_FLAGS)),
-                    partial(_tell_success, sent))  # fmt: skip
+                    partial(self._on_sent, sent))  # fmt: skip
+        self._writing = True
         if not await sent:
             raise CallLeft
-        self._writing = False
 
     def end_with(
         self, code: grpc.StatusCode, details: str = "", trailers: Metadata | None = None
@@ -117,45 +127,79 @@ class RpcCall:
             self.trailers = trailers
 
     def finish(self, response: bytes | None = None) -> None:
-        """Send what remains: of a unary call that goes well all of it, else the status."""
-        if self.left or self._ended:
+        """Send what remains: of a unary call that goes well all of it, else the status.
+
+        Nothing can be read or written from here on. What cannot be sent, as metadata that HTTP/2
+        does not allow, is raised, and its caller hears of an internal error.
+        """
+        if self._ended:
             return
-        self._ended = True
+        try:
+            if not self.left:
+                self._send_end(response)
+        except Exception:
+            self._cancel(grpc.StatusCode.INTERNAL, "the answer cannot be sent")
+            raise
+        finally:
+            self._ended = True
+
+    def _send_end(self, response: bytes | None) -> None:
         if self._writing:  # behind what the caller does not take, no status would ever come to him
-            self._call.cancel(self._code.value[0], self._details)
+            well = self._code is grpc.StatusCode.OK  # as what is not whole must not look
+            self._cancel(grpc.StatusCode.CANCELLED if well else self._code, self._details)
             return
         message = () if response is None else (core.SendMessageOperation(response, _NO_FLAGS),)
+        details = self._details.encode("utf-8", "replace")
         status = core.SendStatusFromServerOperation(
-            self.trailers, self._code.value[0], self._details, _NO_FLAGS
+            self.trailers, self._code.value[0], details, _NO_FLAGS
         )
-        with suppress(CallLeft):
-            self._start((*self._metadata_once(), *message, status), _nothing)
+        self._start((*self._metadata_once(), *message, status), _nothing)
+
+    def _cancel(self, code: grpc.StatusCode, details: str) -> None:
+        self._call.cancel(code.value[0], details.encode("utf-8", "replace"))
 
     def on_request(self) -> None:
         """It has come: hear of its end."""
         self._start((core.ReceiveCloseOnServerOperation(_NO_FLAGS),), self.on_close)
 
-    def read_ahead(self, todo: Todo) -> None:
-        """Read its first message, and then do this: before the call begins."""
+    def read_ahead(self, on_read: Callable[[], Todo]) -> None:
+        """Read its first message before the call begins; ``on_read`` says what is to do then."""
         self._ahead = True
-        self._receive(todo)
+        receive = core.ReceiveMessageOperation(_NO_FLAGS)
+        self._start((receive,), partial(self._on_ahead, on_read))
 
     def on_close(self, event: Any) -> Todo | None:
         """It is over."""
         return self._leave if event.batch_operations[0].cancelled() else None
 
-    def _on_message(self, todo: Todo, event: Any) -> Todo:
+    def _on_ahead(self, on_read: Callable[[], Todo], event: Any) -> Todo:
         self._message = event.batch_operations[0].message()
-        return todo
+        return on_read()
 
-    def _receive(self, todo: Todo) -> None:
+    def _receive(self) -> asyncio.Future[None]:
+        """Done when ``_message`` is the next."""
+        done: asyncio.Future[None] = self._loop.create_future()
         receive = core.ReceiveMessageOperation(_NO_FLAGS)
-        self._start((receive,), partial(self._on_message, todo))
+        self._start((receive,), partial(self._on_message, done))
+        return done
+
+    def _on_message(self, done: asyncio.Future[None], event: Any) -> Todo:
+        self._message = event.batch_operations[0].message()
+        return partial(done.set_result, None)  # nobody else does, nor cancels it
+
+    def _on_sent(self, sent: asyncio.Future[bool], event: Any) -> Todo:
+        return partial(self._sent, sent, bool(event.success))
+
+    def _sent(self, sent: asyncio.Future[bool], success: bool) -> None:
+        self._writing = False
+        if not sent.done():
+            sent.set_result(success)
 
     def _leave(self) -> None:
         self.left = True
         if self.task is not None:
             self.task.cancel()
+            self.task = None  # or what it ends with would keep the call until garbage is collected
 
     def _metadata_once(self) -> tuple[Any, ...]:
         if self._metadata_sent:
@@ -164,23 +208,15 @@ class RpcCall:
         return (core.SendInitialMetadataOperation((), _NO_FLAGS),)
 
     def _start(self, steps: tuple[Any, ...], on_event: Callable[[Any], Todo | None]) -> None:
-        """Begin these together; the polling thread calls ``on_event`` when all are done."""
-        if self._call.start_server_batch(steps, on_event):
+        """Begin these together; the polling thread calls ``on_event`` when all are done.
+
+        Raises:
+            CallLeft: the call is finished.
+        """
+        if self._ended:
             raise CallLeft
-
-
-def _settle(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)
-
-
-def _tell_success(sent: asyncio.Future[bool], event: Any) -> Todo:
-    return partial(_set_success, sent, bool(event.success))
-
-
-def _set_success(sent: asyncio.Future[bool], success: bool) -> None:
-    if not sent.done():
-        sent.set_result(success)
+        if error := self._call.start_server_batch(steps, on_event):
+            raise RuntimeError(f"gRPC's core does not take {steps} (error {error})")
 
 
 def _nothing(_event: Any) -> None:

@@ -29,8 +29,11 @@ _ASKED: Final = 8  # calls that the core may hand over before it is asked again
 # What is handed to the event loop before it comes to it; calls beyond that stay in the core, which
 # bounds their number and how long they wait.
 _AHEAD: Final = 32
-# Calls that were taken and that the loop has not come to: handed over, or their messages not read.
-MOST_AHEAD: Final = 2 * (_AHEAD + _ASKED)
+# Calls that are to be read before they begin, and whose messages have not come. A call beyond those
+# begins first, and reads its own: callers who are slow to send hold up nobody.
+_UNREAD: Final = 64
+# Calls that were taken and that the loop has not come to; what else comes stays in the core.
+MOST_AHEAD: Final = _AHEAD + _ASKED + _UNREAD
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +68,11 @@ class RpcServer:
         self._todo: deque[Todo] = deque()
         self._woken = False  # whether the loop is about to look at ``_todo``
         self._owed: deque[None] = deque()  # one for each call that the core is to be asked for
+        self._unread = 0  # as in ``_UNREAD``; the polling thread's
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._poll, name="rpc", daemon=True)
         self._stopping = False
-        self._core_ended = False
+        self._core_ended = False  # whether it has no calls any more; the polling thread sets it
         self._closing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -92,11 +96,11 @@ class RpcServer:
 
         None ends them now. It may be called again, to end them sooner.
         """
-        if not self._thread.is_alive() and not self._ended.is_set():
+        if self._thread.ident is None:
             self.start()  # a server that never started keeps its ports
         if not self._stopping:
             self._stopping = True
-            self._core.shutdown(self._queue, lambda _event: self._end)
+            self._core.shutdown(self._queue, self._on_end)
         if grace_s is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), None if math.isinf(grace_s) else grace_s)
@@ -114,16 +118,16 @@ class RpcServer:
         try:
             while (event := self._queue.poll()).completion_type != last:
                 todo = event.tag(event)
-                del event  # or the call that it is of would last until the next
                 if todo is not None:
-                    self._hand(todo)
+                    self._todo.append(todo)
+                    self._wake()
+                del event, todo  # or the call that they are of would last until the next
         except BaseException:  # an edge: the server is to be found dead, not deaf
             log.critical("no further calls can be taken", exc_info=True)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._ended.set)
 
-    def _hand(self, todo: Todo) -> None:
-        self._todo.append(todo)
+    def _wake(self) -> None:
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._work)
@@ -143,23 +147,27 @@ class RpcServer:
                 self._core.request_call(self._queue, self._queue, self._on_request)
 
     def _on_request(self, event: Any) -> Todo | None:
-        if not event.success:  # the server stops
+        if not event.success or self._core_ended:  # the server stops, and soon has no queue
             return None
         if len(self._todo) < _AHEAD:
             self._ask()
         else:
             self._owed.append(None)
+            self._wake()  # the loop may have done all of that meanwhile, and would not come back
         call = RpcCall(event, self._loop)
-        begin = partial(self._begin, call)
-        with contextlib.suppress(CallLeft):
-            call.on_request()
-            if not self._methods.is_read_first(call.method):
-                return begin
-            call.read_ahead(begin)
-        return None
+        call.on_request()
+        if self._unread < _UNREAD and self._methods.is_read_first(call.method):
+            self._unread += 1
+            call.read_ahead(partial(self._on_read, call))
+            return None
+        return partial(self._begin, call)
+
+    def _on_read(self, call: RpcCall) -> Todo:
+        self._unread -= 1
+        return partial(self._begin, call)
 
     def _begin(self, call: RpcCall) -> None:
-        if not call.left:
+        if not (call.left or self._core_ended):
             call.task = task = self._loop.create_task(self._answer(call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -177,11 +185,16 @@ class RpcServer:
         except Exception:  # an edge: what ``Methods`` let through
             log.exception("%s failed", call.method)
             call.end_with(grpc.StatusCode.INTERNAL, "the call failed; the server's log says why")
-        call.finish(response)
+        try:
+            call.finish(response)
+        except Exception:  # an edge: as above
+            log.exception("the answer of %s cannot be sent", call.method)
+
+    def _on_end(self, _event: Any) -> Todo:
+        self._core_ended = True
+        return self._end
 
     def _end(self) -> None:
-        """All calls are over for the core."""
-        self._core_ended = True
         self._closing = self._loop.create_task(self._close())
 
     async def _close(self) -> None:

@@ -18,6 +18,7 @@ from edgewright.serve.background import Background
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.event_loop import new_event_loop
 from edgewright.serve.models import ServedModel
+from edgewright.serve.rpc_server import Method
 from edgewright.serve.server import Server
 from edgewright.v1.model_pb2_grpc import ModelServiceStub
 from edgewright.v1.prediction_pb2 import ClassifyTextRequest, ClassifyTextResponse
@@ -29,6 +30,7 @@ from .databases import Postgres
 from .families import Family
 from .families import Start as StartTwo
 from .processes import FREE_PORTS, Process, Start
+from .rpc_fakes import Methods, RunningRpc
 
 T = TypeVar("T")
 
@@ -110,9 +112,9 @@ class Gate:
         monkeypatch.setattr(ServedModel, "scores_with", scores)
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for what another thread does; the test fails if it never does."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
@@ -177,6 +179,20 @@ def launch(loop: LoopThread, repository: Path) -> Iterator[Launch]:
     for each in running:
         each.channel.close()
         loop.run(each.server.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def serve(loop: LoopThread) -> Iterator[Callable[..., RunningRpc]]:
+    """Starts servers of calls alone: ``serve(echo=echo)`` has that method."""
+    running: list[RunningRpc] = []
+
+    def start(options: Sequence[tuple[str, Any]] = (), **methods: Method) -> RunningRpc:
+        running.append(RunningRpc(loop, Methods(methods), options))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.close()
 
 
 @pytest.fixture
