@@ -27,6 +27,7 @@ _OUR_STREAMS = "/edgewright."
 # What a call keeps while its refusal waits; unread it is as much, which gRPC has taken in.
 _SMALL_BYTES: Final = 64 << 10
 _ON_THE_WAY_S: Final = 0.05  # what a call may have taken to get here
+_LEAVING_S: Final = 0.05  # within which is known why no message comes: he has left, or sends none
 # Unary methods whose calls all wait in the queue.
 QUEUED: Final = frozenset(
     (
@@ -253,6 +254,7 @@ async def _one(call: RpcCall, parse: Parse) -> Any:
     """The one message of a call."""
     message = await call.read()
     if message is None:
+        await asyncio.sleep(_LEAVING_S)  # one who has left is not at fault, and cancels this
         raise CallLeft if call.left else InputError("the call has no message; send one")
     return _parsed(message, parse)
 

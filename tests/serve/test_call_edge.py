@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import pytest
 
-from edgewright.serve import outgoing
+from edgewright.serve import call_edge, outgoing
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.instruments import Instruments
@@ -48,6 +50,42 @@ def test_a_unary_method_is_read_first_once_it_is_known() -> None:
     assert not edge.is_read_first(CALL)
     edge.find(called(CALL))
     assert edge.is_read_first(CALL)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_leaves_before_his_message_is_not_one_who_sends_none(
+    monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    monkeypatch.setattr(call_edge, "_LEAVING_S", 60 if leaves else 0)
+    instruments, told = Instruments(), []
+    edge = CallEdge(CallObserver(instruments))
+    add_ModelServiceServicer_to_server(ModelServiceServicer(), edge)  # type: ignore[no-untyped-call]
+
+    async def nothing() -> None:
+        return None
+
+    call: Any = called(CALL)
+    call.read, call.left, call.time_remaining, call.peer = nothing, False, lambda: None, str
+    call.end_with = lambda code, *_: told.append(code)
+
+    async def scenario() -> None:
+        method = edge.find(call)
+        assert method is not None
+        answering = asyncio.ensure_future(method(call))
+        await asyncio.sleep(0)
+        if leaves:
+            answering.cancel()
+        await asyncio.wait([answering])
+
+    asyncio.run(scenario())
+    assert told == ([] if leaves else [grpc.StatusCode.INVALID_ARGUMENT])
+    [ended] = [
+        sample.labels["code"]
+        for metric in instruments.registry.collect()
+        for sample in metric.samples
+        if sample.name == "edgewright_requests_total"
+    ]
+    assert ended == ("CANCELLED" if leaves else "INVALID_ARGUMENT")
 
 
 def test_only_what_nobody_took_since_the_drain_began_makes_a_caller_deaf(
