@@ -108,13 +108,22 @@ class Queue:
             bulk += load.seconds(True)
         return small + bulk if large else small + min(small, bulk)
 
-    def refusal(self) -> OverloadedError | None:
-        """What every call would be told now, however small; None where one may be let in."""
+    def refusal(self, waiting: int = 0) -> OverloadedError | None:
+        """What every call would be told now, however small; None where one may be let in.
+
+        ``waiting`` calls came before and wait for room, so that it is theirs.
+        """
         if self.rows >= self._limit.rows:
             return self._refusal(self._full(), large=False)
         wait_s = self.wait_s()
         if wait_s > self._limit.wait_s:
             return self._refusal(self._long(wait_s), large=False)
+        if waiting:
+            return self._refusal(
+                f"{waiting} calls wait for room in the queue; try again later, or ask another "
+                "replica",
+                large=False,
+            )
         return None
 
     def rows_of(self, model: BatchModel) -> int:

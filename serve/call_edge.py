@@ -54,21 +54,22 @@ class CallEdge:
 
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
     none of them: they last as long as their callers like. ``callers`` says who is let in,
-    ``refusal`` whether the queue has room for nobody, and ``outgoing`` hears of what streams send.
+    ``refusal`` whether the queue has room, given how many wait for it, and ``outgoing`` hears of
+    what streams send.
     """
 
     def __init__(
         self,
         observer: CallObserver,
         callers: Callers | None = None,
-        refusal: Callable[[], OverloadedError | None] = lambda: None,
+        refusal: Callable[[int], OverloadedError | None] = lambda _waiting: None,
         outgoing: Outgoing | None = None,
     ) -> None:
         self.in_flight = 0
         self.refusals = Refusals()
         self._outgoing = Outgoing() if outgoing is None else outgoing
         self._refusal = refusal
-        self._refuses = False  # whether the latest call for the queue was refused
+        self._refuses = False  # whether there was no room for the latest call that wants some
         self._observer = observer
         self._callers = None if callers is None or callers.open else callers
         self._services: list[Any] = []
@@ -90,11 +91,6 @@ class CallEdge:
         """The method, wrapped once and kept; None where there is no such method."""
         path = call.method
         self._observer.arrived(call.invocation_metadata())
-        if path in QUEUED:
-            refusal = self._refusal()
-            self._refuses = refusal is not None
-            if refusal is not None:
-                return self._refusing(path, refusal)
         wrapped = self._wrapped.get(path)
         if wrapped is None:
             found = (each.service(_Path(path)) for each in self._services)
@@ -107,7 +103,8 @@ class CallEdge:
         parse, serialise = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary is not None:
             self._unary.add(path)
-            return self._edge(path, _returned(handler.unary_unary, parse, serialise))
+            respond = _returned(handler.unary_unary, parse, serialise)
+            return self._edge(path, self._queued(respond) if path in QUEUED else respond)
         if handler.stream_stream is not None:
             answer = _answers_to_many(handler.stream_stream, parse)
         else:
@@ -127,7 +124,8 @@ class CallEdge:
                     caller = self._enter(right, call)
                     return await answer(call)
                 except OverloadedError as refusal:
-                    await self._pace(refusal, record, call)
+                    if not record.held_s:
+                        await self._pace(refusal, record, call)
                     raise
             except (asyncio.CancelledError, CallLeft):
                 code = left_by_caller(call.time_remaining(), time.monotonic() - record.started)
@@ -155,21 +153,64 @@ class CallEdge:
 
         return write
 
-    def _refusing(self, path: str, refusal: OverloadedError) -> Method:
-        """Refuses one call without reading it: what refusing costs, those to be answered lack."""
+    def _queued(self, answer: Method) -> Method:
+        """Of a method whose calls wait in the queue: without room there, they wait for it unread.
 
-        async def refuse(_call: RpcCall) -> None:
+        What refusing costs, those to be answered lack, and reading what is refused.
+        """
+
+        async def answer_with_room(call: RpcCall) -> bytes | None:
+            try:
+                refusal = self._refusal(self.refusals.waiting)
+                self._refuses = refusal is not None
+                if refusal is None:
+                    return await answer(call)
+                return await self._answer_once_let_in(answer, call, refusal)
+            finally:
+                self._let_in()
+
+        return answer_with_room
+
+    async def _answer_once_let_in(
+        self, answer: Method, call: RpcCall, refusal: OverloadedError
+    ) -> bytes | None:
+        record = current_call.get()
+        assert record is not None  # as in ``_begin``
+        if not await self._pace(refusal, record, call, for_room=True):
             raise refusal
+        held_s, record.held_s = record.held_s, 0.0
+        try:
+            await call.fetch()
+        finally:
+            self.refusals.entered()
+        # Once this one is in the queue: there may be room for more.
+        asyncio.get_running_loop().call_soon(self._let_in)
+        try:
+            return await answer(call)
+        except OverloadedError:
+            record.held_s = held_s  # it has waited enough
+            raise
 
-        return self._edge(path, refuse)
+    def _let_in(self) -> None:
+        """The next call that waits for room, if there is some, and nobody on the way to it."""
+        refusals = self.refusals
+        if refusals.waiting and not refusals.on_the_way and self._refusal(0) is None:
+            refusals.let_in()
 
-    async def _pace(self, refusal: OverloadedError, record: CallRecord, call: RpcCall) -> None:
-        """Wait until it may be told, unless that would keep a large message."""
+    async def _pace(
+        self, refusal: OverloadedError, record: CallRecord, call: RpcCall, *, for_room: bool = False
+    ) -> bool:
+        """Wait until it may be told, unless that would keep a large message.
+
+        Whether there was room instead, for a call that waits for that.
+        """
         if call.read_bytes > _SMALL_BYTES:
-            return
+            return False
         begun = time.monotonic()
         try:
-            await self.refusals.pace(refusal, call.peer(), call.time_remaining())
+            return await self.refusals.pace(
+                refusal, call.peer(), call.time_remaining(), for_room=for_room
+            )
         finally:
             record.held_s = time.monotonic() - begun
 

@@ -73,8 +73,9 @@ class Instruments:
             "When the server's certificate, or one that it rests on, expires; 0 without TLS.",
         )
         self.in_flight = self._gauge("edgewright_requests_in_flight", "Calls being answered now.")
-        self.held_refusals = self._gauge(
-            "edgewright_held_refusals", "Calls that are refused and wait to be told so."
+        self.held_calls = self._gauge(
+            "edgewright_held_calls",
+            "Calls without room in the queue, which wait for some or to be told of it.",
         )
         self.event_loop_lag_seconds = self._histogram(
             "edgewright_event_loop_lag_seconds",
@@ -96,14 +97,14 @@ class Instruments:
         self,
         queue: Queue,
         in_flight: Callable[[], int],
-        held_refusals: Callable[[], int],
+        held_calls: Callable[[], int],
         config: ServeConfig,
     ) -> None:
         """Read these when they are asked for, and tell the limits of ``config`` beside them."""
         self.queue_rows.set_function(lambda: queue.rows)
         self.queue_wait_seconds.set_function(lambda: queue.wait_s(large=True))
         self.in_flight.set_function(in_flight)
-        self.held_refusals.set_function(held_refusals)
+        self.held_calls.set_function(held_calls)
         self.queue_rows_limit.set(config.queue_size)
         self.queue_wait_limit_seconds.set(config.max_wait_s)
         self.batch_rows_limit.set(config.max_batch)

@@ -85,7 +85,7 @@ class Parts:
         observer, callers = self._observer(), self._security.callers
         self.outgoing = Outgoing()
         self._edge = CallEdge(
-            observer, callers, lambda: self.batcher.queue.refusal(), self.outgoing
+            observer, callers, lambda waiting: self.batcher.queue.refusal(waiting), self.outgoing
         )
         self._shares_port = config.sharing > 1
         options = grpc_options(

@@ -98,8 +98,13 @@ class RpcCall:
                 raise RuntimeError("two read one call at a time")
             self._reading = None
         message, self._message = self._message, None
-        self.read_bytes += len(message or b"")
         return message
+
+    async def fetch(self) -> None:
+        """Have the next message here, so that ``read`` gives it at once."""
+        if not self._ahead:
+            self._message = await self.read()
+            self._ahead = True
 
     async def write(self, message: bytes) -> None:
         """Send a message, and wait until the caller has room for more.
@@ -173,7 +178,7 @@ class RpcCall:
         return self._leave if event.batch_operations[0].cancelled() else None
 
     def _on_ahead(self, on_read: Callable[[], Todo], event: Any) -> Todo:
-        self._message = event.batch_operations[0].message()
+        self._keep(event)
         return on_read()
 
     def _receive(self) -> asyncio.Future[None]:
@@ -184,8 +189,12 @@ class RpcCall:
         return done
 
     def _on_message(self, done: asyncio.Future[None], event: Any) -> Todo:
-        self._message = event.batch_operations[0].message()
+        self._keep(event)
         return partial(done.set_result, None)  # nobody else does, nor cancels it
+
+    def _keep(self, event: Any) -> None:
+        self._message = event.batch_operations[0].message()
+        self.read_bytes += len(self._message or b"")
 
     def _on_sent(self, sent: asyncio.Future[bool], event: Any) -> Todo:
         return partial(self._sent, sent, bool(event.success))

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from edgewright.errors import OverloadedError
 from edgewright.serve import call_edge, outgoing
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
@@ -19,6 +20,10 @@ from edgewright.serve.instruments import Instruments
 from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.rpc_call import RpcCall
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
+from edgewright.v1.prediction_pb2_grpc import (
+    PredictionServiceServicer,
+    add_PredictionServiceServicer_to_server,
+)
 
 from .conftest import Gate, Launch, LoopThread, until
 
@@ -86,6 +91,71 @@ def test_who_leaves_before_his_message_is_not_one_who_sends_none(
         if sample.name == "edgewright_requests_total"
     ]
     assert ended == ("CANCELLED" if leaves else "INVALID_ARGUMENT")
+
+
+class Unread:
+    """A call of a method that waits in the queue, whose message has not been read."""
+
+    method = "/edgewright.v1.PredictionService/ClassifyText"
+    left, read_bytes, trailers = False, 0, ()
+
+    def __init__(self) -> None:
+        self.code: grpc.StatusCode | None = None
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:80"
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def fetch(self) -> None:
+        pass
+
+    async def read(self) -> bytes:
+        return b""
+
+    def end_with(self, code: grpc.StatusCode, *_: Any) -> None:
+        self.code = code
+
+
+class Crowded(PredictionServiceServicer):
+    """Has room for no call that comes to it."""
+
+    async def ClassifyText(self, _request: Any, _context: Any) -> Any:  # noqa: N802 -- gRPC's
+        raise OverloadedError("too large for the room that there is", retry_after_s=0.1)
+
+
+def test_who_was_let_in_and_is_refused_all_the_same_has_waited_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = [OverloadedError("full", retry_after_s=0.1)]
+    edge = CallEdge(CallObserver(Instruments()), refusal=lambda _waiting: full[0] if full else None)
+    add_PredictionServiceServicer_to_server(Crowded(), edge)  # type: ignore[no-untyped-call]
+    waits = []
+
+    async def pace(*_: Any, for_room: bool = False) -> bool:
+        waits.append(for_room)
+        await asyncio.sleep(0.01)
+        return for_room
+
+    monkeypatch.setattr(edge.refusals, "pace", pace)
+
+    async def call() -> grpc.StatusCode | None:
+        unread: Any = Unread()
+        method = edge.find(unread)
+        assert method is not None
+        await method(unread)
+        code: grpc.StatusCode | None = unread.code
+        return code
+
+    assert asyncio.run(call()) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert waits == [True]
+    full.clear()
+    assert asyncio.run(call()) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert waits == [True, False]  # which waits to be told alone
 
 
 def test_only_what_nobody_took_since_the_drain_began_makes_a_caller_deaf(

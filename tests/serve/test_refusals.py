@@ -17,6 +17,7 @@ from google.rpc.status_pb2 import Status
 
 from edgewright.errors import OverloadedError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
+from edgewright.serve.admission import Queue, QueueLimit
 from edgewright.serve.event_loop import run
 from edgewright.serve.refusals import _BURST, Refusals
 
@@ -151,12 +152,97 @@ def test_who_was_held_is_to_come_back_so_much_sooner() -> None:
     assert told.retry_after_s == round(told.retry_after_s, 2)
 
 
+def waiting_for_room(
+    refusals: Refusals,
+    connections: str,
+    then: Callable[[list[asyncio.Task[bool]]], Coroutine[Any, Any, Any]],
+) -> Any:
+    """What ``then`` gives while a call of each of ``connections``, by letter, waits for room."""
+
+    async def scenario() -> Any:
+        tasks = [
+            asyncio.create_task(refusals.pace(refusal(), each, None, for_room=True))
+            for each in connections
+        ]
+        await asyncio.sleep(0)
+        given = await then(tasks)
+        refusals.drain()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return given
+
+    return run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("connections", "order"),
+    [("aaa", [0, 1, 2]), ("aaab", [0, 3, 1, 2]), ("aabbc", [0, 2, 4, 1, 3])],
+)
+def test_connections_take_turns_and_of_each_who_came_first_is_let_in_first(
+    connections: str, order: list[int]
+) -> None:
+    async def let_in(tasks: list[asyncio.Task[bool]]) -> list[int]:
+        seen: list[int] = []
+        for _ in tasks:
+            refusals.let_in()
+            await asyncio.sleep(0)
+            refusals.entered()
+            seen += [at for at, task in enumerate(tasks) if task.done() and at not in seen]
+        refusals.let_in()  # for whom there is nobody
+        return seen if all(task.result() for task in tasks) else []
+
+    refusals = scarce()
+    assert waiting_for_room(refusals, connections, let_in) == order
+    assert (refusals.held, refusals.waiting, refusals.on_the_way) == (0, 0, 0)
+
+
+def test_who_waits_to_be_told_alone_is_not_let_in() -> None:
+    def let_in(_tasks: Any) -> tuple[int, int, int]:
+        refusals.let_in()
+        return refusals.held, refusals.waiting, refusals.on_the_way
+
+    refusals = scarce()
+    assert holding(refusals, "ab", let_in) == (2, 0, 0)
+
+
+def test_whoever_leaves_as_he_is_let_in_is_not_on_the_way() -> None:
+    async def leave(tasks: list[asyncio.Task[bool]]) -> tuple[int, int]:
+        refusals.let_in()
+        tasks[0].cancel()
+        await asyncio.gather(tasks[0], return_exceptions=True)
+        return refusals.on_the_way, refusals.waiting
+
+    refusals = scarce()
+    assert waiting_for_room(refusals, "ab", leave) == (0, 1)
+
+
+def test_calls_of_a_server_wait_for_room_and_are_answered(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    full = FullQueue(launch, gate, scarce())
+    request = full.running.request("bank")
+    calls = [full.running.predictions.ClassifyText.future(request, timeout=60) for _ in range(5)]
+    until(lambda: full.refusals.waiting == 5)
+    full.answer()
+    assert all(call.result().classifications for call in calls)
+    until(lambda: full.running.server.in_flight == 0)
+    assert full.running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 0
+    assert (full.refusals.held, full.refusals.on_the_way) == (0, 0)
+
+
+def test_nobody_overtakes_those_who_wait_for_room() -> None:
+    queue = Queue(QueueLimit(rows=10, wait_s=1.0))
+    assert queue.refusal() is None
+    behind = queue.refusal(waiting=3)
+    assert behind is not None
+    assert "3 calls wait for room" in str(behind)
+
+
 def test_refused_calls_of_a_server_wait_to_be_told(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
     full = FullQueue(launch, gate, scarce())
     calls, running = full.held(3), full.running
-    assert running.metric("edgewright_held_refusals") == 3
+    assert running.metric("edgewright_held_calls") == 3
     calls[0].cancel()
     until(lambda: full.refusals.held == 2)
     until(lambda: running.server.in_flight == 3)
