@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -230,6 +232,16 @@ def hangup_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(autouse=True)
+def interpreter_is_left_as_it_was() -> Iterator[None]:
+    """A server that is run in this process sets it up for itself."""
+    collects_after, switches_after = gc.get_threshold(), sys.getswitchinterval()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*collects_after)
+    sys.setswitchinterval(switches_after)
 
 
 @pytest.fixture
