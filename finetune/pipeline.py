@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from edgewright.errors import BackendUnavailableError, ConfigError, DataError
 from edgewright.examples import Columns
 from edgewright.finetune import report
 from edgewright.finetune.activation_cache import CacheUse
+from edgewright.finetune.audit import Audit
 from edgewright.finetune.audit_task import audit_task, start_from_probe, survey_task
 from edgewright.finetune.calibration import (
     Calibration,
@@ -24,14 +25,14 @@ from edgewright.finetune.calibration import (
     calibration_figures,
     calibration_record,
 )
-from edgewright.finetune.changes import answers_before, changes, changes_record
+from edgewright.finetune.changes import Change, answers_before, changes, changes_record
 from edgewright.finetune.checkpoint_writer import CheckpointContents, write_checkpoint
 from edgewright.finetune.config import AUTO_FREEZE, FinetuneConfig
 from edgewright.finetune.depth import DepthChoice, choose_depth
 from edgewright.finetune.evaluate import Answers
 from edgewright.finetune.feed import Feed, Keep, open_feed
 from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
-from edgewright.finetune.forgetting import settle_weights
+from edgewright.finetune.forgetting import Forgetting, settle_weights
 from edgewright.finetune.freeze import thaw
 from edgewright.finetune.notes import (
     StepLines,
@@ -125,21 +126,14 @@ def _run(
     output: Output,
     watch: Stopwatch,
 ) -> dict[str, Any]:
-    decided = unfinished.decisions
     with watch.phase("prepare"):
         task = _prepare(config, unfinished, output)
         old = read_old(task)
-    depth = _decided_depth(decided)
-    if task.config.freeze == AUTO_FREEZE:
-        with watch.phase("depth"):
-            depth = _choose_depth(config, task, unfinished, output)
-        task = task.frozen(depth.blocks)
-        _keep(unfinished, config, task, depth=asdict(depth))
+    task, depth = _with_depth(config, task, unfinished, output, watch)
     tell_task(task, output)
     before = answers_before(task)
     with watch.phase("cache"):
-        keep = _keeper(unfinished, config, task, "cache")
-        feed = open_feed(task, output, _decided_cache(decided, "cache"), keep)
+        feed = _open_feed(config, task, unfinished, output)
     tell_feed(task, feed, output)
     with watch.phase("survey"):
         seen = survey_task(task, feed)
@@ -155,34 +149,26 @@ def _run(
     tell_forgetting(forgetting, output)
     with watch.phase("evaluate"):
         validation, test, calibration = evaluate(task)
-    summary = summarise(task, outcome, test, watch.total)
-    summary |= calibration_figures(calibration, test)
-    summary["audit"] = None if audit is None else audit.summary()
-    summary["forgetting"] = None if forgetting is None else forgetting.summary()
-    summary["interpolate"] = task.config.interpolate
-    changed = changes(task, before, test)
-    summary["changes"] = changes_record(changed)
-    story = report.Story(
-        data=task.config.sources,
-        model=task.start.name,
-        summary=summary,
-        label_names=task.examples.label_names,
-        counts=task.examples.counts(),
-        notes=[*task.dataset.notes, *task.dataset.warnings],
-        fit=outcome,
-        validation=validation,
-        test=test,
-        calibration=calibration,
-        forgetting=forgetting,
-        audit=audit,
-        depth=depth,
-        changes=changed,
-    )
+    learnt = _Learnt(outcome, validation, test, calibration, forgetting, audit, depth)
+    story = _story(task, learnt, changes(task, before, test), watch.total)
     contents = _contents(task, story, feed, watch, old)
     digest = task.processes.by_first(
         lambda: write_checkpoint(target, contents, overwrite=overwrite)
     )
-    return {**summary, "checkpoint": str(target), "manifest_sha256": digest}
+    return {**story.summary, "checkpoint": str(target), "manifest_sha256": digest}
+
+
+@dataclass(frozen=True, eq=False)
+class _Learnt:
+    """What a run has brought, before it is written."""
+
+    fit: Fit
+    validation: Answers
+    test: Answers
+    calibration: Calibration
+    forgetting: Forgetting | None
+    audit: Audit | None
+    depth: DepthChoice | None
 
 
 def _prepare(config: FinetuneConfig, unfinished: Unfinished, output: Output) -> Task:
@@ -198,20 +184,30 @@ def _prepare(config: FinetuneConfig, unfinished: Unfinished, output: Output) -> 
     return task
 
 
-def _decided_depth(decided: Decisions | None) -> DepthChoice | None:
-    record = None if decided is None else decided.depth
-    return None if record is None else DepthChoice.from_mapping(record)
+def _with_depth(
+    config: FinetuneConfig, task: Task, unfinished: Unfinished, output: Output, watch: Stopwatch
+) -> tuple[Task, DepthChoice | None]:
+    """The task frozen as deep as it is to be, and the choice of that, where it was one."""
+    if task.config.freeze != AUTO_FREEZE:
+        record = None if unfinished.decisions is None else unfinished.decisions.depth
+        return task, None if record is None else DepthChoice.from_mapping(record)
+    with watch.phase("depth"):
+        decided = _decided_cache(unfinished, "depth_cache")
+        keep = _keeper(unfinished, config, task, "depth_cache")
+        depth = choose_depth(task, output, decided, keep)
+    task = task.frozen(depth.blocks)
+    _keep(unfinished, config, task, depth=asdict(depth))
+    return task, depth
 
 
-def _choose_depth(
-    config: FinetuneConfig, task: Task, unfinished: Unfinished, output: Output
-) -> DepthChoice:
-    decided = _decided_cache(unfinished.decisions, "depth_cache")
-    return choose_depth(task, output, decided, _keeper(unfinished, config, task, "depth_cache"))
+def _open_feed(config: FinetuneConfig, task: Task, unfinished: Unfinished, output: Output) -> Feed:
+    keep = _keeper(unfinished, config, task, "cache")
+    return open_feed(task, output, _decided_cache(unfinished, "cache"), keep)
 
 
-def _decided_cache(decided: Decisions | None, name: str) -> CacheUse | None:
-    record = None if decided is None else getattr(decided, name)
+def _decided_cache(unfinished: Unfinished, name: str) -> CacheUse | None:
+    """What an earlier start has decided on a cache under ``name``."""
+    record = None if unfinished.decisions is None else getattr(unfinished.decisions, name)
     return None if record is None else CacheUse(**record)
 
 
@@ -287,6 +283,41 @@ def read_old(task: Task) -> OldSet | None:
         return None
     columns = Columns(task.config.text_column, task.config.label_column)
     return read_old_set(task.config.old, columns, checkpoint.labels, task.examples)
+
+
+def _story(task: Task, learnt: _Learnt, changed: Sequence[Change], seconds: float) -> report.Story:
+    """What the report tells."""
+    return report.Story(
+        data=task.config.sources,
+        model=task.start.name,
+        summary=_summary(task, learnt, changed, seconds),
+        label_names=task.examples.label_names,
+        counts=task.examples.counts(),
+        notes=[*task.dataset.notes, *task.dataset.warnings],
+        fit=learnt.fit,
+        validation=learnt.validation,
+        test=learnt.test,
+        calibration=learnt.calibration,
+        forgetting=learnt.forgetting,
+        audit=learnt.audit,
+        depth=learnt.depth,
+        changes=changed,
+    )
+
+
+def _summary(
+    task: Task, learnt: _Learnt, changed: Sequence[Change], seconds: float
+) -> dict[str, Any]:
+    """What ``--json`` prints, but for where the checkpoint lies."""
+    audit, forgetting = learnt.audit, learnt.forgetting
+    return {
+        **summarise(task, learnt.fit, learnt.test, seconds),
+        **calibration_figures(learnt.calibration, learnt.test),
+        "audit": None if audit is None else audit.summary(),
+        "forgetting": None if forgetting is None else forgetting.summary(),
+        "interpolate": task.config.interpolate,
+        "changes": changes_record(changed),
+    }
 
 
 def _contents(

@@ -51,47 +51,11 @@ class Instruments:
         self.models = ModelInstruments(self.registry)
         self.shadow = ShadowInstruments(self.registry)
         self.repository = RepositoryInstruments(self.registry)
-        self.rejected = self._counter(
-            "edgewright_rejected",
-            "Calls refused or failed, by reason (google.rpc.ErrorInfo).",
-            "reason",
-        )
-        for reason in REASONS:  # so that the first one is an increase
-            self.rejected.labels(reason)
-        self.ready = self._gauge("edgewright_ready", "1 when calls are answered, else 0.")
-        self.reloads = self._counter(
-            "edgewright_reloads",
-            "Changes to the files of TLS and tokens: taken, or refused (the log says why).",
-            "files",
-            "outcome",
-        )
-        for files in ("tls", "tokens"):
-            for outcome in ("taken", "refused"):
-                self.reloads.labels(files, outcome)
-        self.certificate_expires = self._gauge(
-            "edgewright_tls_certificate_expires_timestamp_seconds",
-            "When the server's certificate, or one that it rests on, expires; 0 without TLS.",
-        )
-        self.in_flight = self._gauge("edgewright_requests_in_flight", "Calls being answered now.")
-        self.held_calls = self._gauge(
-            "edgewright_held_calls",
-            "Calls without room in the queue, which wait for some or to be told of it.",
-        )
-        self.event_loop_lag_seconds = self._histogram(
-            "edgewright_event_loop_lag_seconds",
-            "How much later than asked for the event loop woke a sleeper; measured twice a second.",
-        )
-        self.dropped_log_lines = self._counter(
-            "edgewright_dropped_log_lines",
-            "Lines of the log that were dropped because nobody read those before them.",
-        )
+        self._of_calls()
         self._of_queue()
         self._of_feedback()
-        Info(
-            "edgewright_build",
-            "Versions of the server and of what it runs on.",
-            registry=self.registry,
-        ).info(_build())
+        self._of_reloads()
+        self._of_process()
 
     def watch(
         self,
@@ -170,6 +134,21 @@ class Instruments:
         self.logged_predictions.labels("dropped").inc(count)
         self.logged_predictions.labels("image_dropped").inc(images)
 
+    def _of_calls(self) -> None:
+        self.rejected = self._counter(
+            "edgewright_rejected",
+            "Calls refused or failed, by reason (google.rpc.ErrorInfo).",
+            "reason",
+        )
+        for reason in REASONS:  # so that the first one is an increase
+            self.rejected.labels(reason)
+        self.ready = self._gauge("edgewright_ready", "1 when calls are answered, else 0.")
+        self.in_flight = self._gauge("edgewright_requests_in_flight", "Calls being answered now.")
+        self.held_calls = self._gauge(
+            "edgewright_held_calls",
+            "Calls without room in the queue, which wait for some or to be told of it.",
+        )
+
     def _of_queue(self) -> None:
         self.queue_rows = self._gauge("edgewright_queue_rows", "Rows between admission and answer.")
         self.queue_rows_limit = self._gauge(
@@ -210,6 +189,36 @@ class Instruments:
         )
         for outcome in ("written", "dropped", "image_dropped"):
             self.logged_predictions.labels(outcome)
+
+    def _of_reloads(self) -> None:
+        self.reloads = self._counter(
+            "edgewright_reloads",
+            "Changes to the files of TLS and tokens: taken, or refused (the log says why).",
+            "files",
+            "outcome",
+        )
+        for files in ("tls", "tokens"):
+            for outcome in ("taken", "refused"):
+                self.reloads.labels(files, outcome)
+        self.certificate_expires = self._gauge(
+            "edgewright_tls_certificate_expires_timestamp_seconds",
+            "When the server's certificate, or one that it rests on, expires; 0 without TLS.",
+        )
+
+    def _of_process(self) -> None:
+        self.event_loop_lag_seconds = self._histogram(
+            "edgewright_event_loop_lag_seconds",
+            "How much later than asked for the event loop woke a sleeper; measured twice a second.",
+        )
+        self.dropped_log_lines = self._counter(
+            "edgewright_dropped_log_lines",
+            "Lines of the log that were dropped because nobody read those before them.",
+        )
+        Info(
+            "edgewright_build",
+            "Versions of the server and of what it runs on.",
+            registry=self.registry,
+        ).info(_build())
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,40 +183,12 @@ def load_model(
         bundle = _verified(repository, name, version, process)
         threads = threads_here(bundle, threads, cores)
         way = opening(bundle, threads, instances, cores, max_batch, host)
-        goldens = _proven_apart(bundle, way, process)
-        sessions = _in(background if way.without_threads else None, lambda: way.sessions(bundle))
-        preprocessor = (preprocessors or Preprocessors()).of(bundle)
-        if goldens is None:
-            goldens = _proven_here(bundle, way, sessions, preprocessor, background)
-        elif process:
-            process.run(partial(check_what_answers, bundle, way))
-    verdict, proof = _verdict(way.choice, goldens.verdict)
-    model = ServedModel(
-        name=name,
-        version=version,
-        bundle=bundle,
-        variant=way.choice.variant,
-        chosen_by=way.choice.by,
-        verdict=verdict,
-        proof=proof,
-        runtime=way.runtime,
-        session=sessions,
-        preprocessor=preprocessor,
-    )
-    if verdict is Verdict.UNVERIFIED:
+        proven = _proven(bundle, way, preprocessors or Preprocessors(), process, background)
+    model = _served(name, version, bundle, way, proven)
+    if model.verdict is Verdict.UNVERIFIED:
         _warn_unverified(model, way.choice.instruction_set)
     _in(background, lambda: _warm_up(model, max_batch, batch_tokens))
-    log.info(
-        "%s version %d: %s on %s, %d instances, %s, %d goldens agree; ready in %.1f s",
-        name,
-        version,
-        model.variant.name,
-        model.runtime,
-        model.instances,
-        model.verdict,
-        goldens.rows,
-        time.monotonic() - started,
-    )
+    _log_ready(model, proven.goldens, time.monotonic() - started)
     return model
 
 
@@ -230,6 +202,32 @@ def _verified(
     if process is None:
         return repository.bundle(name, version)
     return process.run(partial(repository.bundle, name, version, files_at_once=1))
+
+
+class _Proven(NamedTuple):
+    """What is to answer, and what the goldens showed of it."""
+
+    sessions: Sessions
+    preprocessor: Preprocessor
+    goldens: GoldenResult
+
+
+def _proven(
+    bundle: Bundle,
+    way: Opening,
+    preprocessors: Preprocessors,
+    process: ProofProcess | None,
+    background: Background | None,
+) -> _Proven:
+    """Opened once another process has proven it, where one can."""
+    goldens = _proven_apart(bundle, way, process)
+    sessions = _in(background if way.without_threads else None, lambda: way.sessions(bundle))
+    preprocessor = preprocessors.of(bundle)
+    if goldens is None:
+        goldens = _proven_here(bundle, way, sessions, preprocessor, background)
+    elif process:
+        process.run(partial(check_what_answers, bundle, way))
+    return _Proven(sessions, preprocessor, goldens)
 
 
 def _proven_apart(
@@ -261,6 +259,22 @@ def _proven_here(
     return _in(background, check)
 
 
+def _served(name: str, version: int, bundle: Bundle, way: Opening, proven: _Proven) -> ServedModel:
+    verdict, proof = _verdict(way.choice, proven.goldens.verdict)
+    return ServedModel(
+        name=name,
+        version=version,
+        bundle=bundle,
+        variant=way.choice.variant,
+        chosen_by=way.choice.by,
+        verdict=verdict,
+        proof=proof,
+        runtime=way.runtime,
+        session=proven.sessions,
+        preprocessor=proven.preprocessor,
+    )
+
+
 def _verdict(choice: Choice, verdict: Verdict) -> tuple[Verdict, Certificate | None]:
     """What is told of the variant: its certificate or, where only that holds here, the recount."""
     recount = choice.recount
@@ -281,6 +295,20 @@ def _warn_unverified(model: ServedModel, isa: str) -> None:
         certificate.runtime,
         isa,
         model.runtime,
+    )
+
+
+def _log_ready(model: ServedModel, goldens: GoldenResult, seconds: float) -> None:
+    log.info(
+        "%s version %d: %s on %s, %d instances, %s, %d goldens agree; ready in %.1f s",
+        model.name,
+        model.version,
+        model.variant.name,
+        model.runtime,
+        model.instances,
+        model.verdict,
+        goldens.rows,
+        seconds,
     )
 
 

@@ -77,45 +77,22 @@ class Parts:
         """
         self.config = config
         self.instruments = Instruments()
+        self.registry = Registry()
+        self.health = HealthService()
+        self.outgoing = Outgoing()
         self._security = Security(config, self.instruments)
         self._tracing = open_tracing(config.otlp_endpoint, config.trace_sample)
         store = open_store(config.feedback)
-        self.registry = Registry()
-        self.health = HealthService()
-        observer, callers = self._observer(), self._security.callers
-        self.outgoing = Outgoing()
-        self._edge = CallEdge(
-            observer, callers, lambda waiting: self.batcher.queue.refusal(waiting), self.outgoing
-        )
-        self._shares_port = config.sharing > 1
-        options = grpc_options(
-            config.max_message_mb * MIB,
-            config.max_wait_s,
-            shares_port=self._shares_port,
-            max_age_s=config.max_connection_age_s,
-        )
-        self._rpc = RpcServer(self._edge, options)
-        self._rpc_end: asyncio.Task[Any] | None = None  # of a server that has started
-        self.port = config.port if self._shares_port else self._bound()
-        self._http = self._http_server()
-        self.metrics_port = self._http.port
-        self.batcher = self._batcher()
-        self._cores = max(1, available_cores() // config.sharing)
-        self._decoder = ImageDecoder(self.batcher.queue, self._cores, self.instruments.decoded)
-        self._background = Background(AT_ONCE)
+        self._observer = self._call_observer()
+        self._bind()
+        self._prepare_to_compute()
         self.follower = self._follower()
-        self._admin = self._admin_server(CallEdge(observer, callers))
+        self._admin = self._admin_server()
         self.admin_port = self._admin.port if self._admin else None
         self.intake: FeedbackIntake | None = None
         if store is not None:
             self.intake = FeedbackIntake.start(store, config, self.registry, self.instruments)
-        self.feedback = FeedbackService(self.intake, self.instruments, observer)
-        self._shadow = self._shadow_calls()
-        predictor = self._predictor()
-        self.predictions = PredictionService(predictor, self.instruments, observer)
-        self._add_services(predictor)
-        watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
-        self._api = HttpApi(predictor, watched, observer, callers)
+        self._add_answers()
         self.instruments.watch(
             self.batcher.queue, lambda: self.in_flight, lambda: self._edge.refusals.held, config
         )
@@ -134,10 +111,48 @@ class Parts:
         """Whether calls should be sent here."""
         return self.registry.state is State.READY and self.is_alive()
 
-    def _observer(self) -> CallObserver:
+    def _call_observer(self) -> CallObserver:
         level = AccessLevel(self.config.access_log)
         access_log = None if level is AccessLevel.OFF else AccessLog(level)
         return CallObserver(self.instruments, access_log, self._tracing)
+
+    def _bind(self) -> None:
+        """Both ports; that of gRPC later, where other processes share it."""
+        self._edge = CallEdge(
+            self._observer,
+            self._security.callers,
+            lambda waiting: self.batcher.queue.refusal(waiting),
+            self.outgoing,
+        )
+        self._shares_port = self.config.sharing > 1
+        options = grpc_options(
+            self.config.max_message_mb * MIB,
+            self.config.max_wait_s,
+            shares_port=self._shares_port,
+            max_age_s=self.config.max_connection_age_s,
+        )
+        self._rpc = RpcServer(self._edge, options)
+        self._rpc_end: asyncio.Task[Any] | None = None  # of a server that has started
+        self.port = self.config.port if self._shares_port else self._bound()
+        self._http = self._http_server()
+        self.metrics_port = self._http.port
+
+    def _prepare_to_compute(self) -> None:
+        """Queues, and the threads that drain them."""
+        self.batcher = self._batcher()
+        self._cores = max(1, available_cores() // self.config.sharing)
+        self._decoder = ImageDecoder(self.batcher.queue, self._cores, self.instruments.decoded)
+        self._background = Background(AT_ONCE)
+
+    def _add_answers(self) -> None:
+        """What answers calls, to what is bound."""
+        self.feedback = FeedbackService(self.intake, self.instruments, self._observer)
+        self._shadow = self._shadow_calls()
+        predictor = self._predictor()
+        self.predictions = PredictionService(predictor, self.instruments, self._observer)
+        self._add_services(predictor)
+        watched = Watched(self.instruments.registry, self.is_alive, self.is_ready)
+        self._api = HttpApi(predictor, watched, self._observer, self._security.callers)
 
     def _bound(self) -> int:
         return bound(
@@ -195,12 +210,13 @@ class Parts:
             names = [*SERVICES, HEALTH_SERVICE, SERVICE_NAME]
             add_ServerReflectionServicer_to_server(aio.ReflectionServicer(names), self._edge)
 
-    def _admin_server(self, edge: CallEdge) -> AdminServer | None:
+    def _admin_server(self) -> AdminServer | None:
         config = self.config
         if config.admin_port is None:
             return None
         repository = Repository(config.repository)
         service = AdminService(repository, self.registry, self.follower)
+        edge = CallEdge(self._observer, self._security.callers)
         return AdminServer(
             service, edge, config.admin_host, config.admin_port, self._security.add_port
         )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import Grace
@@ -54,6 +54,13 @@ class Ready:
     admin_port: int | None
     ready_ms: float  # from the start of ``serve``
     models: Sequence[ServedModel]
+
+    @classmethod
+    def of(cls, server: Server, models: Sequence[ServedModel], started: float) -> Ready:
+        """Now, by ``time.monotonic`` as ``started`` was."""
+        ready_ms = 1000 * (time.monotonic() - started)
+        ports = (server.port, server.metrics_port, server.admin_port)
+        return cls(server.config.host, *ports, ready_ms, models)
 
 
 class Server(Parts):
@@ -233,17 +240,12 @@ async def serve(
         log_thread.dropped = server.instruments.dropped_log_lines.inc
         await server.start()
         _set_interpreter()
-        loading = asyncio.create_task(server.load(before_answers))
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not loading.done():
-            loading.cancel()
+        models = await _loaded(server, before_answers, stopping)
+        if models is None:
             log.info("stopped before any model was ready")
             return True
-        models = loading.result()
-        ready_ms = 1000 * (time.monotonic() - started)
-        ports = (server.port, server.metrics_port, server.admin_port)
-        announce(Ready(config.host, *ports, ready_ms, models))
+        announce(Ready.of(server, models, started))
         lost = server.batcher.gpu_lost
         await asyncio.wait((stopping, lost), return_when=asyncio.FIRST_COMPLETED)
         if lost.done():
@@ -256,3 +258,15 @@ async def serve(
         stopping.cancel()
         raise lost.result()
     return whole
+
+
+async def _loaded(
+    server: Server, before_answers: Waits | None, stopping: asyncio.Task[Any]
+) -> list[ServedModel] | None:
+    """As ``Server.load``; None where it is to stop before that has ended."""
+    loading = asyncio.create_task(server.load(before_answers))
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        return loading.result()
+    loading.cancel()
+    return None
