@@ -1,4 +1,4 @@
-"""The gRPC health protocol (grpc.health.v1): Check, List and Watch.
+"""The gRPC health protocol (grpc.health.v1): Check, Watch, and List (grpcio-health-checking 1.85).
 
 Known names are "" for the server as a whole, the full name of each service of ours, and the name
 of each model. All turn SERVING together, when every model has passed its goldens, and NOT_SERVING
@@ -49,7 +49,7 @@ class HealthService:
         return HealthCheckResponse(status=self._status(request.service))
 
     async def List(self, _request: Any, _context: Any) -> Any:  # noqa: N802 -- the protocol's name
-        """Every known name with its status now."""
+        """Every known name with its status now; reached where grpcio-health-checking knows it."""
         statuses = {name: HealthCheckResponse(status=self._status(name)) for name in self._serving}
         return health_pb2.HealthListResponse(statuses=statuses)
 
