@@ -18,7 +18,7 @@ from edgewright.errors import BackendUnavailableError
 
 __all__ = ["check_core", "core"]
 
-TESTED: Final = ("1.72.1", "1.85.3")
+TESTED: Final = ("1.83.0", "1.85.3")
 _USED: Final = (
     "Call.cancel", "Call.peer", "Call.start_server_batch", "CompletionQueue.poll",
     "CompletionQueue.shutdown", "CompletionType.queue_shutdown",
