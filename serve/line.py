@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from itertools import count
+from math import ceil
 
 from edgewright.serve.call import BatchModel, Call, Row
 
@@ -34,6 +35,7 @@ class Batch:
 
     model: BatchModel
     rows: list[Row] = field(default_factory=list)
+    cost: int = 0  # of the rows
     expired: list[Call] = field(default_factory=list)  # met on the way; not to be computed
 
 
@@ -46,6 +48,7 @@ class Line:
         self._turn = 0
         self._tickets = count()
         self._running: Counter[BatchModel] = Counter()  # batches being computed
+        self._computing: Counter[BatchModel] = Counter()  # their cost
 
     def __len__(self) -> int:
         return sum(len(lane) for lane in self._lanes)
@@ -64,7 +67,7 @@ class Line:
 
         Args:
             now: on the clock of the calls' deadlines.
-            idle: threads without work, this one among them. They get equal shares of what waits.
+            idle: threads without work, this one among them.
         """
         for turn in (self._turn, 1 - self._turn):
             lane = self._lanes[turn]
@@ -74,20 +77,27 @@ class Line:
                 self._running[model] += 1
                 batch = Batch(model)
                 lane.fill(batch, self._share(lane, model, idle), now)
+                self._computing[model] += batch.cost
                 return batch
         return None
 
     def release(self, batch: Batch) -> None:
         """Another batch of its model may run."""
         self._running[batch.model] -= 1
+        self._computing[batch.model] -= batch.cost
         if not self._running[batch.model]:
-            del self._running[batch.model]
+            del self._running[batch.model], self._computing[batch.model]
 
     def _share(self, lane: _Lane, model: BatchModel, idle: int) -> BatchLimit:
+        """Of what waits: idle threads get equal shares, and none more than its part of all work.
+
+        What a busy thread leaves would wait for longer in one large batch than for that thread.
+        """
         if model.row_by_row:  # a batch would only hold up what comes next
             return BatchLimit(1, self.limit.tokens)
-        takers = min(idle, model.instances - self._running[model] + 1)
-        tokens = -(-lane.cost[model] // takers)
+        waiting, takers = lane.cost[model], min(idle, model.instances - self._running[model] + 1)
+        part = (waiting + self._computing[model]) / model.instances
+        tokens = ceil(min(waiting / takers, part))
         return BatchLimit(self.limit.rows, max(1, min(self.limit.tokens, tokens)))
 
 
@@ -137,6 +147,7 @@ class _Lane:
                 if batch.rows and (len(batch.rows) >= limit.rows or tokens > limit.tokens):
                     return
                 batch.rows.append(Row(call, place))
+                batch.cost += call.costs[place]
                 call.taken += 1
                 self.cost[call.model] -= call.costs[place]
             self.discard(call)

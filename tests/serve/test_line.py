@@ -96,6 +96,22 @@ def test_idle_threads_get_equal_shares_of_what_waits() -> None:
     assert (inputs(first), inputs(second)) == ([7] * 3, [7] * 3)
 
 
+def test_a_thread_leaves_what_another_will_take_sooner_than_it_would_compute_it() -> None:
+    """While three are computed and four wait, half of the seven are three and a half."""
+    model, line = FakeModel(instances=2), Line(BatchLimit(rows=100, tokens=100))
+    for _ in range(6):
+        line.add(call(model, [6]))
+    first = line.take(0.0, idle=2)
+    line.add(call(model, [6]))
+    second = line.take(0.0, idle=1)
+    assert (inputs(first), inputs(second)) == ([6] * 3, [6] * 3)
+    assert first is not None
+    line.release(first)
+    for _ in range(5):
+        line.add(call(model, [6]))
+    assert inputs(line.take(0.0, idle=1)) == [6] * 4  # of nine, the second's among them
+
+
 def test_no_more_batches_of_a_model_run_than_it_has_instances() -> None:
     narrow, wide = FakeModel("narrow"), FakeModel("wide", instances=2)
     line = Line(BatchLimit(rows=1, tokens=100))
