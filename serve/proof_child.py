@@ -59,7 +59,7 @@ def _rest_as_long_as_it_works() -> None:
     def rest(*_: object) -> None:
         nonlocal rested_at
         worked_s, rested_at = time.process_time() - rested_at, time.process_time()
-        time.sleep(worked_s)
+        time.sleep(max(0.0, worked_s))  # the signal may have come again before the difference
 
     signal.signal(signal.SIGPROF, rest)
     signal.siginterrupt(signal.SIGPROF, False)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from edgewright.errors import BackendUnavailableError, IntegrityError, NotReadyError
 from edgewright.manifest import sha256_file
 from edgewright.repository import Repository
-from edgewright.serve import models, opening, proof_process
+from edgewright.serve import models, opening, proof_child, proof_process
 from edgewright.serve.background import NICE, Background
 from edgewright.serve.core_time import CoreTime
 from edgewright.serve.models import ServedModel, load_model
@@ -111,6 +112,20 @@ while time.process_time() < end:
 print(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before, flush=True)
 os._exit(0)  # as it ends itself: without the handler of its signals
 """
+
+
+def test_a_rest_within_another_does_not_end_what_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal may come again as the time of work is read, which is then earlier than the rest."""
+    read, slept, handlers = iter([5.0, 4.0, 4.0, 4.5, 4.5]), list[float](), dict[int, Any]()
+    clock = SimpleNamespace(process_time=lambda: next(read), sleep=slept.append)
+    monkeypatch.setattr(proof_child, "time", clock)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(signal, "siginterrupt", lambda *_: None)
+    monkeypatch.setattr(signal, "setitimer", lambda *_: None)
+    proof_child._rest_as_long_as_it_works()
+    for _ in range(2):
+        handlers[signal.SIGPROF]()
+    assert slept == [0.0, 0.5]
 
 
 def test_it_rests_between_pieces_of_work() -> None:
