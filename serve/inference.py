@@ -37,8 +37,8 @@ from edgewright.serve.tensors import (
 EXTENSIONS: Final = ("classification", "model_configuration")
 PLATFORM: Final = "edgewright"
 CLASSIFICATION: Final = "classification"
-# Triton's clients in C++ send it with every call. It speaks of streams alone, and there are none.
 _EXTRAS: Final = (LOGITS, FEATURES)
+# Triton's clients in C++ send it with every call. It speaks of streams alone, and there are none.
 _WITHOUT_EFFECT: Final = "triton_enable_empty_final_response"
 _IN_PLACE: Final = 64 << 10  # bytes or elements that are decoded on the event loop itself
 _VERSION: Final = re.compile("[1-9][0-9]{0,17}")
