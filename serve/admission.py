@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ _RETRY_CEILING_S = 5.0
 # Where several models are served, one may hold this many times what it leaves free: alone it gets
 # four fifths of the queue, and there is always room for a model that has nothing in it.
 _SHARE_OF_FREE = 4
+_NEWEST = 0.1  # how much the newest call counts in what calls ask for lately
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class Queue:
 
     def __init__(self, limit: QueueLimit) -> None:
         self.rows = 0
+        self.on_leave: Callable[[], None] = _nothing  # told of each that leaves: there may be room
+        self._usual_rows, self._usual_s = 1.0, 0.0  # of a call, lately; it takes so long
         self._limit = limit
         # Weak, so that a model that is no longer served is not kept.
         self._loads: WeakKeyDictionary[BatchModel, Load] = WeakKeyDictionary()
@@ -108,20 +111,22 @@ class Queue:
             bulk += load.seconds(True)
         return small + bulk if large else small + min(small, bulk)
 
-    def refusal(self, waiting: int = 0) -> OverloadedError | None:
+    def refusal(self, waiting: int = 0, coming: int = 0) -> OverloadedError | None:
         """What every call would be told now, however small; None where one may be let in.
 
-        ``waiting`` calls came before and wait for room, so that it is theirs.
+        ``waiting`` calls came before and wait for room, so that it is theirs. ``coming`` were let
+        in and are not here yet; they are taken to be as large as calls are lately.
         """
         if self.rows >= self._limit.rows:
             return self._refusal(self._full(), large=False)
         wait_s = self.wait_s()
         if wait_s > self._limit.wait_s:
             return self._refusal(self._long(wait_s), large=False)
-        if waiting:
+        rows, wait_s = self.rows + coming * self._usual_rows, wait_s + coming * self._usual_s
+        if waiting or (coming and (rows >= self._limit.rows or wait_s > self._limit.wait_s)):
             return self._refusal(
-                f"{waiting} calls wait for room in the queue; try again later, or ask another "
-                "replica",
+                f"{waiting + coming} calls wait for room in the queue; try again later, or ask "
+                "another replica",
                 large=False,
             )
         return None
@@ -142,6 +147,8 @@ class Queue:
         if time_left_s is not None and time_left_s <= 0:
             raise DeadlineError("the deadline passed before the call was let in")
         load = self._load_of(call.model)
+        self._usual_rows += _NEWEST * (len(call.inputs) - self._usual_rows)
+        self._usual_s += _NEWEST * (call.cost * load.pace.seconds_per_unit - self._usual_s)
         self._check_caller(call)
         self._check_room(call, load)
         self._check_wait(call, load, time_left_s)
@@ -166,6 +173,7 @@ class Queue:
             self._rows_of_callers[call.caller] -= len(call.inputs)
             if not self._rows_of_callers[call.caller]:
                 del self._rows_of_callers[call.caller]
+        self.on_leave()
 
     def learn(
         self, model: BatchModel, stage: Stage, cost: int, seconds: float, threads: int
@@ -236,3 +244,7 @@ class Queue:
     def _retry_s(self, large: bool) -> float:
         half_s = round(self.wait_s(large) / 2, 2)
         return min(max(half_s, RETRY_FLOOR_S), _RETRY_CEILING_S)
+
+
+def _nothing() -> None:
+    """Nobody waits for room."""

@@ -27,6 +27,7 @@ _OUR_STREAMS = "/edgewright."
 # What a call keeps while its refusal waits; unread it is as much, which gRPC has taken in.
 _SMALL_BYTES: Final = 64 << 10
 _ON_THE_WAY_S: Final = 0.05  # what a call may have taken to get here
+_SENDING_S: Final = 0.1  # that room is kept for a message of who was let in
 _LEAVING_S: Final = 0.05  # within which is known why no message comes: he has left, or sends none
 # Unary methods whose calls all wait in the queue.
 QUEUED: Final = frozenset(
@@ -54,15 +55,15 @@ class CallEdge:
 
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
     none of them: they last as long as their callers like. ``callers`` says who is let in,
-    ``refusal`` whether the queue has room, given how many wait for it, and ``outgoing`` hears of
-    what streams send.
+    ``refusal`` whether the queue has room, given how many wait for it and how many were let in and
+    have not come to it, and ``outgoing`` hears of what streams send.
     """
 
     def __init__(
         self,
         observer: CallObserver,
         callers: Callers | None = None,
-        refusal: Callable[[int], OverloadedError | None] = lambda _waiting: None,
+        refusal: Callable[[int, int], OverloadedError | None] = lambda _waiting, _coming: None,
         outgoing: Outgoing | None = None,
     ) -> None:
         self.in_flight = 0
@@ -160,14 +161,14 @@ class CallEdge:
         """
 
         async def answer_with_room(call: RpcCall) -> bytes | None:
+            refusal = self._refusal(self.refusals.waiting, self.refusals.on_the_way)
+            self._refuses = refusal is not None
+            if refusal is None:
+                return await answer(call)
             try:
-                refusal = self._refusal(self.refusals.waiting)
-                self._refuses = refusal is not None
-                if refusal is None:
-                    return await answer(call)
                 return await self._answer_once_let_in(answer, call, refusal)
             finally:
-                self._let_in()
+                self.let_in()  # it may have left before it came to the queue
 
         return answer_with_room
 
@@ -180,21 +181,24 @@ class CallEdge:
             raise refusal
         held_s, record.held_s = record.held_s, 0.0
         try:
-            await call.fetch()
+            async with asyncio.timeout(_SENDING_S):
+                await call.fetch()
+        except TimeoutError:
+            pass  # he holds up nobody: ``answer`` goes on waiting for his message
         finally:
             self.refusals.entered()
-        # Once this one is in the queue: there may be room for more.
-        asyncio.get_running_loop().call_soon(self._let_in)
+        # Once this one is in the queue, or known to take his time: there may be room for more.
+        asyncio.get_running_loop().call_soon(self.let_in)
         try:
             return await answer(call)
         except OverloadedError:
             record.held_s = held_s  # it has waited enough
             raise
 
-    def _let_in(self) -> None:
-        """The next call that waits for room, if there is some, and nobody on the way to it."""
+    def let_in(self) -> None:
+        """Those who wait for room, in turn, as far as there is some beside who is on the way."""
         refusals = self.refusals
-        if refusals.waiting and not refusals.on_the_way and self._refusal(0) is None:
+        while refusals.waiting and self._refusal(0, refusals.on_the_way) is None:
             refusals.let_in()
 
     async def _pace(

@@ -121,7 +121,7 @@ class Parts:
         self._edge = CallEdge(
             self._observer,
             self._security.callers,
-            lambda waiting: self.batcher.queue.refusal(waiting),
+            lambda waiting, coming: self.batcher.queue.refusal(waiting, coming),
             self.outgoing,
         )
         self._shares_port = self.config.sharing > 1
@@ -140,6 +140,7 @@ class Parts:
     def _prepare_to_compute(self) -> None:
         """Queues, and the threads that drain them."""
         self.batcher = self._batcher()
+        self.batcher.queue.on_leave = self._edge.let_in
         self._cores = max(1, available_cores() // self.config.sharing)
         self._decoder = ImageDecoder(self.batcher.queue, self._cores, self.instruments.decoded)
         self._background = Background(AT_ONCE)

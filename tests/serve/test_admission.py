@@ -233,3 +233,40 @@ def test_a_model_that_takes_the_place_of_another_is_counted() -> None:
     learned(queue, second, 0.5)
     queue.enter(call(second, 10), None)
     assert queue.wait_s() == pytest.approx(5.0)
+
+
+def test_room_is_kept_for_those_who_were_let_in_and_have_not_come() -> None:
+    queue, model = Queue(QueueLimit(10, 60.0)), FakeModel()
+    for _ in range(8):
+        queue.enter(call(model, 1), None)
+    assert queue.refusal(coming=1) is None
+    kept = queue.refusal(coming=2)
+    assert kept is not None
+    assert "2 calls wait for room" in str(kept)
+
+
+def test_those_are_taken_to_be_as_large_as_calls_are_lately() -> None:
+    model = FakeModel()
+    by_rows = Queue(QueueLimit(10, 60.0))
+    by_time = learned(Queue(QueueLimit(1000, 2.0)), model, 0.1)
+    for queue in (by_rows, by_time):
+        for _ in range(100):
+            large = call(model, 5)
+            queue.enter(large, None)
+            queue.leave(large)
+    assert by_rows.refusal(coming=2) is None
+    assert by_rows.refusal(coming=3) is not None
+    assert by_time.refusal(coming=4) is None  # each takes half a second
+    assert by_time.refusal(coming=5) is not None
+
+
+def test_whoever_leaves_is_told_of_once_his_room_is_free() -> None:
+    queue, model = Queue(QueueLimit(10, 60.0)), FakeModel()
+    rows: list[int] = []
+    queue.on_leave = lambda: rows.append(queue.rows)
+    calls = [call(model, 3), call(model, 2)]
+    for each in calls:
+        queue.enter(each, None)
+    for each in calls:
+        queue.leave(each)
+    assert rows == [2, 0]

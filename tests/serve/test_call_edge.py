@@ -132,7 +132,7 @@ def test_who_was_let_in_and_is_refused_all_the_same_has_waited_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     full = [OverloadedError("full", retry_after_s=0.1)]
-    edge = CallEdge(CallObserver(Instruments()), refusal=lambda _waiting: full[0] if full else None)
+    edge = CallEdge(CallObserver(Instruments()), refusal=lambda *_: full[0] if full else None)
     add_PredictionServiceServicer_to_server(Crowded(), edge)  # type: ignore[no-untyped-call]
     waits = []
 

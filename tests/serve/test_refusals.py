@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from google.rpc.status_pb2 import Status
 from edgewright.errors import OverloadedError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.admission import Queue, QueueLimit
+from edgewright.serve.call_edge import CallEdge
+from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.event_loop import run
+from edgewright.serve.instruments import Instruments
 from edgewright.serve.refusals import _BURST, Refusals
 
-from .conftest import Gate, Launch, until
+from .conftest import Gate, Launch, Running, until
 from .full_queue import CLASSIFY, FullQueue
+from .raw_http2 import DeafClient
 from .test_callers import greedy_and_modest
 
 FOR_EVER = 1e8  # seconds, more than any clock of a loop shows: what is held the test tells
@@ -215,6 +220,24 @@ def test_whoever_leaves_as_he_is_let_in_is_not_on_the_way() -> None:
     assert waiting_for_room(refusals, "ab", leave) == (0, 1)
 
 
+def test_as_many_are_let_in_at_once_as_there_is_room_for() -> None:
+    def refused(_waiting: int, coming: int) -> OverloadedError | None:
+        return refusal() if coming == 2 else None
+
+    edge = CallEdge(CallObserver(Instruments()), refusal=refused)
+    edge.refusals = scarce()
+
+    async def let_in(_tasks: Any) -> list[tuple[int, int]]:
+        seen = []
+        for _ in range(2):
+            edge.let_in()
+            seen.append((edge.refusals.waiting, edge.refusals.on_the_way))
+            edge.refusals.entered()
+        return seen
+
+    assert waiting_for_room(edge.refusals, "abcd", let_in) == [(2, 2), (1, 2)]
+
+
 def test_calls_of_a_server_wait_for_room_and_are_answered(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
@@ -226,6 +249,51 @@ def test_calls_of_a_server_wait_for_room_and_are_answered(
     assert all(call.result().classifications for call in calls)
     until(lambda: full.running.server.in_flight == 0)
     assert full.running.metric("edgewright_rejected_total", reason="QUEUE_FULL") == 0
+    assert (full.refusals.held, full.refusals.on_the_way) == (0, 0)
+
+
+def test_room_that_a_call_by_http_leaves_is_theirs_who_wait(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    running = launch(instances=1, queue_size=2, max_texts=2)
+    refusals = running.server._edge.refusals = scarce()
+    closed = gate()
+    with ThreadPoolExecutor(1) as pool:
+        by_http = pool.submit(post_two_texts, running)
+        until(lambda: running.server.batcher.queue.rows == 2)
+        call = running.predictions.ClassifyText.future(running.request("bank"), timeout=60)
+        until(lambda: refusals.waiting == 1)
+        closed.open.set()
+        assert by_http.result() == 200
+    assert call.result().classifications
+
+
+def post_two_texts(running: Running) -> int:
+    connection = HTTPConnection("127.0.0.1", running.server.metrics_port, timeout=60)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/models/news:classify", '{"texts": ["bank", "vote"]}', headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_who_is_slow_to_send_holds_up_nobody_who_waits_for_room(
+    launch: Launch, gate: Callable[[], Gate]
+) -> None:
+    full = FullQueue(launch, gate, scarce())
+    (first,) = full.held()  # so that those who come now are not read first
+    slow = [DeafClient(full.running.server.port) for _ in range(3)]
+    for each in slow:
+        each.call(CLASSIFY, [], last=False)
+    until(lambda: full.refusals.waiting == 4)
+    call = full.running.predictions.ClassifyText.future(full.running.request("bank"), timeout=60)
+    until(lambda: full.refusals.waiting == 5)
+    full.answer()
+    assert call.result().classifications
+    assert first.code() is grpc.StatusCode.INVALID_ARGUMENT  # it has no texts
+    for each in slow:
+        each.close()
+    until(lambda: full.running.server.in_flight == 0)
     assert (full.refusals.held, full.refusals.on_the_way) == (0, 0)
 
 
