@@ -307,7 +307,7 @@ def test_a_fresh_process_with_transformers_alone_gives_the_same_logits(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     again = np.load(files[-1])
-    np.testing.assert_allclose(again, kept[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(again, kept[0], rtol=1e-5, atol=1e-6)
     assert again.std(axis=0).min() > 1e-3  # the rows do get different answers
 
 
