@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -111,8 +111,9 @@ class CallEdge:
         else:
             answer = _answers_to_one(handler.unary_stream, parse)
         if path.startswith(_OUR_STREAMS):
-            return self._edge(path, self._written(answer, serialise), stream=True)
-        return self._guarded(path, answer, serialise)
+            written = _written(answer, serialise, self._outgoing.here)
+            return self._edge(path, written, stream=True)
+        return self._guarded(path, _written(answer, serialise))
 
     def _edge(self, path: str, answer: Method, *, stream: bool = False) -> Method:
         """What is around every call. It runs in the call's task from its begin to its end."""
@@ -142,17 +143,6 @@ class CallEdge:
                 self._observer.end(record, code, stream=stream)
 
         return edge
-
-    def _written(self, answers: Answers, serialise: Serialise) -> Method:
-        """Of a stream of ours: what is on its way to its caller is told."""
-
-        async def write(call: RpcCall) -> None:
-            async with aclosing(answers(call)) as responses:
-                async for response in responses:
-                    with self._outgoing.here():
-                        await call.write(serialise(response))
-
-        return write
 
     def _queued(self, answer: Method) -> Method:
         """Of a method whose calls wait in the queue: without room there, they wait for it unread.
@@ -226,21 +216,20 @@ class CallEdge:
         call.trailers = ((REQUEST_ID, record.request_id),)
         return record
 
-    def _guarded(self, path: str, answers: Answers, serialise: Serialise) -> Method:
+    def _guarded(self, path: str, answer: Method) -> Method:
         """A stream that is not ours, for those who may."""
         right = right_for(path)
 
-        async def edge(call: RpcCall) -> None:
+        async def edge(call: RpcCall) -> bytes | None:
             caller = ""
             try:
                 caller = self._enter(right, call)
-                async with aclosing(answers(call)) as responses:
-                    async for response in responses:
-                        await call.write(serialise(response))
+                return await answer(call)
             except EdgewrightError as error:
                 record = current_call.get()
                 assert record is not None  # as above
                 _fail(call, self._observer.failed(record, error), record)
+                return None
             finally:
                 self._exit(caller)
 
@@ -272,6 +261,22 @@ def _returned(answer: Answer, parse: Parse, serialise: Serialise) -> Method:
         return serialise(await answer(await _one(call, parse), call))
 
     return respond
+
+
+def _written(
+    answers: Answers,
+    serialise: Serialise,
+    sending: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Method:
+    """Of a stream: its responses, each on its way within ``sending``."""
+
+    async def write(call: RpcCall) -> None:
+        async with aclosing(answers(call)) as responses:
+            async for response in responses:
+                with sending():
+                    await call.write(serialise(response))
+
+    return write
 
 
 def _answers_to_one(answer: StreamAnswer, parse: Parse) -> Answers:
@@ -312,7 +317,7 @@ def _fail(call: RpcCall, status: Status, record: CallRecord) -> None:
     call.end_with(CODES[status.code], status.message, trailers)
 
 
-def _parsed(message: bytes, parse: Callable[[bytes], Any]) -> Any:
+def _parsed(message: bytes, parse: Parse) -> Any:
     try:
         return parse(message)
     except DecodeError as error:

@@ -91,7 +91,9 @@ class RpcCall:
             self._ahead = False
         else:
             if self._reading is None:
-                self._reading = self._receive()
+                done = self._loop.create_future()  # which nobody else sets, nor cancels
+                self._receive(lambda: partial(done.set_result, None))
+                self._reading = done
             reading = self._reading
             await asyncio.shield(reading)  # a reader who is cancelled loses no message
             if self._reading is not reading:  # he would take no message for the end
@@ -170,31 +172,21 @@ class RpcCall:
     def read_ahead(self, on_read: Callable[[], Todo]) -> None:
         """Read its first message before the call begins; ``on_read`` says what is to do then."""
         self._ahead = True
-        receive = core.ReceiveMessageOperation(_NO_FLAGS)
-        self._start((receive,), partial(self._on_ahead, on_read))
+        self._receive(on_read)
 
     def on_close(self, event: Any) -> Todo | None:
         """It is over."""
         return self._leave if event.batch_operations[0].cancelled() else None
 
-    def _on_ahead(self, on_read: Callable[[], Todo], event: Any) -> Todo:
-        self._keep(event)
-        return on_read()
-
-    def _receive(self) -> asyncio.Future[None]:
-        """Done when ``_message`` is the next."""
-        done: asyncio.Future[None] = self._loop.create_future()
+    def _receive(self, on_read: Callable[[], Todo]) -> None:
+        """``_message`` is the next one when ``on_read`` is called."""
         receive = core.ReceiveMessageOperation(_NO_FLAGS)
-        self._start((receive,), partial(self._on_message, done))
-        return done
+        self._start((receive,), partial(self._on_message, on_read))
 
-    def _on_message(self, done: asyncio.Future[None], event: Any) -> Todo:
-        self._keep(event)
-        return partial(done.set_result, None)  # nobody else does, nor cancels it
-
-    def _keep(self, event: Any) -> None:
+    def _on_message(self, on_read: Callable[[], Todo], event: Any) -> Todo:
         self._message = event.batch_operations[0].message()
         self.read_bytes += len(self._message or b"")
+        return on_read()
 
     def _on_sent(self, sent: asyncio.Future[bool], event: Any) -> Todo:
         return partial(self._sent, sent, bool(event.success))

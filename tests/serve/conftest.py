@@ -54,6 +54,25 @@ class LoopThread:
         self.loop.close()
 
 
+class Late:
+    """Holds an event loop while it is entered."""
+
+    def __init__(self, loop: LoopThread) -> None:
+        self._loop = loop.loop
+        self._held, self._go_on = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        self._loop.call_soon_threadsafe(self._hold)
+        assert self._held.wait(30)
+
+    def __exit__(self, *_: object) -> None:
+        self._go_on.set()
+
+    def _hold(self) -> None:
+        self._held.set()
+        assert self._go_on.wait(60)
+
+
 @dataclass
 class Running:
     """A started server and a channel to it."""

@@ -18,7 +18,7 @@ import trustme
 
 from edgewright.serve import grpc_options
 
-from .conftest import Launch, until
+from .conftest import Late, Launch, until
 from .processes import FREE_PORTS, Start, classify
 from .raw_http2 import (
     ACK,
@@ -33,7 +33,6 @@ from .raw_http2 import (
     frame,
     head_of,
 )
-from .test_refusal_unread import Late
 from .test_tls import Authority
 
 HELLO = PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
@@ -150,7 +149,7 @@ def test_calls_that_are_reset_at_once_take_nobody_s_room(launch: Launch) -> None
         frame(HEADERS, END_HEADERS, stream, head) + frame(RST_STREAM, 0, stream, CANCEL)
         for stream in range(1, 20_001, 2)
     )
-    with connect(running.server.port, HELLO) as resetting, Late(running):
+    with connect(running.server.port, HELLO) as resetting, Late(running.loop):
         send(resetting, resets)
         resetting.sendall(frame(PING, 0, 0, b"the last"))
         until(lambda: b"the last" in resetting.recv(65536))  # all have been taken in

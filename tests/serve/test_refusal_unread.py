@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION, MAX_UNSEEN_C
 from edgewright.serve.rpc_server import MOST_AHEAD
 from edgewright.v1 import prediction_pb2
 
-from .conftest import Gate, Launch, Running, until
+from .conftest import Gate, Late, Launch, Running, until
 from .full_queue import CLASSIFY, FullQueue
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -89,31 +88,12 @@ def test_every_unary_method_that_computes_is_one_of_them() -> None:
     assert unary | {INFER} == QUEUED
 
 
-class Late:
-    """Holds a server's event loop while it is entered."""
-
-    def __init__(self, running: Running) -> None:
-        self._loop = running.loop.loop
-        self._held, self._go_on = threading.Event(), threading.Event()
-
-    def __enter__(self) -> None:
-        self._loop.call_soon_threadsafe(self._hold)
-        assert self._held.wait(30)
-
-    def __exit__(self, *_: object) -> None:
-        self._go_on.set()
-
-    def _hold(self) -> None:
-        self._held.set()
-        assert self._go_on.wait(60)
-
-
 def test_a_late_event_loop_costs_no_caller_within_the_limits_its_answer(launch: Launch) -> None:
     """More calls than gRPC would hold; those beyond the limit of a connection wait in the client."""
     running = launch(max_wait_s=600.0)
     running.classify("bank")  # the connection is there, and the client knows its limit
     request = running.request("bank")
-    with Late(running):
+    with Late(running.loop):
         calls = [
             running.predictions.ClassifyText.future(request, timeout=600)
             for _ in range(MAX_UNSEEN_CALLS[1])
@@ -128,7 +108,7 @@ def test_no_call_waits_unseen_for_longer_than_any_may_wait(
     running = launch(max_wait_s=0.5)  # gRPC has whole seconds
     request = running.request("bank")
     running.classify("bank")
-    with Late(running):
+    with Late(running.loop):
         calls = [
             running.predictions.ClassifyText.future(request, timeout=60)
             for _ in range(MAX_CALLS_PER_CONNECTION)
@@ -160,7 +140,7 @@ def test_what_waits_unseen_is_bounded(launch: Launch) -> None:
         methods = [channel.unary_unary(CLASSIFY) for channel in channels]
         for method in methods:
             method(request, timeout=60)
-        with Late(running):
+        with Late(running.loop):
             calls = [
                 method.future(request, timeout=600)
                 for method in itertools.islice(

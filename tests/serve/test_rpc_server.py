@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -24,7 +23,7 @@ from edgewright.serve import rpc_server
 from edgewright.serve.rpc_call import RpcCall
 from edgewright.serve.rpc_server import MOST_AHEAD, Method, RpcServer
 
-from .conftest import LoopThread, until
+from .conftest import Late, LoopThread, until
 from .raw_http2 import (
     ACK,
     END_HEADERS,
@@ -70,25 +69,6 @@ class Silent:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
-
-
-class Late:
-    """Holds an event loop while it is entered."""
-
-    def __init__(self, loop: LoopThread) -> None:
-        self._loop = loop
-        self._held, self._go_on = threading.Event(), threading.Event()
-
-    def __enter__(self) -> None:
-        self._loop.loop.call_soon_threadsafe(self._hold)
-        assert self._held.wait(30)
-
-    def __exit__(self, *_: object) -> None:
-        self._go_on.set()
-
-    def _hold(self) -> None:
-        self._held.set()
-        assert self._go_on.wait(60)
 
 
 def hangs(told: Told) -> Method:
