@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from edgewright.errors import BackendUnavailableError, ConfigError, DataError
 from edgewright.examples import Columns
 from edgewright.finetune import report
 from edgewright.finetune.activation_cache import CacheUse
-from edgewright.finetune.audit import Audit
 from edgewright.finetune.audit_task import audit_task, start_from_probe, survey_task
 from edgewright.finetune.calibration import (
     Calibration,
@@ -32,7 +31,7 @@ from edgewright.finetune.depth import DepthChoice, choose_depth
 from edgewright.finetune.evaluate import Answers
 from edgewright.finetune.feed import Feed, Keep, open_feed
 from edgewright.finetune.first_token import compute_every_token, compute_first_token_only
-from edgewright.finetune.forgetting import Forgetting, settle_weights
+from edgewright.finetune.forgetting import settle_weights
 from edgewright.finetune.freeze import thaw
 from edgewright.finetune.notes import (
     StepLines,
@@ -149,26 +148,13 @@ def _run(
     tell_forgetting(forgetting, output)
     with watch.phase("evaluate"):
         validation, test, calibration = evaluate(task)
-    learnt = _Learnt(outcome, validation, test, calibration, forgetting, audit, depth)
+    learnt = report.Learnt(outcome, validation, test, calibration, forgetting, audit, depth)
     story = _story(task, learnt, changes(task, before, test), watch.total)
     contents = _contents(task, story, feed, watch, old)
     digest = task.processes.by_first(
         lambda: write_checkpoint(target, contents, overwrite=overwrite)
     )
     return {**story.summary, "checkpoint": str(target), "manifest_sha256": digest}
-
-
-@dataclass(frozen=True, eq=False)
-class _Learnt:
-    """What a run has brought, before it is written."""
-
-    fit: Fit
-    validation: Answers
-    test: Answers
-    calibration: Calibration
-    forgetting: Forgetting | None
-    audit: Audit | None
-    depth: DepthChoice | None
 
 
 def _prepare(config: FinetuneConfig, unfinished: Unfinished, output: Output) -> Task:
@@ -285,7 +271,9 @@ def read_old(task: Task) -> OldSet | None:
     return read_old_set(task.config.old, columns, checkpoint.labels, task.examples)
 
 
-def _story(task: Task, learnt: _Learnt, changed: Sequence[Change], seconds: float) -> report.Story:
+def _story(
+    task: Task, learnt: report.Learnt, changed: Sequence[Change], seconds: float
+) -> report.Story:
     """What the report tells."""
     return report.Story(
         data=task.config.sources,
@@ -294,19 +282,13 @@ def _story(task: Task, learnt: _Learnt, changed: Sequence[Change], seconds: floa
         label_names=task.examples.label_names,
         counts=task.examples.counts(),
         notes=[*task.dataset.notes, *task.dataset.warnings],
-        fit=learnt.fit,
-        validation=learnt.validation,
-        test=learnt.test,
-        calibration=learnt.calibration,
-        forgetting=learnt.forgetting,
-        audit=learnt.audit,
-        depth=learnt.depth,
+        learnt=learnt,
         changes=changed,
     )
 
 
 def _summary(
-    task: Task, learnt: _Learnt, changed: Sequence[Change], seconds: float
+    task: Task, learnt: report.Learnt, changed: Sequence[Change], seconds: float
 ) -> dict[str, Any]:
     """What ``--json`` prints, but for where the checkpoint lies."""
     audit, forgetting = learnt.audit, learnt.forgetting
@@ -323,6 +305,7 @@ def _summary(
 def _contents(
     task: Task, story: report.Story, feed: Feed, watch: Stopwatch, old: OldSet | None
 ) -> CheckpointContents:
+    learnt = story.learnt
     made_from = {**task.start.made_from, "data": task.dataset.sha256}
     if old is not None:
         made_from["old"] = old.sha256
@@ -333,18 +316,18 @@ def _contents(
         config=task.config.to_mapping(),
         made_from=made_from,
         splits=task.dataset.report,
-        metrics=metrics_record(task, story.fit, story.test)
+        metrics=metrics_record(task, learnt.fit, learnt.test)
         | {
-            "depth": None if story.depth is None else asdict(story.depth),
-            "calibration": calibration_record(story.calibration, story.test),
-            "forgetting": None if story.forgetting is None else story.forgetting.record(),
+            "depth": None if learnt.depth is None else asdict(learnt.depth),
+            "calibration": calibration_record(learnt.calibration, learnt.test),
+            "forgetting": None if learnt.forgetting is None else learnt.forgetting.record(),
             "interpolate": task.config.interpolate,
             "changes": changes_record(story.changes),
         },
-        audit=None if story.audit is None else story.audit.to_json(),
+        audit=None if learnt.audit is None else learnt.audit.to_json(),
         measurements={
             "seconds": watch.seconds,
-            "batch_size": story.fit.batch_size,
+            "batch_size": learnt.fit.batch_size,
             "processes": task.processes.count,
             "activation_cache": asdict(feed.use),
             "host": this_host().to_json(),

@@ -43,6 +43,19 @@ _WORST: Final = 12
 _MANY_CLASSES: Final = 30  # a larger confusion matrix is unreadable
 
 
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """What a run has brought, before it is written."""
+
+    fit: Fit
+    validation: Answers
+    test: Answers
+    calibration: Calibration
+    forgetting: Forgetting | None
+    audit: Audit | None
+    depth: DepthChoice | None
+
+
 @dataclass(frozen=True)
 class Story:
     """What the report tells; certify and search rows are no part of it."""
@@ -53,13 +66,7 @@ class Story:
     label_names: Sequence[str]
     counts: dict[str, dict[str, int]]
     notes: Sequence[str]
-    fit: Fit
-    validation: Answers
-    test: Answers
-    calibration: Calibration
-    forgetting: Forgetting | None
-    audit: Audit | None
-    depth: DepthChoice | None
+    learnt: Learnt
     changes: Sequence[Change]
 
 
@@ -72,12 +79,12 @@ def render(story: Story, manifest_sha256: str) -> bytes:
         sections=[
             *changes_sections(story.changes),
             _learning(story),
-            *depth_sections(story.depth),
+            *depth_sections(story.learnt.depth),
             *_confusion(story),
-            calibration_section(story.calibration, story.test),
-            *forgetting_section(story.forgetting, story.summary["interpolate"]),
+            calibration_section(story.learnt.calibration, story.learnt.test),
+            *forgetting_section(story.learnt.forgetting, story.summary["interpolate"]),
             *_worst_errors(story),
-            *audit_sections(story.audit),
+            *audit_sections(story.learnt.audit),
             _splits(story),
         ],
         manifest_sha256=manifest_sha256,
@@ -120,7 +127,7 @@ def _lora_facts(lora: dict[str, int] | None) -> list[tuple[str, str]]:
 
 
 def _learning(story: Story) -> Section:
-    epochs, lora = story.fit.epochs, story.summary["lora"]
+    epochs, lora = story.learnt.fit.epochs, story.summary["lora"]
     trained = "" if lora is None else f" LoRA {lora_words(lora)}, merged into the weights."
     losses = {"train": [(float(each.number), each.train_loss) for each in epochs]}
     measured = [(float(each.number), each.validation) for each in epochs if each.validation]
@@ -136,9 +143,9 @@ def _learning(story: Story) -> Section:
     blocks: list[Block] = [
         line_figure(losses, x_label="epoch", y_label="loss, nats", caption="Loss by epoch."),
         line_figure(quality, x_label="epoch", y_label="share", caption="Validation by epoch."),
-        _epoch_table(story.fit),
+        _epoch_table(story.learnt.fit),
     ]
-    early = "Training stopped early. " if story.fit.stopped_early else ""
+    early = "Training stopped early. " if story.learnt.fit.stopped_early else ""
     return Section("Learning", blocks, f"{early}The marked epoch is the one kept.{trained}")
 
 
@@ -153,7 +160,7 @@ def _epoch_table(fit: Fit) -> DataTable:
 
 
 def _confusion(story: Story) -> list[Section]:
-    answers = story.test
+    answers = story.learnt.test
     if not len(answers.labels):
         return []
     names = story.label_names
@@ -187,7 +194,11 @@ def _share(part: np.int64, whole: np.int64) -> str:
 def _worst_errors(story: Story) -> list[Section]:
     """The wrong answers the model was surest of: where labels are wrong, or the task is hard."""
     rows = sorted(
-        (row for answers in (story.validation, story.test) for row in _errors(answers, story)),
+        (
+            row
+            for answers in (story.learnt.validation, story.learnt.test)
+            for row in _errors(answers, story)
+        ),
         key=lambda scored: -scored[0],
     )[:_WORST]
     if not rows:
