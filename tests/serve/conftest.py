@@ -17,6 +17,7 @@ import pytest
 from edgewright.preprocess import TokenRow
 from edgewright.repository import Repository
 from edgewright.serve.background import Background
+from edgewright.serve.call_record import current_call
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.event_loop import new_event_loop
 from edgewright.serve.models import ServedModel
@@ -261,6 +262,15 @@ def interpreter_is_left_as_it_was() -> Iterator[None]:
     gc.unfreeze()
     gc.set_threshold(*collects_after)
     sys.setswitchinterval(switches_after)
+
+
+@pytest.fixture(autouse=True)
+def calls_stay_in_their_tasks() -> Iterator[None]:
+    """One that outlived its test would be taken for the call that the next tests answer."""
+    yield
+    outlived = current_call.get()
+    current_call.set(None)
+    assert outlived is None
 
 
 @pytest.fixture
