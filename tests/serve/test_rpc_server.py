@@ -381,6 +381,34 @@ def test_one_that_is_given_up_unused_is_freed(loop: LoopThread) -> None:
     loop.run(scenario())
 
 
+STOPS = """
+import asyncio, gc, os, time
+from edgewright.serve.rpc_server import RpcServer
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+async def main():
+    server = RpcServer(None)
+    server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    await server.stop(None)
+
+before = threads()
+asyncio.run(main())
+gc.collect()
+while threads() > before:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of gRPC's are counted in /proc")
+def test_of_one_that_has_stopped_nothing_remains_in_grpc() -> None:
+    """What its core keeps, and the threads that serve it, last until it is destroyed."""
+    ended = subprocess.run([sys.executable, "-c", STOPS], capture_output=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
 EXITS = """
 import asyncio, sys
 import grpc
