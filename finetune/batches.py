@@ -92,6 +92,16 @@ class TokenRows:
         """How many texts lost tokens to the length limit."""
         return sum(row.truncated for row in self.rows)
 
+    @property
+    def unknown(self) -> int:
+        """How many texts are for more than half tokens that the tokenizer does not know."""
+        unknown, special = self.preprocessor.unknown_token_id, self.preprocessor.special_tokens
+        if unknown is None:
+            return 0
+        return sum(
+            2 * np.count_nonzero(row.input_ids == unknown) > len(row) - special for row in self.rows
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class RowSubset:

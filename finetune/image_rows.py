@@ -46,6 +46,11 @@ class ImageRows:
         """Nothing of an image is lost to a length limit."""
         return 0
 
+    @property
+    def unknown(self) -> int:
+        """No image is unknown to what decodes it."""
+        return 0
+
     @cached_property
     def keys(self) -> list[str]:
         """Identify each row by its file, the view of it, the preprocessing and what decodes it."""

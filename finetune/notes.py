@@ -15,6 +15,7 @@ from edgewright.finetune.task import Task
 from edgewright.output import Output
 
 _LINE_EACH_S: Final = 60.0
+_MANY_UNKNOWN: Final = 0.01  # of the texts
 
 
 def tell_task(task: Task, output: Output) -> None:
@@ -37,6 +38,11 @@ def tell_task(task: Task, output: Output) -> None:
         output.note(
             f"{task.truncated:.1%} of the texts are longer than {config.max_length} tokens and "
             "are cut"
+        )
+    if task.unknown >= _MANY_UNKNOWN:
+        output.warn(
+            f"of {task.unknown:.1%} of the texts the tokenizer knows less than half, and the model "
+            "sees the rest as one and the same token; give a --model made for their language"
         )
     if not len(task.rows["validation"].labels):
         output.warn("there are no validation rows: no early stopping, the last epoch is kept")

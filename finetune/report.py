@@ -99,7 +99,7 @@ def _headline(story: Story) -> Headline:
         ("frozen", f"{summary['frozen']} of {summary['blocks']} blocks"),
         ("trained", f"{trained:.0%} of {millions(summary['parameters'])} parameters"),
         *_lora_facts(summary["lora"]),
-        *_truncation(summary),
+        *_tokens(summary),
         ("device", f"{summary['device']}, {summary['precision']}"),
         ("seconds", f"{summary['seconds']:.0f}"),
     ]
@@ -116,10 +116,13 @@ def _headline(story: Story) -> Headline:
     )
 
 
-def _truncation(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _tokens(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["max_length"] is None:
         return []
-    return [("truncated texts", f"{summary['truncated']:.1%}")]
+    facts = [("truncated texts", f"{summary['truncated']:.1%}")]
+    if summary["unknown"]:
+        facts.append(("texts mostly unknown", f"{summary['unknown']:.1%}"))
+    return facts
 
 
 def _lora_facts(lora: dict[str, int] | None) -> list[tuple[str, str]]:

@@ -48,6 +48,7 @@ def summarise(task: Task, fit: Fit, test: Answers, seconds: float) -> dict[str, 
         "rows": {split: sum(by.values()) for split, by in task.examples.counts().items()},
         "rows_added": dict(task.dataset.added),
         "truncated": task.truncated,
+        "unknown": task.unknown,
         "max_length": task.config.max_length,
         "lr": task.config.lr,
         "batch_size": fit.batch_size,
@@ -66,6 +67,7 @@ def metrics_record(task: Task, fit: Fit, test: Answers) -> dict[str, Any]:
         "metric": task.config.metric,
         "stopped_early": fit.stopped_early,
         "truncated": task.truncated,
+        "unknown": task.unknown,
         "lora": None if task.adapters is None else task.adapters.record(),
         "test": test_figures(task, test),
     }
@@ -85,6 +87,9 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     truncated = (
         f"truncated       {summary['truncated']:.1%} of texts, at {summary['max_length']} tokens"
     )
+    unknown = (
+        f"unknown         {summary['unknown']:.1%} of texts, for the most part of their tokens"
+    )
     return [
         tested,
         f"best epoch      {summary['best_epoch']} of {summary['epochs_run']} run",
@@ -94,6 +99,7 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
         _calibration_line(summary),
         *_forgetting_lines(summary),
         *([truncated] if summary["max_length"] is not None else []),
+        *([unknown] if summary["unknown"] else []),
         f"rows            {', '.join(f'{name} {count}' for name, count in rows.items() if count)}",
         f"seconds         {summary['seconds']:.1f}, {summary['device']} {summary['precision']}"
         f"{_of_processes(summary['processes'])}",

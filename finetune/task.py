@@ -50,6 +50,11 @@ class ExampleRows(KeyedRows, Protocol):
         ...
 
     @property
+    def unknown(self) -> int:
+        """How many are for the most part nothing that the model's vocabulary has."""
+        ...
+
+    @property
     def views(self) -> Sequence[KeyedRows]:
         """What epochs show in turn in place of the rows; empty where they show none."""
         ...
@@ -203,8 +208,16 @@ class Task:
     @property
     def truncated(self) -> float:
         """Share of the texts read that lost tokens to the length limit; 0 for images."""
-        texts = sum(len(rows.labels) for rows in self.rows.values())
-        return sum(rows.truncated for rows in self.rows.values()) / texts
+        return sum(rows.truncated for rows in self.rows.values()) / self._rows_read
+
+    @property
+    def unknown(self) -> float:
+        """Share of the texts read that are mostly unknown to the tokenizer; 0 for images."""
+        return sum(rows.unknown for rows in self.rows.values()) / self._rows_read
+
+    @property
+    def _rows_read(self) -> int:
+        return sum(len(rows.labels) for rows in self.rows.values())
 
     @property
     def parameters(self) -> int:

@@ -123,6 +123,20 @@ def test_any_text_equals_transformers(cases: dict[str, Case], batch: list[str]) 
         assert_same(case.ours(batch).arrays, theirs)
 
 
+def test_the_unknown_token_is_the_one_that_stands_for_what_is_not_known(
+    cases: dict[str, Case],
+) -> None:
+    unknown = "\U0001f9ff"  # an amulet, which no news has
+    for name, case in cases.items():
+        token, found = case.ours.unknown_token_id, case.ours.encode([unknown])[0].input_ids
+        if "roberta" in name or "gpt" in name:  # bytes, and all of them are known
+            assert token is None, name
+        else:
+            assert token == case.theirs.unk_token_id, name
+            assert token in found, name
+        assert case.ours.special_tokens == len(case.ours.encode([""])[0]), name
+
+
 def test_input_names_are_in_the_models_order(cases: dict[str, Case]) -> None:
     for case in cases.values():
         assert case.ours.input_names == tuple(case.theirs.model_input_names)

@@ -86,8 +86,16 @@ def test_rows_are_padded_to_the_longest_of_their_batch(model_folder):
     assert all(np.array_equal(inputs[name], expected[name]) for name in expected)
 
 
+def test_texts_are_unknown_where_more_than_half_of_their_own_tokens_are(model_folder):
+    preprocessor = TextPreprocessor.from_pretrained(str(model_folder), max_length=8)
+    texts = ["дом", "goal дом", "goal дом мир", "goal match", "", "дом мир сад лес вод час год"]
+    known = [TokenRows.of(preprocessor, [text], np.array([0])).unknown for text in texts]
+    assert known == [1, 0, 1, 0, 0, 1]
+    assert TokenRows.of(preprocessor, texts, np.zeros(6, np.int64)).unknown == 3
+
+
 def test_there_may_be_no_rows(model_folder):
     preprocessor = TextPreprocessor.from_pretrained(str(model_folder), max_length=8)
     rows = TokenRows.of(preprocessor, [], np.array([], np.int64))
-    assert (len(rows.lengths), rows.truncated) == (0, 0)
+    assert (len(rows.lengths), rows.truncated, rows.unknown) == (0, 0, 0)
     assert evaluation_batches(rows.lengths, 8) == []

@@ -86,6 +86,23 @@ def test_a_person_is_told_the_plan_each_epoch_and_the_next_command(finetune, tmp
     assert f"{truncated:.1%} of texts, at 12 tokens" in run.out
 
 
+def test_texts_in_a_language_that_the_tokenizer_does_not_know_are_told(finetune, tmp_path):
+    rows = make_rows(140)
+    rows += [(f"дом мир {text}", label) for text, label in rows[:3]]  # known for the most part
+    foreign = [(f"дом мир сад {number}", rows[number][1]) for number in range(10)]
+    run = finetune(data=write_csv(tmp_path / "rows.csv", [*rows, *foreign]))
+    share = json.loads((tmp_path / "out" / "metrics.json").read_bytes())["unknown"]
+    assert 0.05 < share < 0.08  # some rows are of the splits that only optimize reads
+    assert f"of {share:.1%} of the texts the tokenizer knows less than half" in run.err
+    assert f"unknown         {share:.1%} of texts" in run.out
+    assert "texts mostly unknown" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_texts_that_the_tokenizer_knows_are_not_doubted(finetune, tmp_path):
+    run = finetune("--epochs", 1)
+    assert "unknown" not in run.out + run.err + (tmp_path / "out" / "report.html").read_text()
+
+
 def test_quiet_prints_only_the_result(finetune):
     run = finetune("--quiet")
     assert run.err == ""

@@ -151,6 +151,20 @@ class TextPreprocessor:
         """The highest id of its vocabulary, added tokens included."""
         return int(max(self._tokenizer.get_vocab(with_added_tokens=True).values()))
 
+    @cached_property
+    def unknown_token_id(self) -> int | None:
+        """What stands for whatever is not in the vocabulary; None where there is no such thing."""
+        model = json.loads(self._tokenizer_json)["model"]
+        if "unk_id" in model:  # Unigram's; others name the token
+            return model["unk_id"]
+        name = model.get("unk_token")
+        return None if name is None else self._tokenizer.token_to_id(name)
+
+    @cached_property
+    def special_tokens(self) -> int:
+        """How many tokens every row has beside those of its text."""
+        return int(self._tokenizer.num_special_tokens_to_add(False))
+
     def with_settings(self, settings: TextSettings) -> TextPreprocessor:
         """The same tokenizer used otherwise; ConfigError where it cannot be."""
         return TextPreprocessor(settings, self._tokenizer_json)
