@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,8 +16,9 @@ from edgewright.serve.ports import at
 
 MAX_HEAD_BYTES: Final = 16 << 10
 ANSWER_S: Final = 30.0  # for the client to take it
+DOUBT_S: Final = 0.2  # whether a client that sends nothing more has left; most answers come sooner
 _CHUNK: Final = 64 << 10
-_LOOK_S: Final = 0.02  # between two looks at what TLS has not sent: nothing tells
+_LOOK_S: Final = 0.02  # between two looks at what nothing tells of
 _SHORT: Final = {
     "commonName": "CN", "organizationalUnitName": "OU", "organizationName": "O",
     "localityName": "L", "stateOrProvinceName": "ST", "countryName": "C",
@@ -60,19 +62,50 @@ class Connection:
 
     async def while_connected(self, answer: Awaitable[Response]) -> Response:
         """The answer; it is cancelled, and the connection ended, where the client leaves."""
-        task = asyncio.ensure_future(answer)
-        heard = asyncio.ensure_future(self._reader.read(_CHUNK))
+        task, left = asyncio.ensure_future(answer), asyncio.ensure_future(self._left())
         try:
-            await asyncio.wait((task, heard), return_when=asyncio.FIRST_COMPLETED)
-            if heard.done():
-                if not heard.result():
-                    raise ConnectionResetError
-                self._state.receive_data(heard.result())  # the next request, ahead of its time
-            return await task
+            await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                left.result()
+                raise ConnectionResetError
+            return task.result()
         finally:
             task.cancel()
-            heard.cancel()
-            await asyncio.gather(task, heard, return_exceptions=True)
+            left.cancel()
+            await asyncio.gather(task, left, return_exceptions=True)
+
+    async def _left(self) -> None:
+        """Return, or raise OSError, once the client has left; it may send its next request before.
+
+        The end of what it sends may be that of a client which waits for its answer, as ``nc -N``
+        and some proxies do, or of one that has closed its socket. TLS tells who has closed; of TCP
+        only a system that is sent something more does, by a reset.
+        """
+        ahead = 0  # bytes of it; what is beyond stays with the system
+        while ahead < MAX_HEAD_BYTES and (data := await self._reader.read(MAX_HEAD_BYTES)):
+            self._state.receive_data(data)
+            ahead += len(data)
+        if self._reader.at_eof():
+            if self._writer.transport is not self._plain:
+                return
+            await asyncio.sleep(DOUBT_S)
+            self._say_something()
+        while not self._is_reset():
+            await asyncio.sleep(_LOOK_S)
+
+    def _say_something(self) -> None:
+        """Send what a client of HTTP/1.1 must be able to read unasked (RFC 9110, 15.2)."""
+        if (self._state.their_http_version or b"") >= b"1.1":
+            go_on = h11.InformationalResponse(status_code=100, headers=[])
+            self._writer.write(self._state.send(go_on))
+
+    def _is_reset(self) -> bool:
+        """Whether the system has told that the connection is no more."""
+        if self._plain.is_closing():
+            return True
+        looked = select.poll()
+        looked.register(self._plain.get_extra_info("socket"), 0)  # 0: for HUP and ERR alone
+        return bool(looked.poll(0))
 
     async def respond(self, response: Response, bare: bool) -> None:
         """Send all of it, without its body where ``bare``."""

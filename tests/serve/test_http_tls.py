@@ -42,7 +42,9 @@ class Https:
     ours: ssl.SSLContext
     theirs: ssl.SSLContext
     size: int = 2
+    holds: bool = False  # its answers for ever
     asked: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
     outgoing: Outgoing = field(default_factory=Outgoing)
 
     def __post_init__(self) -> None:
@@ -60,6 +62,11 @@ class Https:
 
     async def _answer(self, _request: Request) -> Response:
         self.asked.set()
+        try:
+            while self.holds:
+                await asyncio.sleep(0.01)
+        finally:
+            self.left.set()
         return Response(200, "text/plain", bytes(self.size))
 
     def start(self) -> None:
@@ -189,3 +196,17 @@ def test_who_leaves_in_the_handshake_leaves_nothing(
         client.close()
     until(lambda: not https.server._connections)
     assert caplog.records == []
+
+
+def test_a_client_that_says_farewell_ends_its_call_without_a_doubt(
+    https: Https, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "DOUBT_S", 600.0)
+    https.holds = True
+    https.start()
+    with https.connect() as client:
+        client.sendall(REQUEST)
+        assert https.asked.wait(60)
+        client.unwrap()  # the connection beneath stays open
+        assert https.left.wait(60)
+    until(lambda: not https.server._connections)
