@@ -99,7 +99,8 @@ class TokenRows:
         if unknown is None:
             return 0
         return sum(
-            2 * np.count_nonzero(row.input_ids == unknown) > len(row) - special for row in self.rows
+            2 * int(np.count_nonzero(row.input_ids == unknown)) > len(row) - special
+            for row in self.rows
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ class TextPreprocessor:
         """What stands for whatever is not in the vocabulary; None where there is no such thing."""
         model = json.loads(self._tokenizer_json)["model"]
         if "unk_id" in model:  # Unigram's; others name the token
-            return model["unk_id"]
+            return cast(int | None, model["unk_id"])
         name = model.get("unk_token")
         return None if name is None else self._tokenizer.token_to_id(name)
 
