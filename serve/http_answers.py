@@ -1,4 +1,4 @@
-"""Answers over HTTP: JSON, and errors with the statuses that fit their gRPC codes."""
+"""Answers over HTTP, and errors with the statuses that fit their gRPC codes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from google.rpc.status_pb2 import Status
 from edgewright.errors import OverloadedError, UnauthenticatedError
 from edgewright.rpc_errors import reason_of
 from edgewright.serve.call_observer import CODES
-from edgewright.serve.http_messages import Response
+from edgewright.serve.http_messages import JSON, Response, error_answer
 
-JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 _STATUSES: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -33,14 +32,6 @@ _STATUSES: Final = {
 def json_answer(told: Mapping[str, Any]) -> Response:
     """What was asked for."""
     return Response(HTTPStatus.OK, JSON, json.dumps(told).encode())
-
-
-def error_answer(
-    status: HTTPStatus, message: str, headers: Mapping[str, str] = {}, reason: str = ""
-) -> Response:
-    """Why there is no other."""
-    told = {"error": message, "reason": reason} if reason else {"error": message}
-    return Response(status, JSON, json.dumps(told).encode(), headers)
 
 
 def failed_answer(error: Exception, told: Status) -> Response:

@@ -18,8 +18,8 @@ from edgewright.errors import NotReadyError
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import CallRecord
 from edgewright.serve.callers import Callers, Peer
-from edgewright.serve.http_answers import error_answer, failed_answer, yes_or_no
-from edgewright.serve.http_messages import Request, Response
+from edgewright.serve.http_answers import failed_answer, yes_or_no
+from edgewright.serve.http_messages import Request, Response, error_answer
 from edgewright.serve.http_models import HttpModels
 from edgewright.serve.predictor import Predictor
 from edgewright.serve.tokens import Right

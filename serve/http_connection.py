@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
@@ -19,6 +20,7 @@ ANSWER_S: Final = 30.0  # for the client to take it
 DOUBT_S: Final = 0.2  # whether a client that sends nothing more has left; most answers come sooner
 _CHUNK: Final = 64 << 10
 _LOOK_S: Final = 0.02  # between two looks at what nothing tells of
+_ORIGIN: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)  # as who asks a proxy names it
 _SHORT: Final = {
     "commonName": "CN", "organizationalUnitName": "OU", "organizationName": "O",
     "localityName": "L", "stateOrProvinceName": "ST", "countryName": "C",
@@ -55,9 +57,12 @@ class Connection:
 
     def request(self, head: h11.Request, body: bytes) -> Request:
         """What the peer asks."""
-        target = head.target.decode("ascii", errors="replace")
-        headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-        method, path = head.method.decode("ascii"), target.partition("?")[0]
+        target = _ORIGIN.sub("", head.target.decode("ascii", errors="replace"))
+        headers: dict[str, str] = {}
+        for name, value in head.headers:
+            key, told = name.decode("ascii"), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {told}" if key in headers else told
+        method, path = head.method.decode("ascii"), target.partition("?")[0] or "/"
         return Request(method, path, headers, body, self._address, self._subject)
 
     async def while_connected(self, answer: Awaitable[Response]) -> Response:

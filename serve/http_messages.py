@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Final
+
+JSON: Final = "application/json"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request; header names are lower case, ``path`` has no query."""
+    """One request; header names are lower case, ``path`` has no query.
+
+    What came in several lines of one name is one value, with commas between.
+    """
 
     method: str
     path: str
@@ -29,6 +36,14 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def error_answer(
+    status: HTTPStatus, message: str, headers: Mapping[str, str] = {}, reason: str = ""
+) -> Response:
+    """Why there is no other."""
+    told = {"error": message, "reason": reason} if reason else {"error": message}
+    return Response(status, JSON, json.dumps(told).encode(), headers)
+
+
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -37,6 +52,4 @@ class Refusal(Exception):  # noqa: N818 -- it is no error of ours
 
     def __init__(self, status: HTTPStatus, what: str, headers: Mapping[str, str] = {}) -> None:
         super().__init__(what)
-        self.response = Response(
-            status, "text/plain; charset=utf-8", what.encode() + b"\n", headers
-        )
+        self.response = error_answer(status, what, headers)

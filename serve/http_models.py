@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 from edgewright import __version__
 from edgewright.errors import InputError
 from edgewright.kinds import IMAGE
-from edgewright.serve.http_answers import JSON, error_answer, json_answer, yes_or_no
-from edgewright.serve.http_messages import Request, Response
+from edgewright.serve.http_answers import json_answer, yes_or_no
+from edgewright.serve.http_messages import JSON, Request, Response, error_answer
 from edgewright.serve.inference import EXTENSIONS, PLATFORM, Inference
 from edgewright.serve.json_input import from_base64, json_object, refuse_keys, taken, utf8
 from edgewright.serve.model_tensors import array_types, example_type, extra_types, output_types

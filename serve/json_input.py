@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ def json_object(data: bytes) -> dict[str, Any]:
     """The object that ``data`` is.
 
     Raises:
-        InputError: it is no UTF-8, no JSON (NaN and Infinity are none), or no object.
+        InputError: it is no UTF-8, no JSON (NaN and Infinity are none), no object, or a field is
+            given twice.
     """
     try:
-        parsed = json.loads(data.decode(), parse_constant=_refuse_constant)
+        text = data.decode()
+        parsed = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise InputError("the body is nested too deeply", field="body") from error
     except ValueError as error:  # of UTF-8, of JSON, of a number with thousands of digits
@@ -67,6 +70,14 @@ def from_base64(text: Any, where: str) -> bytes:
 
 
 _NAMES = {str: "string", int: "whole number", list: "array", dict: "object", bool: "true or false"}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise InputError(f"{twice[:200]!r} is given twice; give it once", field=twice)
+    return given
 
 
 def _refuse_constant(name: str) -> None:

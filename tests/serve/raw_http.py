@@ -14,11 +14,13 @@ class Answers:
     """Echoes; a path of /wait waits until it is let go."""
 
     def __init__(self) -> None:
+        self.asked: list[Request] = []
         self.go = asyncio.Event()
         self.waiting = 0
         self.left = 0
 
     async def __call__(self, request: Request) -> Response:
+        self.asked.append(request)
         if request.path == "/wait":
             self.waiting += 1
             try:

@@ -229,6 +229,8 @@ BAD = {
     "NaN": (CLASSIFY, b'{"texts": [NaN]}', 400, "NaN is no JSON number"),
     "a long number": (CLASSIFY, b'{"top_k": ' + b"9" * 5000 + b"}", 400, "the body is no JSON"),
     "deep": (INFER, b"[" * 100_000, 400, "nested too deeply"),
+    "a field twice": (CLASSIFY, b'{"texts": ["a"], "texts": ["b"]}', 400, "'texts' is given twice"),
+    "twice within": (INFER, b'{"inputs": [{"name": 1, "name": "text"}]}', 400, "given twice"),
     "no object": (INFER, [], 400, "no JSON object"),
     "no inputs": (INFER, {}, 400, "inputs is missing; a JSON array is expected"),
     "a field": (INFER, {**text("a"), "x": 1}, 400, "no field 'x'"),

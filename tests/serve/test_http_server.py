@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import socket
@@ -54,6 +55,30 @@ def test_a_head_has_no_body(server: HttpServer) -> None:
     assert told.endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("http://x:1/y?q=http://z", "/y"),
+        ("HTTPS://x", "/"),
+        ("http://x?q", "/"),
+        ("/http://x", None),
+    ],
+)
+def test_a_target_may_name_the_server_as_well(
+    server: HttpServer, answers: Answers, target: str, path: str | None
+) -> None:
+    tell(server, f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert answers.asked[0].path == (path or target)
+
+
+def test_a_header_in_several_lines_is_one_and_none_of_them_is_lost(
+    server: HttpServer, answers: Answers
+) -> None:
+    tell(server, post(b"", "A: 1\r\nConnection: close\r\nB: 2\r\na: 3,4\r\nA: 5\r\n"))
+    assert answers.asked[0].headers["a"] == "1, 3,4, 5"
+    assert answers.asked[0].headers["b"] == "2"
+
+
 def test_chunks_and_expectations_are_understood(server: HttpServer) -> None:
     head = "POST /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
     told = tell(server, head.encode() + b"\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
@@ -89,7 +114,10 @@ def test_chunks_and_expectations_are_understood(server: HttpServer) -> None:
 def test_what_cannot_be_taken_is_refused_and_the_connection_closed(
     server: HttpServer, data: bytes, status: int
 ) -> None:
-    assert tell(server, data).startswith(f"HTTP/1.1 {status} ".encode())
+    head, _, body = tell(server, data).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"Content-Type: application/json" in head
+    assert json.loads(body)["error"]
     assert tell(server, post(b"", "Connection: close\r\n")).startswith(b"HTTP/1.1 200")
 
 
