@@ -17,7 +17,7 @@ from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
 from edgewright.serve.callers import Callers, Peer, right_for
-from edgewright.serve.outgoing import Outgoing
+from edgewright.serve.transfers import Transfers
 from edgewright.serve.refusals import Refusals
 from edgewright.serve.rpc_call import CallLeft, RpcCall
 from edgewright.serve.rpc_server import Method
@@ -56,7 +56,7 @@ class CallEdge:
     ``in_flight`` counts the calls that a drain must wait for. Streams of health and reflection are
     none of them: they last as long as their callers like. ``callers`` says who is let in,
     ``refusal`` whether the queue has room, given how many wait for it and how many were let in and
-    have not come to it, and ``outgoing`` hears of what streams send.
+    have not come to it, and ``transfers`` hears of messages that are waited for or sent.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class CallEdge:
         observer: CallObserver,
         callers: Callers | None = None,
         refusal: Callable[[int, int], OverloadedError | None] = lambda _waiting, _coming: None,
-        outgoing: Outgoing | None = None,
+        transfers: Transfers | None = None,
     ) -> None:
         self.in_flight = 0
         self.refusals = Refusals()
-        self._outgoing = Outgoing() if outgoing is None else outgoing
+        self._transfers = Transfers() if transfers is None else transfers
         self._refusal = refusal
         self._refuses = False  # whether there was no room for the latest call that wants some
         self._observer = observer
@@ -104,14 +104,14 @@ class CallEdge:
         parse, serialise = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary is not None:
             self._unary.add(path)
-            respond = _returned(handler.unary_unary, parse, serialise)
+            respond = self._returned(handler.unary_unary, parse, serialise)
             return self._edge(path, self._queued(respond) if path in QUEUED else respond)
         if handler.stream_stream is not None:
             answer = _answers_to_many(handler.stream_stream, parse)
         else:
-            answer = _answers_to_one(handler.unary_stream, parse)
+            answer = self._answers_to_one(handler.unary_stream, parse)
         if path.startswith(_OUR_STREAMS):
-            written = _written(answer, serialise, self._outgoing.here)
+            written = _written(answer, serialise, self._transfers.here)
             return self._edge(path, written, stream=True)
         return self._guarded(path, _written(answer, serialise))
 
@@ -235,6 +235,33 @@ class CallEdge:
 
         return edge
 
+    def _returned(self, answer: Answer, parse: Parse, serialise: Serialise) -> Method:
+        """Of a unary method: its response."""
+
+        async def respond(call: RpcCall) -> bytes:
+            return serialise(await answer(await self._one(call, parse), call))
+
+        return respond
+
+    def _answers_to_one(self, answer: StreamAnswer, parse: Parse) -> Answers:
+        """Of a method that takes one message and answers with a stream."""
+
+        async def answers(call: RpcCall) -> AsyncGenerator[Any, None]:
+            async with aclosing(answer(await self._one(call, parse), call)) as responses:
+                async for response in responses:
+                    yield response
+
+        return answers
+
+    async def _one(self, call: RpcCall, parse: Parse) -> Any:
+        """The one message of a call."""
+        with self._transfers.here():
+            message = await call.read()
+        if message is None:
+            await asyncio.sleep(_LEAVING_S)  # one who has left is not at fault, and cancels this
+            raise CallLeft if call.left else InputError("the call has no message; send one")
+        return _parsed(message, parse)
+
     def _enter(self, right: Right | None, call: RpcCall) -> str:
         if self._callers is None or right is None:
             return ""
@@ -254,15 +281,6 @@ class _Path(NamedTuple):
     method: str
 
 
-def _returned(answer: Answer, parse: Parse, serialise: Serialise) -> Method:
-    """Of a unary method: its response."""
-
-    async def respond(call: RpcCall) -> bytes:
-        return serialise(await answer(await _one(call, parse), call))
-
-    return respond
-
-
 def _written(
     answers: Answers,
     serialise: Serialise,
@@ -279,17 +297,6 @@ def _written(
     return write
 
 
-def _answers_to_one(answer: StreamAnswer, parse: Parse) -> Answers:
-    """Of a method that takes one message and answers with a stream."""
-
-    async def answers(call: RpcCall) -> AsyncGenerator[Any, None]:
-        async with aclosing(answer(await _one(call, parse), call)) as responses:
-            async for response in responses:
-                yield response
-
-    return answers
-
-
 def _answers_to_many(answer: StreamAnswer, parse: Parse) -> Answers:
     """Of a method that takes a stream and answers with one."""
 
@@ -298,15 +305,6 @@ def _answers_to_many(answer: StreamAnswer, parse: Parse) -> Answers:
             yield _parsed(message, parse)
 
     return lambda call: answer(messages(call), call)
-
-
-async def _one(call: RpcCall, parse: Parse) -> Any:
-    """The one message of a call."""
-    message = await call.read()
-    if message is None:
-        await asyncio.sleep(_LEAVING_S)  # one who has left is not at fault, and cancels this
-        raise CallLeft if call.left else InputError("the call has no message; send one")
-    return _parsed(message, parse)
 
 
 def _fail(call: RpcCall, status: Status, record: CallRecord) -> None:

@@ -20,8 +20,8 @@ from edgewright.serve.http_connection import Connection
 from edgewright.serve.http_limits import BodyLimit
 from edgewright.serve.http_messages import Answer, Refusal
 from edgewright.serve.http_tls import secured
-from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.ports import listening, port_of
+from edgewright.serve.transfers import Transfers
 
 MAX_CONNECTIONS: Final = 256
 HEAD_S: Final = 10.0  # from the connection, or the last answer, to the end of a head
@@ -42,7 +42,7 @@ class HttpServer:
         *,
         max_body_bytes: int,
         context: Callable[[], ssl.SSLContext | None] = lambda: None,
-        outgoing: Outgoing | None = None,
+        transfers: Transfers | None = None,
         reserved: bool = False,
         head_s: float = HEAD_S,
         body_s: float = BODY_S,
@@ -50,13 +50,13 @@ class HttpServer:
         """Bind the port of every address of ``host``; ConfigError when it cannot be had.
 
         ``answer`` must not raise; it is cancelled when the client leaves. ``context``, asked for
-        each connection anew, makes it HTTPS. ``outgoing`` hears of the answers that are sent.
+        each connection anew, makes it HTTPS. ``transfers`` hears of the answers that are sent.
         ``reserved``: another process keeps the port for this one.
         """
         self._answer = answer
         self._bodies = BodyLimit(max_body_bytes)
         self._context = context
-        self._outgoing = Outgoing() if outgoing is None else outgoing
+        self._transfers = Transfers() if transfers is None else transfers
         self._head_s, self._body_s = head_s, body_s
         self._connections: set[asyncio.Task[None]] = set()
         self._accepting: Sequence[asyncio.Task[None]] = ()
@@ -159,6 +159,6 @@ class HttpServer:
             raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from None
         finally:
             self._bodies.free(held)
-        with self._outgoing.here():
+        with self._transfers.here():
             await peer.respond(response, head.method == b"HEAD")
         return await peer.goes_on()

@@ -38,7 +38,6 @@ from edgewright.serve.loader import AT_ONCE, Loader
 from edgewright.serve.model_service import ModelService
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.serve.oip_service import OipService
-from edgewright.serve.outgoing import Outgoing
 from edgewright.serve.ports import bound
 from edgewright.serve.prediction_service import PredictionService
 from edgewright.serve.predictor import Predictor
@@ -49,6 +48,7 @@ from edgewright.serve.security import Security
 from edgewright.serve.shadow import Shadow
 from edgewright.serve.surroundings import ServerSurroundings
 from edgewright.serve.trace_endpoint import open_tracing
+from edgewright.serve.transfers import Transfers
 from edgewright.serve.version_policy import VersionPolicy
 from edgewright.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 from edgewright.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
@@ -79,7 +79,7 @@ class Parts:
         self.instruments = Instruments()
         self.registry = Registry()
         self.health = HealthService()
-        self.outgoing = Outgoing()
+        self.transfers = Transfers()
         self._security = Security(config, self.instruments)
         self._tracing = open_tracing(config.otlp_endpoint, config.trace_sample)
         store = open_store(config.feedback)
@@ -122,7 +122,7 @@ class Parts:
             self._observer,
             self._security.callers,
             lambda waiting, coming: self.batcher.queue.refusal(waiting, coming),
-            self.outgoing,
+            self.transfers,
         )
         self._shares_port = self.config.sharing > 1
         options = grpc_options(
@@ -171,7 +171,7 @@ class Parts:
             lambda request: self._api.answer(request),
             max_body_bytes=self.config.max_message_mb * MIB,
             context=lambda: self._security.context,
-            outgoing=self.outgoing,
+            transfers=self.transfers,
             reserved=self._shares_port,
         )
 

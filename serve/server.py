@@ -26,8 +26,8 @@ from edgewright.serve.stop_signals import Stops, stop_on_signals
 
 # A call that gRPC has accepted may not have reached its handler when new ones are refused.
 _SETTLE_S: Final = 0.05
-# For so long at most a drain waits for a caller to take the answer that he was sent.
-_DEAF_S: Final = 2.0
+# For so long at most a drain waits for a caller to send his message, or to take his answer.
+_STUCK_S: Final = 2.0
 # Connections to both gRPC ports by the two addresses that a name may have, and what HTTP, models,
 # the store and the repository need.
 _OPEN_FILES: Final = 2 * 2 * MAX_CONNECTIONS + 1024
@@ -120,8 +120,8 @@ class Server(Parts):
     async def drain(self) -> bool:
         """Say "not ready", refuse new calls, finish those in flight, stop.
 
-        Whether every call was answered within the grace, but for streams whose callers take no
-        answers; those that were not are ended.
+        Whether every call was answered within the grace, but for those whose callers send no
+        message or take no answer; those that were not are ended.
         """
         self.registry.state = State.DRAINING
         self.instruments.ready.set(0)
@@ -137,9 +137,9 @@ class Server(Parts):
         stopped = asyncio.create_task(self._rpc.stop(math.inf))
         # Streams of health and reflection end when their callers like, so they are not waited for.
         begun = time.monotonic()
-        deaf_s = min(_DEAF_S, self.config.grace_s / 2)
+        stuck_s = min(_STUCK_S, self.config.grace_s / 2)
         while time.monotonic() < begun + self.config.grace_s and await self._busy():
-            self.outgoing.end_deaf(deaf_s, begun)
+            self.transfers.end_stuck(stuck_s, begun)
         cut_off = self.in_flight
         if cut_off:
             log.warning(
@@ -151,7 +151,7 @@ class Server(Parts):
         # What is still being sent would be lost with a connection that is cut off. gRPC closes it
         # once its client has told that all has come, but for streams of health and reflection.
         left_s = begun + self.config.grace_s - time.monotonic()
-        await asyncio.wait((stopped,), timeout=max(0.0, min(deaf_s, left_s)))
+        await asyncio.wait((stopped,), timeout=max(0.0, min(stuck_s, left_s)))
         await self._rpc.stop(None)
         await stopped
         await self._close_queues()
@@ -199,10 +199,10 @@ class Server(Parts):
         self.health.set_all(serving=True)
 
     async def _busy(self) -> bool:
-        """Whether a call is in flight, or an answer sent, now or after a moment."""
-        seen = self.in_flight or self.outgoing
+        """Whether a call is in flight, or a message on its way, now or after a moment."""
+        seen = self.in_flight or self.transfers
         await asyncio.sleep(_SETTLE_S)
-        return bool(seen or self.in_flight or self.outgoing)
+        return bool(seen or self.in_flight or self.transfers)
 
 
 def _set_interpreter() -> None:

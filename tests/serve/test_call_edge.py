@@ -14,11 +14,11 @@ import grpc
 import pytest
 
 from edgewright.errors import OverloadedError
-from edgewright.serve import call_edge, outgoing
+from edgewright.serve import call_edge, transfers
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.instruments import Instruments
-from edgewright.serve.outgoing import Outgoing
+from edgewright.serve.transfers import Transfers
 from edgewright.serve.rpc_call import RpcCall
 from edgewright.serve.rpc_server import Method
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
@@ -169,19 +169,19 @@ def test_only_what_nobody_took_since_the_drain_began_makes_a_caller_deaf(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(outgoing, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(transfers, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
-    async def send(to_callers: Outgoing) -> None:
+    async def send(to_callers: Transfers) -> None:
         with to_callers.here():
             await asyncio.Event().wait()
 
     async def scenario() -> list[bool]:
-        to_callers, ended = Outgoing(), []
+        to_callers, ended = Transfers(), []
         writing = asyncio.create_task(send(to_callers))
         await asyncio.sleep(0)
         for now in (100.0, 101.9, 102.1):
             clock.now = now
-            to_callers.end_deaf(2.0, begun=100.0)
+            to_callers.end_stuck(2.0, begun=100.0)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             ended.append(writing.done())
@@ -198,7 +198,7 @@ def test_a_drain_counts_from_its_own_begin(
 ) -> None:
     running = launch()
     held, begun = gate(), list[float]()
-    monkeypatch.setattr(Outgoing, "end_deaf", lambda _self, _seconds, since: begun.append(since))
+    monkeypatch.setattr(Transfers, "end_stuck", lambda _self, _seconds, since: begun.append(since))
     call = running.predictions.ClassifyText.future(running.request("bank"), timeout=60)
     until(held.entered.is_set)
     before = time.monotonic()

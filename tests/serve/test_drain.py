@@ -20,6 +20,7 @@ from edgewright.serve.http_messages import Response
 from edgewright.v1 import model_pb2
 
 from .conftest import Gate, Launch, LoopThread, Running, until
+from .raw_http2 import DeafClient
 from .test_faults import classify_request
 
 Code = grpc.StatusCode
@@ -100,7 +101,7 @@ def test_a_drain_cuts_off_no_connection_that_still_sends(
     loop: LoopThread,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "_DEAF_S", 60.0)
+    monkeypatch.setattr(server, "_STUCK_S", 60.0)
     running = launch(max_texts=ROWS, queue_size=ROWS, max_wait_s=60.0)
     slow = relay(running.server.port)
     stop, busy = running.server._rpc.stop, running.server._busy
@@ -136,7 +137,7 @@ def test_a_drain_cuts_off_no_connection_that_still_sends(
 def test_a_drain_waits_for_what_http_still_sends(
     launch: Launch, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_DEAF_S", 60.0)
+    monkeypatch.setattr(server, "_STUCK_S", 60.0)
     large = Response(200, "application/json", bytes(16 << 20))  # more than the system holds
     monkeypatch.setattr(http_models, "json_answer", lambda _told: large)
     running = launch()
@@ -197,6 +198,26 @@ def test_a_drain_does_not_wait_for_open_streams(launch: Launch, loop: LoopThread
     finished.set()
     with pytest.raises(grpc.RpcError):
         list(answers)
+
+
+@pytest.mark.parametrize("path", ["PredictionService/ClassifyText", "ModelService/GetModel"])
+def test_a_caller_who_sends_no_message_costs_a_drain_no_grace(
+    launch: Launch,
+    loop: LoopThread,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+) -> None:
+    monkeypatch.setattr(server, "_STUCK_S", 0.1)
+    running = launch(grace_s=1000.0)
+    silent = DeafClient(running.server.port)
+    silent.call(f"/edgewright.v1.{path}", [], last=False)
+    until(lambda: running.server.in_flight == 1)
+    assert loop.run(running.server.drain())
+    assert running.server.in_flight == 0
+    assert "1 calls were ended whose callers do not send a message" in caplog.text
+    assert running.metric("edgewright_requests_total", code="CANCELLED") == 1
+    silent.close()
 
 
 def test_a_drain_ends_after_the_grace_even_if_a_call_does_not_and_says_so(

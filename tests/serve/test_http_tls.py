@@ -19,7 +19,7 @@ from edgewright.serve import http_connection
 from edgewright.serve.event_loop import new_event_loop
 from edgewright.serve.http_messages import Request, Response
 from edgewright.serve.http_server import HttpServer
-from edgewright.serve.outgoing import Outgoing
+from edgewright.serve.transfers import Transfers
 
 from .conftest import LoopThread, until
 
@@ -45,7 +45,7 @@ class Https:
     holds: bool = False  # its answers for ever
     asked: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
-    outgoing: Outgoing = field(default_factory=Outgoing)
+    transfers: Transfers = field(default_factory=Transfers)
 
     def __post_init__(self) -> None:
         self.server = self.loop.run(self._made())
@@ -57,7 +57,7 @@ class Https:
             self._answer,
             max_body_bytes=1000,
             context=lambda: self.ours,
-            outgoing=self.outgoing,
+            transfers=self.transfers,
         )
 
     async def _answer(self, _request: Request) -> Response:
@@ -91,7 +91,7 @@ class Https:
             await asyncio.sleep(0)
 
     async def stop_once_sent(self) -> None:
-        while self.outgoing:
+        while self.transfers:
             await asyncio.sleep(0.01)
         await self.server.stop()
 
@@ -122,7 +122,7 @@ def test_an_answer_is_being_sent_until_the_system_has_all_of_it(https: Https) ->
         client.sendall(REQUEST)
         assert https.asked.wait(60)
         https.loop.run(https.turns())
-        assert len(https.outgoing) == 1
+        assert len(https.transfers) == 1
         stopped = pool.submit(https.loop.run, https.stop_once_sent())
         with client.makefile("rb") as answer:
             while answer.readline() != b"\r\n":
@@ -137,9 +137,9 @@ def test_what_was_taken_is_not_waited_for(https: Https, monkeypatch: pytest.Monk
     with https.connect() as client:
         client.sendall(REQUEST)
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
-        until(lambda: not https.outgoing)
+        until(lambda: not https.transfers)
         client.sendall(REQUEST)
-        until(lambda: not https.outgoing)
+        until(lambda: not https.transfers)
 
 
 LAST = b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
