@@ -17,11 +17,11 @@ from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
 from edgewright.serve.callers import Callers, Peer, right_for
-from edgewright.serve.transfers import Transfers
 from edgewright.serve.refusals import Refusals
 from edgewright.serve.rpc_call import CallLeft, RpcCall
 from edgewright.serve.rpc_server import Method
 from edgewright.serve.tokens import Right
+from edgewright.serve.transfers import Transfers
 
 _OUR_STREAMS = "/edgewright."
 # What a call keeps while its refusal waits; unread it is as much, which gRPC has taken in.
@@ -265,7 +265,10 @@ class CallEdge:
     def _enter(self, right: Right | None, call: RpcCall) -> str:
         if self._callers is None or right is None:
             return ""
-        caller = self._callers.enter(right, Peer.of(call))
+        peer = Peer.of(call)
+        if not peer.address:  # gRPC forgets who called, as the certificate too, once a call is over
+            raise CallLeft
+        caller = self._callers.enter(right, peer)
         if (record := current_call.get()) is not None:
             record.known_as = caller
         return caller

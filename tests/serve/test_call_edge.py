@@ -17,10 +17,11 @@ from edgewright.errors import OverloadedError
 from edgewright.serve import call_edge, transfers
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
+from edgewright.serve.callers import Callers
 from edgewright.serve.instruments import Instruments
-from edgewright.serve.transfers import Transfers
-from edgewright.serve.rpc_call import RpcCall
+from edgewright.serve.rpc_call import CallLeft, RpcCall
 from edgewright.serve.rpc_server import Method
+from edgewright.serve.transfers import Transfers
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from edgewright.v1.prediction_pb2_grpc import (
     PredictionServiceServicer,
@@ -47,6 +48,16 @@ def edge_of_models() -> CallEdge:
     edge = CallEdge(CallObserver(Instruments()))
     add_ModelServiceServicer_to_server(ModelServiceServicer(), edge)  # type: ignore[no-untyped-call]
     return edge
+
+
+def ended(instruments: Instruments) -> list[str]:
+    """The codes of the calls that have ended."""
+    return [
+        sample.labels["code"]
+        for metric in instruments.registry.collect()
+        for sample in metric.samples
+        if sample.name == "edgewright_requests_total"
+    ]
 
 
 def test_methods_of_generated_code_are_found_by_their_names_and_wrapped_once() -> None:
@@ -91,13 +102,27 @@ def test_who_leaves_before_his_message_is_not_one_who_sends_none(
 
     asyncio.run(scenario())
     assert told == ([] if leaves else [grpc.StatusCode.INVALID_ARGUMENT])
-    [ended] = [
-        sample.labels["code"]
-        for metric in instruments.registry.collect()
-        for sample in metric.samples
-        if sample.name == "edgewright_requests_total"
-    ]
-    assert ended == ("CANCELLED" if leaves else "INVALID_ARGUMENT")
+    assert ended(instruments) == ["CANCELLED" if leaves else "INVALID_ARGUMENT"]
+
+
+@pytest.mark.parametrize("limits", [{"most_calls": 1}, {"wants_certificate": True}])
+def test_a_caller_whom_grpc_has_forgotten_has_left_and_is_refused_nothing(limits: Any) -> None:
+    callers, instruments = Callers(**limits), Instruments()
+    edge = CallEdge(CallObserver(instruments), callers)
+    add_ModelServiceServicer_to_server(ModelServiceServicer(), edge)  # type: ignore[no-untyped-call]
+    call: Any = called(CALL)
+    call.time_remaining, call.peer, call.auth_context = lambda: None, str, dict
+
+    async def scenario() -> None:
+        method = edge.find(call)
+        assert method is not None
+        for _ in range(2):
+            with pytest.raises(CallLeft):
+                await method(call)
+
+    asyncio.run(scenario())
+    assert not callers._in_flight
+    assert ended(instruments) == ["CANCELLED"]
 
 
 class Unread:

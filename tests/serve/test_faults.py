@@ -178,7 +178,9 @@ def test_a_stream_that_a_client_never_reads_is_not_read_on_and_costs_a_drain_no_
     assert answered(running) - 50 <= MESSAGES_AHEAD + 2
     assert running.loop.run(running.server.drain())
     assert running.server.in_flight == 0
-    assert "1 calls were ended whose callers do not send a message, or take an answer" in caplog.text
+    assert (
+        "1 calls were ended whose callers do not send a message, or take an answer" in caplog.text
+    )
     assert running.metric("edgewright_requests_total", code="CANCELLED") == 1
 
 
