@@ -42,6 +42,8 @@ def test_an_error_is_the_same_after_a_copy_and_in_another_process(
 
 
 def test_all_faults_of_a_configuration_stay_apart() -> None:
-    error = errors.ConfigError(["--port is taken", "--threads is 0"])
+    faults = ("--port is taken", "--threads is 0")
+    error = errors.ConfigError(list(faults))
+    assert error.faults == faults
     for way in WAYS:
-        assert way(error).faults == error.faults
+        assert way(error).faults == faults

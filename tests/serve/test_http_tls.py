@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 import trustme
 
-from edgewright.serve import http_connection
+from edgewright.serve import http_connection, http_tls
 from edgewright.serve.event_loop import new_event_loop
 from edgewright.serve.http_messages import Request, Response
 from edgewright.serve.http_server import HttpServer
@@ -164,7 +164,9 @@ def test_the_end_is_told_as_soon_as_the_answer_is_sent(
 
 
 def test_who_does_not_leave_is_let_go(https: Https, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By us: that TLS would let him go, too, is left out."""
     monkeypatch.setattr(http_connection, "FAREWELL_S", 0.1)
+    monkeypatch.setattr(http_tls, "FAREWELL_S", 600.0)
     https.start()
     with https.connect() as client:
         client.sendall(LAST)
