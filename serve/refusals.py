@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 from edgewright.errors import OverloadedError
@@ -20,7 +21,7 @@ from edgewright.serve.grpc_options import MAX_UNSEEN_CALLS
 # connection may have, nothing comes here: few are told, so few come.
 PER_S: Final = 400.0
 LONGEST_S: Final = 2.0
-# As much as sixteen full connections. What comes beyond is told at once, for memory is bounded.
+# As much as sixteen full connections; for memory is bounded.
 MOST_HELD: Final = MAX_UNSEEN_CALLS[0]
 _BURST: Final = 40  # that are told at once after a quiet time
 # What is due within a tick is told together, for each by itself would wake threads of gRPC.
@@ -32,19 +33,17 @@ class Refusals:
 
     ``per_s`` are told in all, of which every connection with some held has an equal share: one
     that sends many delays its own. None waits for longer than ``longest_s``, nor for more than
-    half of what its deadline leaves; beyond ``most`` none waits. Connections take turns at room,
-    too, and of each who came first is let in first.
+    half of what its deadline leaves. ``most`` wait at once: where others have all places, one of a
+    connection that has fewer than its share takes that of the newest of who has most. Connections
+    take turns at room, too, and of each who came first is let in first.
     """
 
     def __init__(
         self, per_s: float = PER_S, longest_s: float = LONGEST_S, most: int = MOST_HELD
     ) -> None:
         self._per_s, self._longest_s, self._most = per_s, longest_s, most
-        self._held: set[asyncio.Future[bool]] = set()  # whether there is room for each
-        self._of_connection: Counter[str] = Counter()  # has those alone that have some held
-        self.waiting = 0  # calls that can be let in
-        # They, by connection in the order of their turns.
-        self._waiting: dict[str, dict[asyncio.Future[bool], None]] = {}
+        self._held = _ByConnection()
+        self._waiting = _ByConnection()  # those of them that can be let in
         self.on_the_way = 0  # calls that were let in and have not come to the queue
         self._paid_until = 0.0  # by the loop's clock: so far ahead of ``per_s`` is what was told
         self._draining = False
@@ -54,18 +53,18 @@ class Refusals:
         """Calls that wait for room, or to be told that there is none."""
         return len(self._held)
 
+    @property
+    def waiting(self) -> int:
+        """Those of them that can be let in."""
+        return len(self._waiting)
+
     def let_in(self) -> None:
         """The next that waits for room: there is some."""
-        if not self._waiting:
-            return
-        connection, calls = next(iter(self._waiting.items()))
-        first = next(iter(calls))
-        self._wait_no_more(connection, first)
-        if connection in self._waiting:  # its next turn is after all others'
-            self._waiting[connection] = self._waiting.pop(connection)
-        if not first.done():
-            self.on_the_way += 1
-            first.set_result(True)
+        if self._waiting:
+            call = self._waiting.take_next()
+            if not call.done():
+                self.on_the_way += 1
+                call.set_result(True)
 
     def entered(self) -> None:
         """One that was let in has come to the queue, or left."""
@@ -95,8 +94,7 @@ class Refusals:
         came = clock()
         delay_s = self.delay_s(came, connection, left_s)
         if delay_s > 0:
-            until = math.ceil((came + delay_s) / _TICK_S) * _TICK_S
-            if await self._hold(connection, until, for_room=for_room):
+            if await self._hold(connection, due(came, delay_s, left_s), for_room=for_room):
                 return True
             refusal.retry_after_s = _sooner(refusal.retry_after_s, clock() - came)
         self.told(clock())
@@ -105,10 +103,11 @@ class Refusals:
     def delay_s(self, now: float, connection: str, left_s: float | None) -> float:
         """For how long a call that comes now is to wait."""
         paid = self._paid_until < now + _BURST / self._per_s
-        if self._draining or len(self._held) >= self._most or (paid and not self._held):
+        own = self._held.of(connection)
+        connections = self._held.connections + (not own)
+        full = len(self._held) >= self._most and own >= self._most // connections
+        if self._draining or full or (paid and not self._held):
             return 0.0
-        own = self._of_connection.get(connection, 0)
-        connections = len(self._of_connection) + (not own)
         longest_s = self._longest_s if left_s is None else min(self._longest_s, left_s / 2)
         return min((own + 1) * connections / self._per_s, longest_s)
 
@@ -119,39 +118,96 @@ class Refusals:
 
     async def _hold(self, connection: str, until: float, *, for_room: bool) -> bool:
         loop = asyncio.get_running_loop()
-        due: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_at(until, _wake, due)
-        self._held.add(due)
+        if len(self._held) >= self._most:
+            greediest, newest = self._held.newest_of_most()
+            self._let_go(greediest, newest)
+            _wake(newest)
+        call: asyncio.Future[bool] = loop.create_future()  # whether there is room for it
+        timer = loop.call_at(until, _wake, call)
+        self._held.add(connection, call)
         if for_room:
-            self._waiting.setdefault(connection, {})[due] = None
-            self.waiting += 1
-        self._of_connection[connection] += 1
+            self._waiting.add(connection, call)
         try:
-            return await due
+            return await call
         except asyncio.CancelledError:
-            if not due.cancelled() and due.result():  # he was let in at the same moment
+            if not call.cancelled() and call.result():  # he was let in at the same moment
                 self.entered()
             raise
         finally:  # also of a caller who has left
             timer.cancel()
-            self._held.discard(due)
-            self._wait_no_more(connection, due)
-            self._of_connection[connection] -= 1
-            if not self._of_connection[connection]:
-                del self._of_connection[connection]
+            self._let_go(connection, call)
 
-    def _wait_no_more(self, connection: str, due: asyncio.Future[bool]) -> None:
-        calls = self._waiting.get(connection, {})
-        if due in calls:
-            del calls[due]
-            self.waiting -= 1
+    def _let_go(self, connection: str, call: asyncio.Future[bool]) -> None:
+        self._held.discard(connection, call)
+        self._waiting.discard(connection, call)
+
+
+class _ByConnection:
+    """Calls in the order of their coming, by connection; those take turns."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, dict[asyncio.Future[bool], None]] = {}  # of those that have some
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[asyncio.Future[bool]]:
+        return chain.from_iterable(self._calls.values())
+
+    @property
+    def connections(self) -> int:
+        """How many have a call here."""
+        return len(self._calls)
+
+    def of(self, connection: str) -> int:
+        """How many calls it has here."""
+        return len(self._calls.get(connection, ()))
+
+    def add(self, connection: str, call: asyncio.Future[bool]) -> None:
+        """Behind all others of its connection."""
+        self._calls.setdefault(connection, {})[call] = None
+        self._count += 1
+
+    def discard(self, connection: str, call: asyncio.Future[bool]) -> None:
+        """Take it out; it may have gone already."""
+        calls = self._calls.get(connection, {})
+        if call in calls:
+            del calls[call]
+            self._count -= 1
             if not calls:
-                del self._waiting[connection]
+                del self._calls[connection]
+
+    def take_next(self) -> asyncio.Future[bool]:
+        """Take out the first of the connection whose turn it is."""
+        connection, calls = next(iter(self._calls.items()))
+        first = next(iter(calls))
+        self.discard(connection, first)
+        if connection in self._calls:  # its next turn is after all others'
+            self._calls[connection] = self._calls.pop(connection)
+        return first
+
+    def newest_of_most(self) -> tuple[str, asyncio.Future[bool]]:
+        """The connection with most calls, and the last that it sent."""
+        connection, calls = max(self._calls.items(), key=lambda each: len(each[1]))
+        return connection, next(reversed(calls))
 
 
-def _wake(due: asyncio.Future[bool]) -> None:
-    if not due.done():
-        due.set_result(False)
+def due(came: float, delay_s: float, left_s: float | None) -> float:
+    """When to tell who came then: at a tick, unless half of what his deadline leaves ends before.
+
+    ``delay_s`` is no more than that half. Times are by the loop's clock.
+    """
+    ticks = math.ceil((came + delay_s) / _TICK_S)
+    if left_s is None or ticks * _TICK_S <= came + left_s / 2:
+        return ticks * _TICK_S
+    before = (ticks - 1) * _TICK_S
+    return before if before > came else came + left_s / 2
+
+
+def _wake(call: asyncio.Future[bool]) -> None:
+    if not call.done():
+        call.set_result(False)
 
 
 def _sooner(retry_after_s: float, held_s: float) -> float:

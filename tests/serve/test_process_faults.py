@@ -52,8 +52,9 @@ def test_a_log_that_cannot_be_written_stops_no_call_and_changes_no_exit_code(
     with grpc.insecure_channel(f"127.0.0.1:{told['port']}") as channel:
         infer = GRPCInferenceServiceStub(channel).ModelInfer
         for _ in range(500):
-            with pytest.raises(grpc.RpcError):
-                infer(ModelInferRequest(model_name="w" * 200), timeout=30)
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(ModelInferRequest(model_name="w" * 200), timeout=60)
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND  # and no deadline
     assert classify(told["port"]).classifications
     assert page(told["metrics_port"], "/readyz")[0] == 200
     process.popen.terminate()

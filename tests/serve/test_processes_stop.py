@@ -187,8 +187,9 @@ def test_a_log_that_nobody_reads_keeps_no_process(start_two: Start, repository: 
         with family.channel() as channel:
             classify = PredictionServiceStub(channel).ClassifyText
             for _ in range(500):  # lines that are more than a pipe holds
-                with pytest.raises(grpc.RpcError):
+                with pytest.raises(grpc.RpcError) as refused:
                     classify(ClassifyTextRequest(model="w" * 200, texts=["bank"]), timeout=60)
+                assert refused.value.code() is grpc.StatusCode.NOT_FOUND  # and no deadline
         family.popen.terminate()
         assert family.wait()[0] == 0
         until(lambda: not any(map(is_running, family.pids)))

@@ -15,6 +15,8 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgewright.errors import OverloadedError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
@@ -23,7 +25,7 @@ from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.event_loop import run
 from edgewright.serve.instruments import Instruments
-from edgewright.serve.refusals import _BURST, Refusals
+from edgewright.serve.refusals import _BURST, _TICK_S, Refusals, due
 
 from .conftest import Gate, Launch, Running, until
 from .full_queue import CLASSIFY, FullQueue
@@ -119,23 +121,75 @@ def test_a_connection_that_sends_many_delays_its_own() -> None:
     assert none == pytest.approx(1 * 3 / 100)
 
 
+@given(
+    came=st.floats(0, 1000),
+    delay_s=st.floats(0, 2, exclude_min=True),
+    left_s=st.none() | st.floats(0, 10, exclude_min=True),
+)
+def test_no_call_is_told_after_half_of_what_its_deadline_leaves(
+    came: float, delay_s: float, left_s: float | None
+) -> None:
+    most_s = delay_s if left_s is None else left_s / 2
+    told_after_s = due(came, min(delay_s, most_s), left_s) - came
+    assert 0 <= told_after_s <= most_s + (_TICK_S if left_s is None else 1e-9)
+
+
+def test_calls_that_are_due_in_the_same_tick_are_told_together() -> None:
+    assert due(0.9 * _TICK_S, 0.5 * _TICK_S, None) == due(0.1 * _TICK_S, 1.5 * _TICK_S, 60.0)
+    assert due(0.0, 2.5 * _TICK_S, 5.5 * _TICK_S) == 2 * _TICK_S  # the next would be too late
+
+
 def test_what_is_held_is_bounded() -> None:
     refusals = scarce(most=2)
     held, delay_s = holding(
-        refusals, "aaaa", lambda tasks: (refusals.held, refusals.delay_s(0.0, "b", None))
+        refusals, "aaaa", lambda tasks: (refusals.held, refusals.delay_s(0.0, "a", None))
     )
     assert (held, delay_s) == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("connections", "told"),
+    [
+        ("aaaab", [3]),
+        ("aaaabbc", [1, 2, 3]),
+        ("aabbc", [1]),
+        ("abcde", [4]),
+        ("aaaaa", [4]),
+    ],
+)
+def test_where_all_places_are_taken_who_has_fewer_than_his_share_gets_one_of_who_has_most(
+    connections: str, told: list[int]
+) -> None:
+    async def those_told(tasks: list[asyncio.Task[None]]) -> tuple[list[int], int]:
+        await asyncio.sleep(0)
+        return [at for at, task in enumerate(tasks) if task.done()], refusals.held
+
+    refusals = scarce(most=4)
+    assert holding(refusals, connections, those_told) == (told, 4)
+    assert refusals.held == 0
+
+
+def test_who_lost_his_place_is_not_let_in() -> None:
+    async def let_in(tasks: list[asyncio.Task[bool]]) -> list[bool]:
+        for _ in range(3):
+            refusals.let_in()
+        await asyncio.sleep(0)
+        return [task.result() for task in tasks]
+
+    refusals = scarce(most=2)
+    assert waiting_for_room(refusals, "aab", let_in) == [True, False, True]
+    assert refusals.on_the_way == 2
+
+
 def test_a_caller_who_leaves_is_held_no_more() -> None:
-    async def leave(tasks: list[asyncio.Task[None]]) -> tuple[int, dict[str, int]]:
+    async def leave(tasks: list[asyncio.Task[None]]) -> tuple[int, int]:
         tasks[0].cancel()
         await asyncio.gather(tasks[0], return_exceptions=True)
-        return refusals.held, dict(refusals._of_connection)
+        return refusals.held, refusals._held.connections
 
     refusals = scarce()
-    assert holding(refusals, "ab", leave) == (1, {"b": 1})
-    assert (refusals.held, refusals._of_connection) == (0, {})
+    assert holding(refusals, "ab", leave) == (1, 1)
+    assert (refusals.held, refusals._held.connections) == (0, 0)
 
 
 def test_a_drain_tells_all_and_holds_none() -> None:
