@@ -91,9 +91,8 @@ class RpcCall:
             self._ahead = False
         else:
             if self._reading is None:
-                done = self._loop.create_future()  # which nobody else sets, nor cancels
-                self._receive(lambda: partial(done.set_result, None))
-                self._reading = done
+                self._receive(lambda: self.message_came)
+                self._reading = self._loop.create_future()
             reading = self._reading
             await asyncio.shield(reading)  # a reader who is cancelled loses no message
             if self._reading is not reading:  # he would take no message for the end
@@ -173,6 +172,16 @@ class RpcCall:
         """Read its first message before the call begins; ``on_read`` says what is to do then."""
         self._ahead = True
         self._receive(on_read)
+
+    def begin_unread(self) -> None:
+        """It begins before the message that is read ahead has come; ``message_came`` follows."""
+        self._ahead = False
+        self._reading = self._loop.create_future()
+
+    def message_came(self) -> None:
+        """Whoever reads may have it."""
+        assert self._reading is not None
+        self._reading.set_result(None)
 
     def on_close(self, event: Any) -> Todo | None:
         """It is over."""

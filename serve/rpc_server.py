@@ -29,8 +29,8 @@ _ASKED: Final = 8  # calls that the core may hand over before it is asked again
 # What is handed to the event loop before it comes to it; calls beyond that stay in the core, which
 # bounds their number and how long they wait.
 _AHEAD: Final = 32
-# Calls that are to be read before they begin, and whose messages have not come. A call beyond those
-# begins first, and reads its own: callers who are slow to send hold up nobody.
+# Calls that are to be read before they begin, and whose messages have not come. Of more, that which
+# came first begins, and waits for its own: callers who are slow to send hold up nobody.
 _UNREAD: Final = 64
 # Calls that were taken and that the loop has not come to; what else comes stays in the core.
 MOST_AHEAD: Final = _AHEAD + _ASKED + _UNREAD
@@ -68,7 +68,7 @@ class RpcServer:
         self._todo: deque[Todo] = deque()
         self._woken = False  # whether the loop is about to look at ``_todo``
         self._owed: deque[None] = deque()  # one for each call that the core is to be asked for
-        self._unread = 0  # as in ``_UNREAD``; the polling thread's
+        self._unread: dict[RpcCall, None] = {}  # as in ``_UNREAD``; the polling thread's
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._poll, name="rpc", daemon=True)
         self._stopping = False
@@ -156,15 +156,25 @@ class RpcServer:
             self._wake()  # the loop may have done all of that meanwhile, and would not come back
         call = RpcCall(event, self._loop)
         call.on_request()
-        if self._unread < _UNREAD and self._methods.is_read_first(call.method):
-            self._unread += 1
-            call.read_ahead(partial(self._on_read, call))
+        if not self._methods.is_read_first(call.method):
+            return partial(self._begin, call)
+        self._unread[call] = None
+        call.read_ahead(partial(self._on_read, call))
+        if len(self._unread) <= _UNREAD:
             return None
-        return partial(self._begin, call)
+        first = next(iter(self._unread))
+        del self._unread[first]
+        return partial(self._begin_unread, first)
 
     def _on_read(self, call: RpcCall) -> Todo:
-        self._unread -= 1
-        return partial(self._begin, call)
+        if call in self._unread:
+            del self._unread[call]
+            return partial(self._begin, call)
+        return call.message_came
+
+    def _begin_unread(self, call: RpcCall) -> None:
+        call.begin_unread()
+        self._begin(call)
 
     def _begin(self, call: RpcCall) -> None:
         if not (call.left or self._core_ended):
