@@ -113,7 +113,10 @@ class Running:
 
 
 Launch = Callable[..., Running]
-QUIET = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "watch_seconds": 0.0}
+QUIET = {
+    "host": "127.0.0.1", "port": 0, "metrics_port": 0, "watch_seconds": 0.0,
+    "max_wait_s": 600.0,  # nobody is refused for how slowly this machine computes
+}  # fmt: skip
 
 
 class Gate:

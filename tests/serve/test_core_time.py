@@ -14,6 +14,16 @@ from .conftest import until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is read from Linux's /proc")
 
 
+# Until it is told a line, and for a third of a second at least.
+WORKS = """
+import os, select, sys
+while not select.select([sys.stdin], [], [], 0)[0] or sum(os.times()[:2]) < 0.3:
+    pass
+input()
+input()
+"""
+
+
 def now(process: subprocess.Popen[bytes]) -> CoreTime:
     found = CoreTime.of(process.pid)
     assert found is not None
@@ -21,9 +31,11 @@ def now(process: subprocess.Popen[bytes]) -> CoreTime:
 
 
 def test_a_process_is_seen_to_work_and_to_sleep() -> None:
-    command = "while sum(__import__('os').times()[:2]) < 0.3: pass\ninput()"
-    with subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", WORKS], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
         until(lambda: now(process).wants_core)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         until(lambda: now(process).seconds >= 0.3 and not now(process).wants_core)
         process.kill()
         until(lambda: CoreTime.of(process.pid) is None)  # also before its exit code is asked for

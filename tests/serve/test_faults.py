@@ -19,6 +19,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,8 @@ def test_a_client_of_grpc_that_vanishes_without_a_word_is_found_by_a_ping(
     client = deaf(running)
     message = StreamClassifyRequest(items=[StreamItem(text="bank")])
     client.call(STREAM_CLASSIFY, [message], last=False)
-    until(lambda: running.server.in_flight == 1)
-    client.answer_ping()  # gRPC's own, after data has come
+    with suppress(ConnectionError):  # where this machine was too slow to answer even that
+        client.answer_ping()  # gRPC's own, after data has come
     client.wait_until_closed()
-    until(lambda: running.server.in_flight == 0)
+    until(lambda: running.metric("edgewright_requests_total", code="CANCELLED") == 1)
+    assert running.server.in_flight == 0

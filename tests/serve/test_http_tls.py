@@ -58,6 +58,7 @@ class Https:
             max_body_bytes=1000,
             context=lambda: self.ours,
             transfers=self.transfers,
+            head_s=600.0,
         )
 
     async def _answer(self, _request: Request) -> Response:

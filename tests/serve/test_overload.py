@@ -7,8 +7,8 @@ real server on loopback.
 from __future__ import annotations
 
 import heapq
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -173,33 +173,26 @@ def test_a_server_with_many_more_callers_than_it_can_answer_goes_on_answering(
         time.sleep(0.01 * len(rows))
         return plain(model, rows)
 
-    max_wait_s, seconds, margin_s = 0.1, 2.0, 5.0
-    running = launch(instances=2, max_wait_s=max_wait_s, max_batch=4)
+    running = launch(instances=2, max_wait_s=0.1, max_batch=4)
     running.classify("bank")
     monkeypatch.setattr(ServedModel, "scores", slow)
-    end = time.monotonic() + seconds
-    answered: list[float] = []
-    codes: set[grpc.StatusCode] = set()
-    most_rows = 0
-    seen = threading.Lock()
+    answered: list[str] = []
+    refused: list[grpc.StatusCode] = []
+    end = time.monotonic() + 60
+
+    def enough() -> bool:
+        return len(answered) > 20 and len(refused) > 20
 
     def caller(_number: int) -> None:
-        nonlocal most_rows
-        while (started := time.monotonic()) < end:
+        while not enough():
+            assert time.monotonic() < end, (len(answered), Counter(refused))
             try:
-                running.classify("bank")
-                with seen:
-                    answered.append(time.monotonic() - started)
-                    most_rows = max(most_rows, running.server.batcher.queue.rows)
+                answered.append(running.classify("bank").model)
             except grpc.RpcError as error:
-                codes.add(error.code())
-                time.sleep(0.02)
+                refused.append(error.code())
 
     with ThreadPoolExecutor(60) as pool:
         list(pool.map(caller, range(60)))
-    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert len(answered) > 20
-    assert max(answered) <= max_wait_s + margin_s
-    assert most_rows < 60
+    assert set(refused) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert running.classify("still alive").classifications
     assert running.metric("edgewright_queue_rows") == 0

@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 
 from edgewright.oip import inference_pb2
 from edgewright.rpc_errors import STATUS_METADATA_KEY
-from edgewright.serve import grpc_options
+from edgewright.serve import grpc_options, rpc_server
 from edgewright.serve.call_edge import QUEUED
 from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION, MAX_UNSEEN_CALLS
 from edgewright.serve.rpc_server import MOST_AHEAD
@@ -113,11 +113,12 @@ def test_no_call_waits_unseen_for_longer_than_any_may_wait(
             running.predictions.ClassifyText.future(request, timeout=60)
             for _ in range(MAX_CALLS_PER_CONNECTION)
         ]
+        until(lambda: len(running.server._rpc._todo) >= rpc_server._AHEAD)  # they have come
         time.sleep(2.5)
     codes = Counter(call.code() for call in calls)
     # The first were handed to the loop before it was late; what gRPC still has, it drops.
-    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}
-    assert codes[grpc.StatusCode.OK] <= MOST_AHEAD
+    assert codes[grpc.StatusCode.CANCELLED] >= len(calls) - MOST_AHEAD
+    assert codes[grpc.StatusCode.OK]  # not all, where the queue itself is too slow for them
     dropped = (call for call in calls if call.code() is grpc.StatusCode.CANCELLED)
     assert {call.details() for call in dropped} == {"CANCELLED"}
     assert running.classify("bank").classifications

@@ -206,15 +206,19 @@ def test_expired_and_cancelled_calls_are_never_computed(
     request = ClassifyTextRequest(texts=["bank"])
     first = running.predictions.ClassifyText.future(request, timeout=30)
     until(held.entered.is_set)
-    # Time enough to be seen waiting, also on a slow machine.
-    expired = running.predictions.ClassifyText.future(request, timeout=2)
     cancelled = running.predictions.ClassifyText.future(request, timeout=30)
-    until(lambda: running.server.batcher.queue.rows == 3)
+    until(lambda: running.server.batcher.queue.rows == 2)
     cancelled.cancel()
-    assert expired.exception().code() is Code.DEADLINE_EXCEEDED
-    # Which of them the first is counted as hangs on how long it was on its way.
-    left = ("DEADLINE_EXCEEDED", "CANCELLED")
-    until(lambda: sum(requests(running, code) for code in left) == 2)
+    until(lambda: requests(running, "CANCELLED") == 1)
+
+    def one_expires() -> bool:
+        """Whether the server has seen it; on a slow machine it may expire on its way there."""
+        expired = running.predictions.ClassifyText.future(request, timeout=0.5)
+        assert expired.exception().code() is Code.DEADLINE_EXCEEDED
+        # Which of them it is counted as hangs on how long it was on its way.
+        return requests(running, "CANCELLED") + requests(running, "DEADLINE_EXCEEDED") > 1
+
+    until(one_expires)
     held.open.set()
     assert first.result().classifications
     until(lambda: running.server.batcher.queue.rows == 0)
