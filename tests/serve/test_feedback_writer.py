@@ -11,7 +11,7 @@ import pytest
 
 from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
 from edgewright.serve.feedback_records import Entry, Outcome, Prediction
-from edgewright.serve.feedback_writer import PREDICTIONS_S, FeedbackWriter
+from edgewright.serve.feedback_writer import GATHER_S, PREDICTIONS_S, FeedbackWriter
 from edgewright.serve.prediction_log import LogInputs, PredictionLog
 
 from .test_prediction_log import add
@@ -186,9 +186,13 @@ def test_a_full_queue_refuses_a_call_and_holds_up_a_stream() -> None:
 
 
 def test_a_caller_who_leaves_takes_nobody_along() -> None:
+    clock = Clock()
+
     async def test(b: Bench) -> None:
         b.store.open.clear()
         leaves, stays = b.submit("a"), b.submit("b")
+        await asyncio.sleep(0)
+        clock.now = GATHER_S  # not before both are there
         await until(b.store.entered.is_set)
         leaves.cancel()
         b.store.open.set()
@@ -196,7 +200,7 @@ def test_a_caller_who_leaves_takes_nobody_along() -> None:
         await until(lambda: b.writer.waiting_bytes == 0)
         assert b.store.commits == [["a", "b"]]
 
-    bench(test)
+    bench(test, clock=clock)
 
 
 def test_closing_writes_what_waits_and_refuses_what_comes() -> None:

@@ -22,7 +22,7 @@ from edgewright.serve.registry import Lineup
 from edgewright.serve.server import Server
 
 from .bundles import LABELS, POISON, preprocessor
-from .conftest import Gate, Launch, LoopThread, Running, until
+from .conftest import QUIET, Gate, Launch, LoopThread, Running, until
 from .image_bundles import IMAGE_LABELS, SIDE, make_image_bundle, png
 
 Code = grpc.StatusCode
@@ -39,7 +39,8 @@ def served(
     Repository(path).publish(make_image_bundle(path.with_name("colours")), "colours")
 
     async def build() -> Server:
-        server = Server(ServeConfig(path, "127.0.0.1", port=0, metrics_port=0, max_texts=8))
+        # So that what comes while one computes waits, however many cores there are.
+        server = Server(ServeConfig(path, **QUIET, max_texts=8, instances=1))
         await server.start()
         await server.load()
         return server

@@ -45,7 +45,7 @@ def loading(start_two: Start, repository: Path, gate: Path) -> Loading:
         port = two_ports()
         ports = ("--metrics-port", str(port))
         family = start_two(repository, *ports, *options, json=json, gate=gate, only=only)
-        until(lambda: page(port + only, "/healthz")[0] == 200)
+        until(gate.with_suffix(".entered").exists)
         return family, port
 
     return begin

@@ -70,6 +70,9 @@ def is_gone(pid: int) -> bool:
 
 
 def test_one_process_does_all_pieces_and_ends_with_them(background: Background) -> None:
+    background.no_core_idle_until = float(
+        "inf"
+    )  # it has a share, with which it need not begin anew
     with ProofProcess(background) as process:
         pid = process.run(PID)
         assert pid != os.getpid()
@@ -225,13 +228,13 @@ def test_what_starves_begins_anew_with_a_share_long_before_its_time_is_over(
 @LINUX
 @pytest.mark.parametrize("wants_core", [True, False])
 def test_what_waits_for_a_disk_does_not_starve(
-    process: ProofProcess, monkeypatch: pytest.MonkeyPatch, wants_core: bool
+    idle: ProofProcess, monkeypatch: pytest.MonkeyPatch, wants_core: bool
 ) -> None:
     monkeypatch.setattr(CoreTime, "of", lambda _pid: CoreTime(wants_core, 1.0))
-    pid = process.run(PID)
+    pid = idle.run(PID)
     monkeypatch.setattr(proof_process, "LOOK_S", 0.01)
     waits = f"time.sleep(0.5 if {IS_IDLE} else 0) or os.getpid()"
-    assert (process.run(expression(waits)) != pid) == wants_core
+    assert (idle.run(expression(waits)) != pid) == wants_core
 
 
 @LINUX
@@ -239,10 +242,11 @@ def test_that_no_core_was_idle_is_remembered_for_a_while(
     background: Background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = []
+    monkeypatch.setattr(proof_process, "LOOK_S", LIMIT_S)
     monkeypatch.setattr(proof_process, "IDLE_S", 0.01)
     with ProofProcess(background) as process:
         process.run(expression(f"time.sleep(1000 if {IS_IDLE} else 0)"))
-    monkeypatch.undo()
+    monkeypatch.setattr(proof_process, "IDLE_S", LIMIT_S)
     for _ in range(2):
         with ProofProcess(background) as process:
             policies.append(process.run(POLICY))
@@ -274,13 +278,13 @@ if {}:
 
 @LINUX
 def test_what_stops_in_the_middle_of_its_answer_begins_anew(
-    process: ProofProcess, monkeypatch: pytest.MonkeyPatch
+    idle: ProofProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proof_process, "ANSWER_S", 0.01)
-    stopped = process.run(PID)
-    assert process.run(partial(exec, STOPS.format(IS_IDLE))) is None
+    stopped = idle.run(PID)
+    assert idle.run(partial(exec, STOPS.format(IS_IDLE))) is None
     assert is_gone(stopped)
-    assert process.run(POLICY) == os.SCHED_OTHER
+    assert idle.run(POLICY) == os.SCHED_OTHER
 
 
 def test_what_always_stops_in_the_middle_of_its_answer_is_given_up(
@@ -293,13 +297,13 @@ def test_what_always_stops_in_the_middle_of_its_answer_is_given_up(
 
 
 def test_a_piece_that_is_not_taken_is_given_up(
-    process: ProofProcess, monkeypatch: pytest.MonkeyPatch
+    idle: ProofProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(proof_process, "ANSWER_S", 0.01)
-        pid = process.run(PID)
+        pid = idle.run(PID)
     os.kill(pid, signal.SIGSTOP)
-    assert process.run(partial(len, bytes(10_000_000))) == 10_000_000
+    assert idle.run(partial(len, bytes(10_000_000))) == 10_000_000
     assert is_gone(pid)
 
 

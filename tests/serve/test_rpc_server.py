@@ -319,7 +319,7 @@ def test_calls_are_ended_by_the_soonest_of_all_who_stop_it(
     assert told.said == ["cancelled"]
     assert call.code() is not Code.OK
     stop(running, None).result(30)
-    assert not running.server._thread.is_alive()
+    until(lambda: not running.server._thread.is_alive())
 
 
 def test_it_has_not_stopped_before_the_last_method_has_ended(serve: Serve) -> None:
