@@ -35,7 +35,7 @@ from edgewright.proof.host_record import (
     threads_here,
     write_record,
 )
-from edgewright.proof.host_trial import try_variants, workload_here
+from edgewright.proof.host_trial import Apart, try_variants, workload_here
 from edgewright.state_dir import StateDir
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class HostOptions:
     remeasure: str = Remeasure.AUTO
     limit_s: float = 30.0  # that timing one bundle may take at most
     isa: str | None = None  # class of instruction set; None: look
+    apart: Apart | None = None  # as ``try_variants``
 
 
 DEFAULT_OPTIONS: Final = HostOptions()
@@ -159,7 +160,7 @@ def _record(
         if found is not None and options.remeasure != Remeasure.ALWAYS:
             log.info("%s: %s, chosen meanwhile by another process here", bundle.path, found.chosen)
             return found
-        record = _measured(bundle, host, options.limit_s, previous)
+        record = _measured(bundle, host, options, previous)
         if record is not None and state is not None:
             _keep(state, bundle, record)
     return record
@@ -189,12 +190,19 @@ def _is_to_be_measured(standing: Variant, options: HostOptions) -> bool:
 
 
 def _measured(
-    bundle: Bundle, host: HostKey, limit_s: float, previous: HostRecord | None
+    bundle: Bundle, host: HostKey, options: HostOptions, previous: HostRecord | None
 ) -> HostRecord | None:
     log.info("%s: measuring its variants on this host (%s)", bundle.path, host.instruction_set)
     try:
         workload = workload_here(bundle)
-        record = try_variants(bundle, host, workload, limit_s=limit_s, previous=previous)
+        record = try_variants(
+            bundle,
+            host,
+            workload,
+            limit_s=options.limit_s,
+            previous=previous,
+            apart=options.apart,
+        )
     except ConfigError as error:
         log.warning(
             "%s could not be measured on this host (%s); optimize's choice answers. "

@@ -182,6 +182,7 @@ def load_model(
     with ProofProcess(background) if background else nullcontext() as process:
         bundle = _verified(repository, name, version, process)
         threads = threads_here(bundle, threads, cores)
+        host = replace(host, apart=process.run) if process else host
         way = opening(bundle, threads, instances, cores, max_batch, host)
         proven = _proven(bundle, way, preprocessors or Preprocessors(), process, background)
     model = _served(name, version, bundle, way, proven)

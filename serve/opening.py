@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from edgewright.backends import get_backend
+from edgewright.backends import ON_CPU, get_backend
 from edgewright.bundle import PREPROCESSING_FOLDER, Bundle
 from edgewright.errors import BackendUnavailableError
 from edgewright.manifest import check_files
@@ -20,7 +20,6 @@ from edgewright.serve.sessions import Sessions
 
 # Beyond some, their answers outrun the event loop.
 _MOST_INSTANCES: Final = 8
-_ON_CPU: Final = ("onnxruntime", "openvino")
 _INSTANCES_ON_GPU: Final = 2  # while one computes, the other copies
 # What computes: an upgrade beside a server that runs gives other processes another.
 _LIBRARIES: Final = ("edgewright", "numpy", "tokenizers", "PIL", "onnxruntime", "openvino")
@@ -38,7 +37,7 @@ class Opening:
     @property
     def on_cpu(self) -> bool:
         """Whether another process can compute as well: a GPU has no room for the model twice."""
-        return self.choice.variant.backend in _ON_CPU
+        return self.choice.variant.backend in ON_CPU
 
     @property
     def without_threads(self) -> bool:
@@ -127,7 +126,7 @@ def loaded_libraries() -> dict[str, str]:
 
 
 def _instances(choice: Choice, cores: int | None = None) -> int:
-    if choice.variant.backend in _ON_CPU:
+    if choice.variant.backend in ON_CPU:
         return instances_here(choice.threads, cores)
     return _INSTANCES_ON_GPU
 

@@ -82,10 +82,14 @@ class ProofProcess:
     def _asked(self, work: Callable[[], object]) -> tuple[bool, Any]:
         while True:
             self._child = self._child or _Child(self._background, idle=self._idle)
-            answer = self._child.answer(work, IDLE_S if self._idle else LIMIT_S)
+            answer = None
+            try:
+                answer = self._child.answer(work, IDLE_S if self._idle else LIMIT_S)
+            finally:
+                if answer is None:
+                    self._end()
             if answer is not None:
                 return answer
-            self._end()
             if not self._idle:
                 raise NotReadyError(
                     f"what proves it did not end within {LIMIT_S:g} s, or stopped for "

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from edgewright.proof.host_record import (
 from edgewright.proof.host_trial import conclude, try_variants, workload_here
 from edgewright.repository import Repository
 from edgewright.serve import host_choice
+from edgewright.serve.background import Background
 from edgewright.serve.host_choice import ChosenBy, HostOptions, Remeasure, choose, choose_variant
 from edgewright.serve.models import ServedModel, load_model
 from edgewright.state_dir import StateDir
@@ -85,8 +87,13 @@ def options(tmp_path: Path) -> HostOptions:
     return HostOptions(state_dir=tmp_path / "state")
 
 
-def load(repository: Path, options: HostOptions) -> ServedModel:
-    return load_model(Repository(repository), "news", 1, threads=None, max_batch=8, host=options)
+def load(
+    repository: Path, options: HostOptions, background: Background | None = None
+) -> ServedModel:
+    where = Repository(repository)
+    return load_model(
+        where, "news", 1, threads=None, max_batch=8, host=options, background=background
+    )
 
 
 def test_on_another_instruction_set_the_fastest_here_is_chosen_and_stays_unverified(
@@ -97,6 +104,40 @@ def test_on_another_instruction_set_the_fastest_here_is_chosen_and_stays_unverif
     assert (model.variant.name, model.chosen_by) == (FAST, ChosenBy.HOST)
     assert model.bundle.chosen.name == SLOW
     assert model.verdict is Verdict.UNVERIFIED
+
+
+def test_a_variant_that_crashes_its_runtime_ends_another_process_and_does_not_serve(
+    publish: Callable[..., Path],
+    stopwatch: Stopwatch,
+    options: HostOptions,
+    background: Background,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crash = partial(eval, "__import__('os').kill(__import__('os').getpid(), 11)")
+    monkeypatch.setattr(
+        host_trial,
+        "partial",
+        lambda work, *of: crash if of[1].name == FAST else partial(work, *of),
+    )
+    model = load(publish(news=RECIPE), options, background)
+    assert stopwatch.timed == [[FP32, SLOW]]
+    assert model.variant.name == SLOW
+
+
+def test_no_other_process_loads_what_takes_a_gpu(bundle_elsewhere: Bundle) -> None:
+    def refuse(_work: object) -> None:
+        raise IntegrityError("a GPU has no room for it twice")
+
+    gpu = replace(bundle_elsewhere, variants=tuple(
+        replace(each, backend="onnxruntime-cuda") for each in bundle_elsewhere.variants
+    ))  # fmt: skip
+    host = HostKey.here(bundle_elsewhere, 1)
+    workload = workload_here(bundle_elsewhere)
+    with pytest.raises(IntegrityError, match="no variant") as told:
+        try_variants(gpu, host, workload, limit_s=1, apart=refuse)
+    assert "no room" not in str(told.value)
+    with pytest.raises(IntegrityError, match="no room"):
+        try_variants(bundle_elsewhere, host, workload, limit_s=1, apart=refuse)
 
 
 def test_with_another_runtime_it_is_measured_too(

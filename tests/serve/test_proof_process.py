@@ -168,6 +168,7 @@ def test_what_ends_it_is_told_and_ends_nothing_else(
 ) -> None:
     with pytest.raises(error, match=told):
         process.run(expression(DIES.format(int(number))))
+    assert process.run(PID) != os.getpid()
 
 
 def test_without_a_process_a_thread_does_it(

@@ -25,6 +25,8 @@ BACKENDS: Final = {
     "tensorrt": "edgewright.backends.tensorrt",
 }
 
+ON_CPU: Final = ("onnxruntime", "openvino")  # which other processes can load beside this one
+
 
 @dataclass(frozen=True)
 class TensorSpec:

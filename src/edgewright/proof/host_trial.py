@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
-from edgewright.backends import Session, get_backend
+from edgewright.backends import ON_CPU, Session, get_backend
 from edgewright.bundle import Bundle, Variant, Verdict
 from edgewright.errors import BackendUnavailableError, ConfigError, IntegrityError
 from edgewright.latency import (
@@ -30,6 +31,7 @@ from edgewright.proof.goldens import Goldens, check_goldens
 from edgewright.proof.host_record import HostKey, HostRecord, Speed, VariantHere
 
 Clock = Callable[[], float]  # seconds, monotonic
+Apart = Callable[[Callable[[], object]], object]  # does a piece of work in another process
 
 _SERVABLE: Final = (Verdict.PASS, Verdict.INCONCLUSIVE)  # the latter where optimize allowed it
 _PROVEN: Final = (Verdict.PASS, Verdict.VERIFIED)
@@ -63,6 +65,7 @@ def try_variants(
     limit_s: float,
     previous: HostRecord | None = None,
     clock: Clock = time.perf_counter,
+    apart: Apart | None = None,
 ) -> HostRecord:
     """Measure every variant that may serve here, and choose.
 
@@ -74,6 +77,8 @@ def try_variants(
             goldens are not counted.
         previous: an earlier record of this host, whose recounts still hold.
         clock: seconds; a parameter so that tests need not wait.
+        apart: where this process must outlive what a variant may do to its runtime: each is loaded
+            there first, unless it takes a GPU. Raises IntegrityError where that ends a process.
 
     Raises:
         IntegrityError: no variant answers the goldens rightly here; says why of each.
@@ -84,7 +89,7 @@ def try_variants(
     found = []
     for variant in bundle.variants:
         try:
-            sessions[variant.name], verdict = _fit(bundle, variant, preprocessor, host)
+            sessions[variant.name], verdict = _fit(bundle, variant, preprocessor, host, apart)
             found.append(VariantHere(variant.name, verdict, None))
         except (IntegrityError, BackendUnavailableError) as error:
             found.append(VariantHere(variant.name, Verdict.UNVERIFIED, None, refused=str(error)))
@@ -122,7 +127,11 @@ def conclude(
 
 
 def _fit(
-    bundle: Bundle, variant: Variant, preprocessor: Preprocessor, host: HostKey
+    bundle: Bundle,
+    variant: Variant,
+    preprocessor: Preprocessor,
+    host: HostKey,
+    apart: Apart | None,
 ) -> tuple[Session, Verdict]:
     """A session that has answered the goldens, and what holds of the variant here.
 
@@ -135,7 +144,19 @@ def _fit(
     if not certified and variant != bundle.baseline:
         verdict = certificate.verdict if certificate else "missing"
         raise IntegrityError(f"its certificate is {verdict}, so it may not serve")
-    backend = get_backend(variant.backend)
+    if apart is not None and variant.backend in ON_CPU:
+        apart(partial(_check_loads, bundle, variant, host))
+    return _loaded(bundle, variant, preprocessor, host)
+
+
+def _check_loads(bundle: Bundle, variant: Variant, host: HostKey) -> None:
+    _loaded(bundle, variant, bundle.preprocessor(), host)
+
+
+def _loaded(
+    bundle: Bundle, variant: Variant, preprocessor: Preprocessor, host: HostKey
+) -> tuple[Session, Verdict]:
+    certificate, backend = variant.certificate, get_backend(variant.backend)
     session = backend.load(
         bundle.path / variant.file, threads=host.threads, options=variant.session_options
     )
