@@ -74,6 +74,7 @@ class RpcServer:
         self._stopping = False
         self._core_ended = False  # whether it has no calls any more; the polling thread sets it
         self._closing: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()  # set where an event was, and in the end
         self._ended = asyncio.Event()
 
     def add_insecure_port(self, address: str) -> int:
@@ -109,23 +110,38 @@ class RpcServer:
         await self._ended.wait()
 
     async def wait_for_termination(self) -> None:
-        """Return when it has stopped, or can take no calls any more."""
-        await self._ended.wait()
+        """Return when it has stopped, or is to be: what came from the core was lost.
+
+        Calls in flight can still be finished, but nobody knows what others would hang.
+        """
+        await self._lost.wait()
 
     def _poll(self) -> None:
         """On a thread of its own, until the core has no further events."""
         last = core.CompletionType.queue_shutdown
         try:
             while (event := self._queue.poll()).completion_type != last:
-                todo = event.tag(event)
-                if todo is not None:
-                    self._todo.append(todo)
-                    self._wake()
-                del event, todo  # or the call that they are of would last until the next
+                self._take(event)
+                del event  # or the call that it is of would last until the next
         except BaseException:  # an edge: the server is to be found dead, not deaf
-            log.critical("no further calls can be taken", exc_info=True)
+            log.critical("gRPC's core cannot be asked for calls any more", exc_info=True)
+        self._tell(self._ended.set)
+        self._tell(self._lost.set)
+
+    def _take(self, event: Any) -> None:
+        try:
+            todo = event.tag(event)
+        except Exception:  # an edge, as above; those in flight are still to hear of their events
+            log.critical("what came from gRPC's core was lost", exc_info=True)
+            self._tell(self._lost.set)
+            return
+        if todo is not None:
+            self._todo.append(todo)
+            self._wake()
+
+    def _tell(self, what: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._ended.set)
+            self._loop.call_soon_threadsafe(what)
 
     def _wake(self) -> None:
         if not self._woken:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
+from edgewright.errors import NotReadyError
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import Grace
 from edgewright.serve.grpc_options import MAX_CONNECTIONS
@@ -94,6 +95,20 @@ class Server(Parts):
         self._rpc.start()
         # Not to be cancelled, which would cancel the server's own end.
         self._rpc_end = asyncio.create_task(self._rpc.wait_for_termination())
+
+    async def lost(self) -> NotReadyError:
+        """Return when nothing but another process can answer calls, with the reason."""
+        assert self._rpc_end is not None  # it has loaded
+        gpu_lost = self.batcher.gpu_lost
+        await asyncio.wait((gpu_lost, self._rpc_end), return_when=asyncio.FIRST_COMPLETED)
+        if self.registry.state is State.DRAINING:  # which ends the gRPC server too
+            await asyncio.wait((gpu_lost,))
+        if gpu_lost.done():
+            return gpu_lost.result()
+        return NotReadyError(
+            "calls by gRPC can be taken no longer, for the reason above in the log; "
+            "start the server again"
+        )
 
     async def load(self, before_answers: Waits | None = None) -> list[ServedModel]:
         """Load what the repository says of every model, then answer calls and follow it.
@@ -229,7 +244,7 @@ async def serve(
 
     Raises:
         ConfigError: a port cannot be had.
-        GpuLostError: nothing but another process can use the GPU again; it has drained.
+        GpuLostError, NotReadyError: as ``Server.lost``; it has drained.
         ModelNotFoundError, IntegrityError, BackendUnavailableError: as ``Server.load``.
     """
     started = time.monotonic()
@@ -246,7 +261,7 @@ async def serve(
             log.info("stopped before any model was ready")
             return True
         announce(Ready.of(server, models, started))
-        lost = server.batcher.gpu_lost
+        lost = asyncio.create_task(server.lost())
         await asyncio.wait((stopping, lost), return_when=asyncio.FIRST_COMPLETED)
         if lost.done():
             log.error("%s", lost.result())
@@ -257,6 +272,7 @@ async def serve(
     if lost.done():
         stopping.cancel()
         raise lost.result()
+    lost.cancel()
     return whole
 
 

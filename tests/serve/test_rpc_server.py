@@ -263,19 +263,59 @@ def no_call_is_left() -> bool:
     return not any(each.method.endswith("/hang") for each in calls)
 
 
-def test_a_polling_thread_that_dies_is_noticed(
-    loop: LoopThread, caplog: pytest.LogCaptureFixture
+def test_an_event_that_is_lost_is_noticed_and_calls_in_flight_are_finished(
+    serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = RunningRpc(loop, Methods({"echo": echo}))
+    told, left = Told(), Told()
+    running = serve(wait=waits(told), hang=hangs(left))
+    waiting, hanging = running.call("wait"), running.call("hang")
+    assert told.here.wait(60)
+    assert left.here.wait(60)
+    ended = noticed(running)
     running.methods.is_read_first = lambda _path: 1 / 0  # type: ignore[assignment,method-assign,return-value]
-    ended = asyncio.run_coroutine_threadsafe(running.server.wait_for_termination(), loop.loop)
     assert not ended.done()
+    with caplog.at_level(logging.CRITICAL):
+        lost = running.call("wait")
+        ended.result(60)
+    assert "what came from gRPC's core was lost" in caplog.text
+    hanging.cancel()
+    until(lambda: left.said == ["cancelled"])
+    told.release.set()
+    assert waiting.result() == b"answer"
+    stop(running, None).result(30)
+    assert not running.server._thread.is_alive()
+    assert lost.code() is not Code.OK
+
+
+def test_a_polling_thread_that_dies_is_noticed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(rpc_server.core.CompletionQueue):  # type: ignore[misc,name-defined]
+        fails = False
+
+        def poll(self, deadline: float | None = None) -> Any:
+            event = super().poll(deadline)
+            if self.fails:
+                raise MemoryError
+            return event
+
+    monkeypatch.setattr(rpc_server.core, "CompletionQueue", Failing)
+    running = serve(echo=echo)
+    ended = noticed(running)
+    assert not ended.done()
+    running.server._queue.fails = True
     with caplog.at_level(logging.CRITICAL):
         call = running.call("echo")
         ended.result(60)
-    assert "no further calls can be taken" in caplog.text
-    running.close()
+    assert "gRPC's core cannot be asked for calls any more" in caplog.text
+    stop(running, math.inf).result(30)
     assert call.code() is not Code.OK
+
+
+def noticed(running: RunningRpc) -> Any:
+    """Done once whoever waits for the end of the server is told."""
+    waiting = running.server.wait_for_termination()
+    return asyncio.run_coroutine_threadsafe(waiting, running.loop.loop)
 
 
 # --- how it stops ---

@@ -6,6 +6,8 @@ import os
 import queue
 import re
 import signal
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from edgewright.v1.prediction_pb2 import (
 )
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
+from . import losing
 from .image_bundles import make_image_bundle, png
 from .processes import FREE_PORTS, Gate, Start, classify, page, until
 
@@ -60,6 +63,34 @@ def test_a_signal_finishes_what_is_in_flight(
         held.open()
         assert call.result().classifications
     assert process.wait()[0] == 0
+
+
+def test_a_server_that_lost_what_grpc_told_it_drains_and_says_why(
+    start: Start, repository: Path
+) -> None:
+    process = start(str(repository), *FREE_PORTS, "--json", without=losing)
+    port = process.ready()["port"]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        release = threading.Event()
+        messages = endless(release)
+        stream = PredictionServiceStub(channel).StreamClassify(messages, timeout=60)
+        assert next(stream).answers
+        lost = channel.unary_unary(losing.LOST).future(b"", timeout=60)
+        with pytest.raises(grpc.RpcError) as failed:
+            next(stream)
+        assert failed.value.code() is Code.UNAVAILABLE
+        assert "go on with another replica" in failed.value.details()
+        assert lost.code() is Code.UNAVAILABLE
+        release.set()
+    code, _, err = process.wait()
+    assert code == CUT_OFF
+    assert "MemoryError" in err
+    assert "error: calls by gRPC can be taken no longer" in err
+
+
+def endless(release: threading.Event) -> Iterator[StreamClassifyRequest]:
+    yield StreamClassifyRequest(items=[StreamItem(text="bank")])
+    release.wait(60)
 
 
 def test_it_is_not_ready_before_it_refuses_calls(start: Start, repository: Path) -> None:
