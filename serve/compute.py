@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from edgewright.errors import DeadlineError, EdgewrightError
 from edgewright.preprocess import Row as EncodedRow
 from edgewright.preprocess import TokenRow, padded_tokens
-from edgewright.serve.call import Answer, BatchModel, Encoded, Row, Run
-from edgewright.serve.line import Batch
+from edgewright.serve.call import Answer, BatchModel, Call, Encoded, Row, Run
+from edgewright.serve.compute_threads import HandOver
+from edgewright.serve.line import Batch, EncodedRun
 from edgewright.serve.runs import runs_of_similar_length
 
 
@@ -63,53 +64,67 @@ class Compute:
         self._clock = clock
         self._tell = tell
 
-    def __call__(self, batch: Batch) -> None:
-        """Compute ``batch`` and tell of each of its rows exactly once. Nothing is raised."""
-        if batch.expired:
-            self._expire(batch.model, [Row(call, call.taken) for call in batch.expired])
-        if batch.rows:
-            self._rows(batch.model, batch.rows)
+    def __call__(self, taken: Batch | EncodedRun, hand_over: HandOver) -> None:
+        """Compute what a thread has taken, but for runs of a batch that it hands over.
 
-    def _rows(self, model: BatchModel, rows: Sequence[Row]) -> None:
+        Each row is told of exactly once, by whoever computes it. Nothing is raised.
+        """
         started = self._clock()
+        if isinstance(taken, EncodedRun):
+            self._run(taken, started)
+            return
+        if taken.expired:
+            self._expire(taken.model, [Row(call, call.taken) for call in taken.expired])
+        runs = self._encoded(taken.model, taken.rows) if taken.rows else []
+        if len(runs) > 1 and not taken.large:  # small calls take turns with all of a large batch
+            hand_over(taken, runs[1:])
+            runs = runs[:1]
+        for run in runs:
+            self._run(run, started)
+            started = self._clock()
+
+    def _encoded(self, model: BatchModel, rows: Sequence[Row]) -> list[EncodedRun]:
+        """Runs of the rows that can be encoded; the callers of others are told."""
+        taken = self._clock()
         try:
             encoded = model.encode([row.input for row in rows])
         except BaseException as error:  # an edge: the thread outlives even a panic in Rust
-            self._apart(model, rows, error)
-            return
-        batch = Encoded(started, self._clock())
+            calls = _by_call(rows)
+            if len(calls) == 1:
+                self._fail(model, rows, _told(model, error))
+                return []
+            shares = [[rows[place] for place in places] for places in calls]
+            return [run for share in shares for run in self._encoded(model, share)]
+        batch = Encoded(taken, self._clock())
         self._observer.encoded(model, batch.ended - batch.taken)
-        lengths = [len(each) for each in encoded]
-        for run in runs_of_similar_length(lengths, model.row_by_row, self._run_tokens):
-            live, unwanted = self._sorted_out(rows, run)
-            if unwanted:
-                self._expire(model, unwanted)
-            if live:
-                of_live = [rows[i] for i in live], [encoded[i] for i in live]
-                self._run(model, *of_live, started, batch)
-            started = self._clock()
+        return [
+            EncodedRun(model, [rows[i] for i in run], [encoded[i] for i in run], batch)
+            for run in runs_of_similar_length(
+                [len(each) for each in encoded], model.row_by_row, self._run_tokens
+            )
+        ]
 
     def _expire(self, model: BatchModel, rows: Sequence[Row]) -> None:
         self._fail(
             model, rows, DeadlineError("the deadline passed before the inputs were computed")
         )
 
-    def _sorted_out(self, rows: Sequence[Row], run: Sequence[int]) -> tuple[list[int], list[Row]]:
-        """Indices of the rows that somebody waits for, and the other rows."""
+    def _wanted(self, run: EncodedRun) -> EncodedRun:
+        """The rows that somebody waits for; those who wait for others are told."""
         now = self._clock()
-        live = [index for index in run if rows[index].call.wanted(now)]
-        if len(live) == len(run):
-            return live, []
-        return live, [rows[index] for index in run if index not in live]
+        wanted = [place for place, row in enumerate(run.rows) if row.call.wanted(now)]
+        if len(wanted) == len(run.rows):
+            return run
+        kept = run.part(wanted)
+        self._expire(run.model, [row for row in run.rows if row not in kept.rows])
+        return kept
 
-    def _run(
-        self,
-        model: BatchModel,
-        rows: Sequence[Row],
-        encoded: Sequence[EncodedRow],
-        started: float,
-        batch: Encoded,
-    ) -> None:
+    def _run(self, run: EncodedRun, started: float) -> None:
+        """Put a run through its model; ``started`` is when work on it began."""
+        run = self._wanted(run)
+        if not run.rows:
+            return
+        model, rows, encoded = run.model, run.rows, run.encoded
         run_started = self._clock()
         wanted = sorted({name for row in rows for name in row.call.extras})
         extras: Mapping[str, NDArray[np.float32]] = {}
@@ -119,7 +134,7 @@ class Compute:
             else:
                 scores = model.scores(encoded)
         except BaseException as error:  # an edge, as above
-            self._apart(model, rows, error)
+            self._apart(run, error)
             return
         ended = self._clock()
         outcomes: list[Answer | EdgewrightError] = []
@@ -132,22 +147,28 @@ class Compute:
                 self._observer.not_finite(model)
                 outcomes.append(_not_finite(model, row, one))
         lengths = [len(each) for each in encoded]
-        run = Run(batch, run_started, ended, len(rows), sum(lengths), padded_tokens(lengths))
-        self._tell(Computed(model, rows, outcomes, ended - started, run))
+        told = Run(run.batch, run_started, ended, len(rows), sum(lengths), padded_tokens(lengths))
+        self._tell(Computed(model, rows, outcomes, ended - started, told))
 
-    def _apart(self, model: BatchModel, rows: Sequence[Row], error: BaseException) -> None:
+    def _apart(self, run: EncodedRun, error: BaseException) -> None:
         """Compute every call's rows by themselves, so that the call at fault fails alone."""
-        by_call: dict[int, list[Row]] = {}
-        for row in rows:
-            by_call.setdefault(id(row.call), []).append(row)
-        if len(by_call) == 1:
-            self._fail(model, rows, _told(model, error))
+        calls = _by_call(run.rows)
+        if len(calls) == 1:
+            self._fail(run.model, run.rows, _told(run.model, error))
             return
-        for share in by_call.values():
-            self._rows(model, share)
+        for places in calls:
+            self._run(run.part(places), self._clock())
 
     def _fail(self, model: BatchModel, rows: Sequence[Row], error: EdgewrightError) -> None:
         self._tell(Computed(model, rows, [error] * len(rows), 0.0, None))
+
+
+def _by_call(rows: Sequence[Row]) -> list[list[int]]:
+    """Places of each call's rows."""
+    places: dict[Call, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.call, []).append(place)
+    return list(places.values())
 
 
 def _finite(scores: Sequence[float], extras: Mapping[str, NDArray[np.float32]]) -> bool:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from edgewright.errors import NotReadyError
 from edgewright.serve.call import Call
-from edgewright.serve.line import Batch, Line
+from edgewright.serve.line import Batch, EncodedRun, Line
+
+# Lets other threads take runs of a batch.
+HandOver = Callable[[Batch, Sequence[EncodedRun]], None]
+Compute = Callable[[Batch | EncodedRun, HandOver], None]
 
 
 class ComputeThreads:
     """A line and the threads that take batches from it. Its methods never wait for compute."""
 
-    def __init__(
-        self, line: Line, compute: Callable[[Batch], None], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, line: Line, compute: Compute, clock: Callable[[], float]) -> None:
         """``compute`` is called on the threads and must not raise; ``clock`` is the deadlines'."""
         self._line = line
         self._compute = compute
@@ -125,25 +127,30 @@ class ComputeThreads:
     def _work(self) -> None:
         with self._policy:
             self._schedule(threading.get_native_id())
-        while (batch := self._take()) is not None:
-            self._compute(batch)
+        while (taken := self._take()) is not None:
+            self._compute(taken, self._hand_over)
             with self._changed:
-                self._line.release(batch)
+                self._line.release(taken)
                 if len(self._line):  # of a model, perhaps, that could not run until now
                     self._changed.notify()
-            del batch  # or a model that has left would stay until the next call
+            del taken  # or a model that has left would stay until the next call
 
-    def _take(self) -> Batch | None:
-        """The next batch, as soon as there is one; None once closed and empty."""
+    def _hand_over(self, batch: Batch, runs: Sequence[EncodedRun]) -> None:
+        with self._changed:
+            self._line.hand_over(batch, runs)
+            self._changed.notify(len(runs))
+
+    def _take(self) -> Batch | EncodedRun | None:
+        """What comes next, as soon as there is anything; None once closed and empty."""
         with self._changed:
             self._idle += 1
             try:
                 while True:
-                    batch = self._line.take(self._clock(), self._idle)
-                    if batch is not None:
+                    taken = self._line.take(self._clock(), self._idle)
+                    if taken is not None:
                         if self._idle > 1 and len(self._line):
                             self._changed.notify()  # the next idle thread takes its share
-                        return batch
+                        return taken
                     if self._closing and not len(self._line):
                         self._changed.notify_all()
                         return None

@@ -4,17 +4,23 @@ Calls that fit one batch stand in one lane, larger ones in another. Each lane is
 first served, whatever the model; where both have calls, they take turns. So a large call cannot
 hold up small ones, small ones cannot starve it, and no model starves another.
 
+What a thread has encoded of small calls splits into runs of similar length. It computes one, and
+the others go to whichever thread is idle next, before anything that came later.
+
 Nothing here waits or locks: ``ComputeThreads`` calls it under its lock.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from math import ceil
 
-from edgewright.serve.call import BatchModel, Call, Row
+from edgewright.preprocess import Row as EncodedRow
+from edgewright.serve.call import BatchModel, Call, Encoded, Row
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,27 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     cost: int = 0  # of the rows
     expired: list[Call] = field(default_factory=list)  # met on the way; not to be computed
+    large: bool = False  # whether it is of a call that needs more than one
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedRun:
+    """Rows of a batch that go through the model together, which is all that is left to do."""
+
+    model: BatchModel
+    rows: Sequence[Row]
+    encoded: Sequence[EncodedRow]
+    batch: Encoded
+
+    @cached_property
+    def cost(self) -> int:
+        """Of the rows."""
+        return sum(row.cost for row in self.rows)
+
+    def part(self, places: Sequence[int]) -> EncodedRun:
+        """Some of its rows."""
+        rows, encoded = [self.rows[i] for i in places], [self.encoded[i] for i in places]
+        return EncodedRun(self.model, rows, encoded, self.batch)
 
 
 class Line:
@@ -47,11 +74,12 @@ class Line:
         self._lanes = (_Lane(), _Lane())  # by ``Call.large``
         self._turn = 0
         self._tickets = count()
-        self._running: Counter[BatchModel] = Counter()  # batches being computed
-        self._computing: Counter[BatchModel] = Counter()  # their cost
+        self._encoded: deque[EncodedRun] = deque()  # that no thread has taken yet
+        self._running: Counter[BatchModel] = Counter()  # threads that have taken work
+        self._computing: Counter[BatchModel] = Counter()  # its cost, and that of what is encoded
 
     def __len__(self) -> int:
-        return sum(len(lane) for lane in self._lanes)
+        return sum(len(lane) for lane in self._lanes) + len(self._encoded)
 
     def add(self, call: Call) -> None:
         """To the end of its lane."""
@@ -62,31 +90,41 @@ class Line:
         """Take out what nobody wants any more; it may have left the line already."""
         self._lanes[call.large].discard(call)
 
-    def take(self, now: float, idle: int) -> Batch | None:
-        """The next batch, or None where nothing may run; ``release`` it once it is computed.
+    def take(self, now: float, idle: int) -> Batch | EncodedRun | None:
+        """What comes next, or None where nothing may run; ``release`` it once it is computed.
 
         Args:
             now: on the clock of the calls' deadlines.
             idle: threads without work, this one among them.
         """
+        for run in self._encoded:
+            if self._running[run.model] < run.model.instances:
+                self._encoded.remove(run)
+                self._running[run.model] += 1
+                return run
         for turn in (self._turn, 1 - self._turn):
             lane = self._lanes[turn]
             model = lane.first_model(self._running)
             if model is not None:
                 self._turn = 1 - turn
                 self._running[model] += 1
-                batch = Batch(model)
+                batch = Batch(model, large=bool(turn))
                 lane.fill(batch, self._share(lane, model, idle), now)
                 self._computing[model] += batch.cost
                 return batch
         return None
 
-    def release(self, batch: Batch) -> None:
-        """Another batch of its model may run."""
-        self._running[batch.model] -= 1
-        self._computing[batch.model] -= batch.cost
-        if not self._running[batch.model]:
-            del self._running[batch.model], self._computing[batch.model]
+    def hand_over(self, batch: Batch, runs: Sequence[EncodedRun]) -> None:
+        """Let ``runs`` of a batch be taken by other threads than the one that has encoded it."""
+        self._encoded.extend(runs)
+        batch.cost -= sum(run.cost for run in runs)
+
+    def release(self, taken: Batch | EncodedRun) -> None:
+        """Other work of its model may be taken."""
+        for counter, share in ((self._running, 1), (self._computing, taken.cost)):
+            counter[taken.model] -= share
+            if not counter[taken.model]:
+                del counter[taken.model]
 
     def _share(self, lane: _Lane, model: BatchModel, idle: int) -> BatchLimit:
         """Of what waits: idle threads get equal shares, and none more than its part of all work.

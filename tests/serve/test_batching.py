@@ -95,6 +95,53 @@ def test_every_caller_gets_its_own_answers_in_order(
     assert all(len(run) <= longest for model in models for run in model.runs)
 
 
+def test_an_idle_thread_takes_what_another_has_encoded_and_not_begun() -> None:
+    """Before what came later, which would otherwise overtake it."""
+    short, long = 700, 6  # one token and seven
+    model, blocker = FakeModel(instances=2), FakeModel("blocker")
+
+    async def scenario(batcher: Batcher) -> None:
+        blocker.gate.clear()
+        model.gate.clear()
+        tasks = [asyncio.create_task(batcher.classify(blocker, ["0"], None))]
+        await entered(blocker)
+        inputs = [str(number) for number in (short, short, long, long, long)]
+        tasks.append(asyncio.create_task(batcher.classify(model, inputs, None)))
+        await entered(model)  # its thread has taken half of the tokens
+        blocker.gate.set()
+        await until(lambda: len(model.runs) == 2)
+        assert model.runs == [[short, short], [long]]
+        model.gate.set()
+        _, answers = await asyncio.gather(*tasks)
+        assert answers == [expected_answer(int(each)) for each in inputs]
+
+    with_batcher(scenario, threads=2)
+
+
+def test_a_thread_that_has_nothing_to_do_is_woken_for_what_another_hands_over() -> None:
+    short, other, long = 700, 1, 6  # one token, two and seven
+    encode = threading.Event()
+
+    class Slow(FakeModel):
+        def encode(self, texts: Sequence[str]) -> list[TokenRow]:
+            assert str(short) not in texts or encode.wait(60)
+            return super().encode(texts)
+
+    model = Slow(instances=2)
+
+    async def scenario(batcher: Batcher) -> None:
+        inputs = [str(number) for number in (short, short, long, long, other)]
+        task = asyncio.create_task(batcher.classify(model, inputs, None))
+        await until(lambda: model.runs == [[other, long]])  # the second thread's half
+        model.gate.clear()
+        encode.set()
+        await until(lambda: len(model.runs) == 3)  # the first thread is held in one of them
+        model.gate.set()
+        assert await task == [expected_answer(int(each)) for each in inputs]
+
+    with_batcher(scenario, threads=2)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     calls=st.lists(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewright.serve.call import Call
-from edgewright.serve.line import Batch, BatchLimit, Line
+from edgewright.serve.call import Call, Encoded, Row
+from edgewright.serve.line import Batch, BatchLimit, EncodedRun, Line
 
 from .compute_fakes import FakeModel
 
@@ -36,18 +36,36 @@ def call(
     return made
 
 
-def inputs(batch: Batch | None) -> list[int]:
-    assert batch is not None
-    return [int(row.input) for row in batch.rows]
+def inputs(taken: Batch | EncodedRun | None) -> list[int]:
+    assert taken is not None
+    return [int(row.input) for row in taken.rows]
 
 
-def drained(line: Line, idle: int = 1) -> list[list[int]]:
+def batch_of(line: Line, idle: int = 1) -> Batch:
+    taken = line.take(0.0, idle)
+    assert isinstance(taken, Batch)
+    return taken
+
+
+def encoded(batch: Batch, places: Sequence[int]) -> EncodedRun:
+    rows = [batch.rows[place] for place in places]
+    return EncodedRun(
+        batch.model, rows, batch.model.encode([row.input for row in rows]), Encoded(0.0, 0.0)
+    )
+
+
+def taken_in_turn(line: Line, idle: int = 1) -> list[Batch]:
     batches = []
     while (batch := line.take(0.0, idle)) is not None:
-        batches.append(inputs(batch))
+        assert isinstance(batch, Batch)
+        batches.append(batch)
         line.release(batch)
     assert len(line) == 0
     return batches
+
+
+def drained(line: Line, idle: int = 1) -> list[list[int]]:
+    return [inputs(batch) for batch in taken_in_turn(line, idle)]
 
 
 def test_the_oldest_call_decides_whose_turn_it_is_and_its_model_fills_the_batch() -> None:
@@ -129,6 +147,55 @@ def test_no_more_batches_of_a_model_run_than_it_has_instances() -> None:
     assert third.model is narrow
 
 
+def test_encoded_runs_come_before_calls_where_their_model_has_an_instance() -> None:
+    narrow, wide = FakeModel("narrow"), FakeModel("wide", instances=2)
+    line = Line(BatchLimit(rows=3, tokens=100))
+    for model, number in [(narrow, 1), (narrow, 2), (narrow, 3), (wide, 4), (narrow, 5)]:
+        line.add(call(model, [number]))
+    first = batch_of(line)
+    line.hand_over(first, [encoded(first, [1]), encoded(first, [2])])
+    assert len(line) == 4
+    assert inputs(line.take(0.0, idle=1)) == [4]  # no second instance for what is encoded
+    line.release(first)
+    second = line.take(0.0, idle=1)
+    assert (inputs(second), line.take(0.0, idle=1)) == ([2], None)
+    assert second is not None
+    line.release(second)
+    third = line.take(0.0, idle=1)
+    assert inputs(third) == [3]
+    assert third is not None
+    line.release(third)
+    assert inputs(line.take(0.0, idle=1)) == [5]
+
+
+def test_what_is_encoded_and_not_yet_computed_counts_as_work_of_others() -> None:
+    """Of ten rows a thread has taken five; with them the other's part stays half of all."""
+    model, line = FakeModel(instances=2), Line(BatchLimit(rows=100, tokens=100))
+    for _ in range(10):
+        line.add(call(model, [6]))
+    first = batch_of(line, idle=2)
+    line.hand_over(first, [encoded(first, [1, 2, 3]), encoded(first, [4])])
+    line.release(first)
+    second = line.take(0.0, idle=2)
+    assert second is not None
+    line.release(second)
+    assert isinstance(line.take(0.0, idle=1), EncodedRun)
+    for _ in range(2):
+        line.add(call(model, [6]))
+    assert inputs(line.take(0.0, idle=1)) == [6] * 4  # of seven, and of the one being computed
+
+
+def test_small_calls_and_large_ones_are_told_apart_by_their_batches() -> None:
+    model, line = FakeModel(), Line(LIMIT)
+    line.add(call(model, [7] * 5))
+    line.add(call(model, [14]))
+    assert [(inputs(each), each.large) for each in taken_in_turn(line)] == [
+        ([14], False),
+        ([7] * 4, True),
+        ([7], True),
+    ]
+
+
 def test_a_model_that_runs_row_by_row_shares_its_rows_between_threads() -> None:
     model, line = FakeModel(row_by_row=True, instances=2), Line(LIMIT)
     line.add(call(model, [7, 14, 21]))
@@ -144,7 +211,7 @@ def test_expired_and_abandoned_calls_are_set_aside() -> None:
     left.future.cancel()
     line.discard(discarded)
     batch = line.take(1.0, idle=1)
-    assert batch is not None
+    assert isinstance(batch, Batch)
     assert inputs(batch) == [28]
     assert batch.expired == [late, left]
     assert len(line) == 0
@@ -174,12 +241,20 @@ def test_every_wanted_row_is_taken_once_and_no_other(
         FakeModel("c"),
     ]
     limit = BatchLimit(rows, tokens)
-    line, waiting, batches, running = Line(limit), [], [], []
+    line = Line(limit)
+    waiting: list[Call] = []
+    computed: list[Row] = []
+    running: list[Batch | EncodedRun] = []
 
     def take() -> None:
-        if (batch := line.take(1.0, idle)) is not None:
-            batches.append(batch)
-            running.append(batch)
+        if (taken := line.take(1.0, idle)) is None:
+            return
+        running.append(taken)
+        kept = list(taken.rows)
+        if isinstance(taken, Batch) and len(kept) > 1 and data.draw(st.booleans()):
+            line.hand_over(taken, [encoded(taken, [place]) for place in range(1, len(kept))])
+            kept = kept[:1]
+        computed.extend(kept)
 
     for model, numbers, fate in calls:
         made = call(models[model], numbers, 0.0 if fate == "expired" else 9.0, limit)
@@ -196,9 +271,8 @@ def test_every_wanted_row_is_taken_once_and_no_other(
         if running:
             line.release(running.pop(0))
         take()
-    taken = [row for batch in batches for row in batch.rows]
     expected = [(id(each), place) for each in waiting for place in range(len(each.inputs))]
-    found = [(id(row.call), row.place) for row in taken]
+    found = [(id(row.call), row.place) for row in computed]
     assert sorted(found) == sorted(expected)
 
 
