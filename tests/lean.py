@@ -2,6 +2,7 @@
 
     python = lean_python("serve")                       # edgewright[serve]
     python = lean_python("client", ("protobuf<7",))     # edgewright[client], an older protobuf
+    python = lean_python("client", oldest("client"))    # the oldest that pyproject.toml allows
     python = lean_python("")                            # no extra
     run_lean(python, script)                            # what it prints; raises when it fails
 
@@ -29,6 +30,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAN = ROOT / "build" / "lean"
@@ -64,6 +68,25 @@ def lean_python(extras: str, extra_requirements: tuple[str, ...] = ()) -> Path:
         lambda folder: _install_project(folder, dependencies, _only_wheel(wheel)),
     )
     return environment / "bin" / "python"
+
+
+def requirements(extra: str) -> Iterator[Requirement]:
+    """What an extra asks for, those of the extras it names included."""
+    for requirement in map(Requirement, _project()["optional-dependencies"][extra]):
+        if requirement.name == "edgewright":
+            for other in requirement.extras:
+                yield from requirements(other)
+        else:
+            yield requirement
+
+
+def oldest(extra: str) -> tuple[str, ...]:
+    """Extra requirements: the oldest version that is allowed of all that ``extra`` needs."""
+    lowest: dict[str, Version] = {}
+    for each in [*map(Requirement, _project()["dependencies"]), *requirements(extra)]:
+        (bound,) = (Version(one.version) for one in each.specifier if one.operator == ">=")
+        lowest[each.name] = max(bound, lowest.get(each.name, bound))
+    return tuple(f"{name}=={version}" for name, version in lowest.items())
 
 
 def run_lean(python: Path, *arguments: str | Path) -> str:

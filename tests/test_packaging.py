@@ -10,12 +10,12 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lean import requirements
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,17 +164,6 @@ def test_an_editable_install_finds_the_stages_in_their_folders(
         assert found.is_file()
         assert found == builds.sources / folder.relative_to(ROOT) / "__init__.py"
     run("-I", "-c", "import edgewright.finetune", python=python, cwd=tmp_path)
-
-
-def requirements(extra: str) -> Iterator[Requirement]:
-    """What an extra asks for, those of the extras it names included."""
-    for line in pyproject()["project"]["optional-dependencies"][extra]:
-        requirement = Requirement(line)
-        if requirement.name == "edgewright":
-            for other in requirement.extras:
-                yield from requirements(other)
-        else:
-            yield requirement
 
 
 def normal(name: str) -> str:

@@ -26,24 +26,20 @@ _CONCURRENCY: Final = (1, 8, 32)
 _P99_MS: Final = 50.0
 
 
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them."""
+def _numbers(kind: Callable[[str], float]) -> Callable[..., tuple[float, ...] | None]:
+    """A callback that reads numbers with commas between them."""
 
-    name = "numbers"
-
-    def __init__(self, kind: Callable[[str], float]) -> None:
-        self._kind = kind
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """The numbers in their order."""
-        if isinstance(value, tuple):
-            return value
+    def read(
+        ctx: click.Context, param: click.Parameter, value: str | None
+    ) -> tuple[float, ...] | None:
         try:
-            return tuple(self._kind(each) for each in str(value).split(","))
+            return None if value is None else tuple(map(kind, value.split(",")))
         except ValueError:
-            self.fail(f"{value!r}: numbers with commas between them are expected", param, ctx)
+            raise click.BadParameter(
+                f"{value!r}: numbers with commas between them are expected", ctx, param
+            ) from None
+
+    return read
 
 
 @click.command(
@@ -75,13 +71,13 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 @click.option(
     "--concurrency",
     metavar="N[,N]...",
-    type=Numbers(int),
+    callback=_numbers(int),
     help="Closed loop: callers at once; each number is a load.  [default: 1,8,32]",
 )
 @click.option(
     "--rate",
     metavar="R[,R]...",
-    type=Numbers(float),
+    callback=_numbers(float),
     help="Open loop: calls that are due each second, answered or not; each number is a load.",
 )
 @click.option(
