@@ -16,6 +16,7 @@ from typing import Any, Final
 from edgewright.errors import NotReadyError
 from edgewright.serve.config import ServeConfig
 from edgewright.serve.grace import Grace
+from edgewright.serve.grpc_core import warn_of_untested
 from edgewright.serve.grpc_options import MAX_CONNECTIONS
 from edgewright.serve.logs import LogThread
 from edgewright.serve.loop_lag import watch_loop
@@ -83,6 +84,7 @@ class Server(Parts):
 
     async def start(self) -> None:
         """Answer probes: alive, not ready."""
+        warn_of_untested()
         await self._http.start()
         self._security.watch()
         self.health.set(SERVICES, serving=False)

@@ -13,6 +13,8 @@ import pytest
 from edgewright.errors import BackendUnavailableError
 from edgewright.serve import grpc_core
 
+from .conftest import Launch
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,6 +32,31 @@ def test_one_that_lacks_what_is_used_is_told_by_name(monkeypatch: pytest.MonkeyP
     assert str(told.value) == (
         f"grpcio {grpc.__version__} lacks Server.request_call, auth_context, by which calls are "
         "served; install one that is known to serve: pip install 'grpcio>=1.83.0,<=1.85.3'"
+    )
+
+
+@pytest.mark.parametrize("version", ["1.83.0", "1.84.2", "1.85.3"])
+def test_of_one_that_was_tested_nothing_is_said(
+    version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc, "__version__", version)
+    grpc_core.warn_of_untested()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("version", ["1.9.0", "1.82.3", "1.85.4", "1.100.0", "2.0.0rc1"])
+def test_of_one_that_was_not_tested_a_server_that_starts_warns(
+    version: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    launch: Launch,
+) -> None:
+    monkeypatch.setattr(grpc, "__version__", version)
+    launch(load=False)
+    (told,) = (each.getMessage() for each in caplog.records if each.name == grpc_core.__name__)
+    assert told == (
+        f"grpcio {version} has not been tested to serve, and may refuse or fail calls that others "
+        "answer; install one that has: pip install 'grpcio>=1.83.0,<=1.85.3'"
     )
 
 
