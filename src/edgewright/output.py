@@ -60,6 +60,7 @@ class Output:
 
     def progress(self) -> Progress:
         """A bar with time elapsed and remaining, on stderr; hidden where none is wanted."""
+        hidden = not self.draws_bars
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -68,6 +69,6 @@ class Output:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
-            console=Console(stderr=True),
-            disable=not self.draws_bars,
+            console=Console(stderr=True, quiet=hidden),  # rich 14.0 ends a hidden one with a line
+            disable=hidden,
         )
