@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from inspect import isfunction, signature
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from both_clients import KINDS, Clock, ask, free_port
 from fake_server import FakeServer, label_of
-from lean import lean_python
+from lean import lean_python, oldest
 
 from edgewright.client import AsyncClient, Client, Feedback, ModelState
 from edgewright.errors import (
@@ -41,6 +42,26 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def deaf() -> Iterator[socket.socket]:
+    """Takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        yield listener
+
+
+def target(listener: socket.socket) -> str:
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def consumed(call: Any) -> None:
+    if isinstance(call, AsyncIterator):
+        async for _ in call:
+            pass
+    else:
+        await call
 
 
 def test_a_text_comes_back_with_its_class(kind: str, server: FakeServer) -> None:
@@ -212,6 +233,73 @@ def test_a_closed_client_says_so(kind: str, server: FakeServer, method: str) -> 
     told = f"this client of {server.target} is closed; make another one"
     with pytest.raises(ConfigError, match=told):
         ask(kind, server.target, method, *CALLS[method], closed=True)
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_call_in_progress_is_told_that_its_client_was_closed(
+    kind: str, deaf: socket.socket, method: str
+) -> None:
+    def run() -> None:
+        client = Client(target(deaf))
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(lambda: list(getattr(client, method)(*CALLS[method])))
+            connection, _ = deaf.accept()  # which its first call begins
+            client.close()
+            connection.close()
+            call.result(60)
+
+    async def run_async() -> None:
+        client = AsyncClient(target(deaf))
+        call = asyncio.create_task(consumed(getattr(client, method)(*CALLS[method])))
+        connection, _ = await asyncio.to_thread(deaf.accept)
+        await client.close()
+        connection.close()
+        await call
+
+    with pytest.raises(ConfigError, match="is closed; make another one"):
+        run() if kind == "sync" else asyncio.run(run_async())
+
+
+def test_a_task_that_is_cancelled_hears_of_no_close(deaf: socket.socket) -> None:
+    async def run() -> None:
+        client = AsyncClient(target(deaf))
+        call = asyncio.create_task(client.classify("x"))
+        connection, _ = await asyncio.to_thread(deaf.accept)
+        call.cancel()
+        await client.close()
+        connection.close()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(run())
+
+
+def test_a_call_that_meets_the_close_is_told_of_it(server: FakeServer) -> None:
+    client = Client(server.target)
+    classify = client._methods["ClassifyText"]
+
+    def closed_first(*args: Any, **terms: Any) -> Any:
+        client.close()
+        return classify(*args, **terms)
+
+    client._methods["ClassifyText"] = closed_first
+    with pytest.raises(ConfigError, match="is closed; make another one"):
+        client.classify("x")
+
+
+def test_a_failure_that_came_before_the_close_is_told(server: FakeServer) -> None:
+    client = Client(server.target)
+    classify = client._methods["ClassifyText"]
+
+    def closed_after(*args: Any, **terms: Any) -> Any:
+        try:
+            return classify(*args, **terms)
+        finally:
+            client.close()
+
+    client._methods["ClassifyText"] = closed_after
+    with pytest.raises(ModelNotFoundError):
+        client.classify("x", model="nothing")
 
 
 @pytest.mark.parametrize("method", OF_ONE_MODEL)
@@ -397,11 +485,15 @@ print(google.protobuf.__version__.split(".")[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("requirement", "major"), [("protobuf<7", "6"), ("protobuf>=7", "7")])
+@pytest.mark.parametrize(
+    ("versions", "major"),
+    [(("protobuf<7",), "6"), (("protobuf>=7",), "7"), (oldest("client"), "6")],
+    ids=["6", "7", "oldest"],
+)
 def test_the_client_extra_alone_calls_a_server(
-    server: FakeServer, requirement: str, major: str
+    server: FakeServer, versions: tuple[str, ...], major: str
 ) -> None:
-    python = lean_python("client", (requirement,))
+    python = lean_python("client", versions)
     done = subprocess.run(
         [python, "-I", "-W", "error", "-c", CLIENT_SCRIPT, server.target],
         capture_output=True,
@@ -412,7 +504,7 @@ def test_the_client_extra_alone_calls_a_server(
     assert done.stdout.split() == ["ModelNotFoundError", major]
     command = [python.with_name("edgewright"), "predict", "--target", server.target, "Shares rose"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (told.returncode, told.stdout.split()[0]) == (0, "business"), told.stderr
+    assert (told.returncode, told.stdout.split()[0], told.stderr) == (0, "business", "")
 
 
 def test_both_clients_are_called_alike() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import count, islice
 from typing import Any
@@ -359,13 +360,14 @@ def test_an_error_of_the_entries_own_call_is_not_the_streams() -> None:
         raise Failure(grpc.StatusCode.UNAVAILABLE)
 
     async def run() -> None:
-        call = AsyncStreamCall(lambda: None, broken(), asyncio.sleep, clock)
+        call = AsyncStreamCall(lambda: None, broken(), nullcontext, asyncio.sleep, clock)
         async for _ in call.answers(stream(clock).steps()):
             pass
 
     clock = Clock()
     with pytest.raises(Failure):
-        list(StreamCall(None, broken(), clock.sleep, clock).answers(stream(clock).steps()))
+        call = StreamCall(None, broken(), nullcontext, clock.sleep, clock)
+        list(call.answers(stream(clock).steps()))
     with pytest.raises(Failure):
         asyncio.run(run())
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -59,6 +67,7 @@ class AsyncClient:
         self._sleep = sleep
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
+        self._waiting: set[asyncio.Timeout] = set()  # for the channel
         self._closed = False
 
     async def classify(
@@ -130,7 +139,11 @@ class AsyncClient:
         check_several(items, "items")
         stream = self._stream(ClassifyForm(model, version, top_k), timeout_s)
         call = AsyncStreamCall(
-            lambda: self._method("StreamClassify"), items, self._sleep, self._connection.clock
+            lambda: self._method("StreamClassify"),
+            items,
+            self._while_open,
+            self._sleep,
+            self._connection.clock,
         )
         return call.answers(stream.steps())
 
@@ -163,7 +176,11 @@ class AsyncClient:
         check_several(entries, "entries")
         stream = self._stream(FeedbackForm(), timeout_s)
         call = AsyncStreamCall(
-            lambda: self._method("StreamFeedback"), entries, self._sleep, self._connection.clock
+            lambda: self._method("StreamFeedback"),
+            entries,
+            self._while_open,
+            self._sleep,
+            self._connection.clock,
         )
         return call.answers(stream.steps())
 
@@ -178,8 +195,10 @@ class AsyncClient:
         await self._drive(self._calls.wait_until_ready(model, deadline))
 
     async def close(self) -> None:
-        """Close the connection; calls in progress are cancelled."""
+        """Close the connection; calls in progress end, with ConfigError."""
         self._closed = True
+        for each in self._waiting:
+            each.reschedule(0)
         if self._channel is not None:
             await self._channel.close()
 
@@ -215,11 +234,31 @@ class AsyncClient:
     async def _perform(self, step: Send | Pause) -> Any:
         if isinstance(step, Pause):
             return await self._sleep(step.seconds)
-        return await self._method(step.method)(step.request, timeout=step.timeout_s)
+        async with self._while_open():
+            return await self._method(step.method)(step.request, timeout=step.timeout_s)
 
-    def _method(self, name: str) -> Any:
+    @asynccontextmanager
+    async def _while_open(self) -> AsyncIterator[None]:
+        """For what is done with the channel: who waits for it when it is closed is told of that.
+
+        grpc.aio would cancel him, which looks to a TaskGroup as if he had ended well, or leave a
+        stream that is not connected yet to wait for ever.
+        """
         if self._closed:
             raise self._connection.closed()
+        waiting = asyncio.timeout(None)
+        self._waiting.add(waiting)
+        try:
+            async with waiting:
+                yield
+        except TimeoutError as error:
+            if not waiting.expired():
+                raise
+            raise self._connection.closed() from error
+        finally:
+            self._waiting.discard(waiting)
+
+    def _method(self, name: str) -> Any:
         if self._channel is None:
             self._channel = self._connection.async_channel()
             self._methods = self._connection.methods(self._channel)

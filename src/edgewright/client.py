@@ -19,6 +19,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -209,7 +210,11 @@ class Client:
         check_several(items, "items")
         stream = self._stream(ClassifyForm(model, version, top_k), timeout_s)
         call = StreamCall(
-            lambda: self._method("StreamClassify"), iter(items), self._sleep, self._connection.clock
+            self._methods["StreamClassify"],
+            iter(items),
+            self._while_open,
+            self._sleep,
+            self._connection.clock,
         )
         return call.answers(stream.steps())
 
@@ -251,8 +256,9 @@ class Client:
         check_several(entries, "entries")
         stream = self._stream(FeedbackForm(), timeout_s)
         call = StreamCall(
-            lambda: self._method("StreamFeedback"),
+            self._methods["StreamFeedback"],
             iter(entries),
+            self._while_open,
             self._sleep,
             self._connection.clock,
         )
@@ -269,7 +275,7 @@ class Client:
         self._drive(self._calls.wait_until_ready(model, deadline))
 
     def close(self) -> None:
-        """Close the connection; calls in progress are cancelled."""
+        """Close the connection; calls in progress end, with ConfigError."""
         self._closed = True
         self._channel.close()
 
@@ -305,9 +311,24 @@ class Client:
     def _perform(self, step: Send | Pause) -> Any:
         if isinstance(step, Pause):
             return self._sleep(step.seconds)
-        return self._method(step.method)(step.request, timeout=step.timeout_s)
+        with self._while_open():
+            return self._methods[step.method](step.request, timeout=step.timeout_s)
 
-    def _method(self, name: str) -> Any:
+    @contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """For what is done with the channel: what gRPC raises once it is closed is told as that."""
+        self._check_open()
+        try:
+            yield
+        except ValueError as error:  # what a new call is told
+            self._check_open(error)
+            raise
+        except grpc.RpcError as error:
+            failure: Any = error
+            if failure.code() is grpc.StatusCode.CANCELLED:
+                self._check_open(error)
+            raise
+
+    def _check_open(self, cause: Exception | None = None) -> None:
         if self._closed:
-            raise self._connection.closed()
-        return self._methods[name]
+            raise self._connection.closed() from cause

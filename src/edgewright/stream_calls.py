@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
@@ -28,17 +28,22 @@ from edgewright.resumed_stream import (
 
 
 class StreamCall:
-    """Performs the steps on the thread that takes the answers; ``method`` gives the RPC."""
+    """Performs the steps on the thread that takes the answers; ``method`` is the RPC.
+
+    ``guard`` is entered around what is done with it.
+    """
 
     def __init__(
         self,
-        method: Callable[[], Any],
+        method: Callable[..., Any],
         entries: Iterator[Any],
+        guard: Callable[[], AbstractContextManager[None]],
         sleep: Callable[[float], None],
         clock: Callable[[], float],
     ) -> None:
         self._method = method
         self._entries = entries
+        self._guard = guard
         self._sleep = sleep
         self._clock = clock
         self._requests: SimpleQueue[Message | None] = SimpleQueue()
@@ -70,10 +75,17 @@ class StreamCall:
                 return self._take(count, self._clock() + within_s)
             case Pause(seconds):
                 return self._sleep(seconds)
+            case Deliver():
+                return None
+        with self._guard():
+            return self._perform_call(step)
+
+    def _perform_call(self, step: Step) -> Any:
+        match step:
             case Open(timeout_s):
                 self._end()
                 self._requests = SimpleQueue()
-                self._call = self._method()(iter(self._requests.get, None), timeout=timeout_s)
+                self._call = self._method(iter(self._requests.get, None), timeout=timeout_s)
             case Write(request):
                 self._requests.put(request)
             case Read():
@@ -99,12 +111,16 @@ class StreamCall:
 
 
 class AsyncStreamCall:
-    """Performs the steps on the event loop; ``method`` gives the RPC, once there is a loop."""
+    """Performs the steps on the event loop; ``method`` gives the RPC, once there is a loop.
+
+    ``guard`` as in ``StreamCall``.
+    """
 
     def __init__(
         self,
         method: Callable[[], Any],
         entries: Iterable[Any] | AsyncIterable[Any],
+        guard: Callable[[], AbstractAsyncContextManager[None]],
         sleep: Callable[[float], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
@@ -112,6 +128,7 @@ class AsyncStreamCall:
         self._taking = _Taking(
             aiter(entries if isinstance(entries, AsyncIterable) else _async(entries)), clock
         )
+        self._guard = guard
         self._sleep = sleep
         self._call: Any = None
 
@@ -143,6 +160,13 @@ class AsyncStreamCall:
                 return await self._taking.next(count, within_s)
             case Pause(seconds):
                 return await self._sleep(seconds)
+            case Deliver():
+                return None
+        async with self._guard():
+            return await self._perform_call(step)
+
+    async def _perform_call(self, step: Step) -> Any:
+        match step:
             case Open(timeout_s):
                 self._end()
                 self._call = self._method()(timeout=timeout_s)
