@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -20,6 +23,7 @@ from edgewright.serve.admin_service import AdminService
 from edgewright.serve.admission import Limits, QueueLimit
 from edgewright.serve.background import Background
 from edgewright.serve.batching import Batcher
+from edgewright.serve.begun_loads import BegunLoads
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.config import ServeConfig
@@ -62,6 +66,8 @@ SERVICES: Final = (
 )
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 MIB: Final = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 class Parts:
@@ -236,8 +242,8 @@ class Parts:
     def _load_one(
         self, repository: Repository, preprocessors: Preprocessors, name: str, version: int
     ) -> ServedModel:
-        config, starts = self.config, self.registry.state is State.LOADING
-        with nullcontext() if starts else self.batcher.cutting_in():
+        config = self.config
+        with self._loading(repository.path / name / str(version)) as background:
             model = load_model(
                 repository,
                 name,
@@ -249,7 +255,22 @@ class Parts:
                 batch_tokens=config.batch_tokens,
                 host=config.host_options,
                 preprocessors=preprocessors,
-                background=None if starts else self._background,
+                background=background,
             )
         self.batcher.grow_to(model.instances)
         return model
+
+    @contextmanager
+    def _loading(self, bundle: Path) -> Iterator[Background | None]:
+        """What proves it beside those who answer; None where nobody does yet, and it is safe."""
+        if self.registry.state is not State.LOADING:
+            with self.batcher.cutting_in():
+                yield self._background
+            return
+        with BegunLoads(self.config.state_dir).load(bundle) as was_cut_off:
+            if was_cut_off:
+                log.warning(
+                    "a server ended while it loaded %s, so another process proves that first",
+                    bundle,
+                )
+            yield self._background if was_cut_off else None

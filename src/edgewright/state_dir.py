@@ -7,6 +7,7 @@ host adds lies in a folder of its own, which can be deleted at any time and be m
     STATE_DIR/bundles/<manifest SHA-256>/     one JSON file for each kind of result on a bundle:
                                               what was measured here (``proof.host_record``)
     STATE_DIR/bundles/<manifest SHA-256>.lock held while a bundle is measured
+    STATE_DIR/loading/                        what servers load as they start
 
 STATE_DIR is ``--state-dir``, else ``edgewright`` in ``$XDG_STATE_HOME`` or ``~/.local/state``.
 """

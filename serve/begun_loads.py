@@ -1,0 +1,68 @@
+"""Loads that a server began as it started: one that ended the process is seen at the next start.
+
+The first load is proven in place, so a bundle that crashes its runtime ends the server, and would
+end it at every start, whatever answered before. Whoever finds that an earlier load of the same
+bundle has not come to its end can have another process prove it first.
+
+    STATE_DIR/loading/<SHA-256 of the seal>   there from the beginning of a load to its end
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from edgewright.errors import ConfigError
+from edgewright.manifest import SEAL_FILE, sha256_bytes
+from edgewright.state_dir import StateDir
+
+
+class BegunLoads:
+    """What this host remembers of them."""
+
+    def __init__(self, state_dir: Path | None) -> None:
+        """``state_dir`` as told by --state-dir; None for the user's. Nothing is written yet."""
+        self._state_dir = state_dir
+
+    @contextmanager
+    def load(self, bundle: Path) -> Iterator[bool]:
+        """Within, ``bundle`` is being loaded; whether an earlier load of it ended its process.
+
+        That is remembered until a load succeeds. False where nothing can be written, or where
+        another process loads it now.
+        """
+        file = self._alone(bundle)
+        if file is None:
+            yield False
+            return
+        with file:
+            was_cut_off = os.fstat(file.fileno()).st_size > 0
+            file.write(b"begun\n")
+            file.flush()
+            survived = not was_cut_off  # whatever is raised here
+            try:
+                yield was_cut_off
+                survived = True
+            finally:
+                if survived:
+                    Path(file.name).unlink(missing_ok=True)
+
+    def _alone(self, bundle: Path) -> BinaryIO | None:
+        """The file, locked; the lock goes with the process."""
+        try:
+            seal = sha256_bytes((bundle / SEAL_FILE).read_bytes())
+            path = StateDir.at(self._state_dir).path / "loading" / seal
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        except (OSError, ConfigError):
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
