@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -84,21 +85,31 @@ def test_no_call_waits_for_longer_than_it_may_nor_for_half_of_what_its_deadline_
 
 
 def holding(
-    refusals: Refusals, connections: str, then: Callable[[list[asyncio.Task[None]]], Any]
+    refusals: Refusals,
+    connections: str,
+    then: Callable[[list[asyncio.Task[bool]]], Any],
+    *,
+    for_room: bool = False,
 ) -> Any:
     """What ``then`` gives while a call of each of ``connections``, by letter, is held."""
 
     async def scenario() -> Any:
-        tasks = [asyncio.create_task(refusals.pace(refusal(), each, None)) for each in connections]
+        tasks = [
+            asyncio.create_task(refusals.pace(refusal(), each, None, for_room=for_room))
+            for each in connections
+        ]
         await asyncio.sleep(0)
         given = then(tasks)
         if isinstance(given, Coroutine):
             given = await given
         refusals.drain()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
         return given
 
     return run(scenario())
+
+
+waiting_for_room = partial(holding, for_room=True)
 
 
 def scarce(most: int = 100) -> Refusals:
@@ -160,7 +171,7 @@ def test_what_is_held_is_bounded() -> None:
 def test_where_all_places_are_taken_who_has_fewer_than_his_share_gets_one_of_who_has_most(
     connections: str, told: list[int]
 ) -> None:
-    async def those_told(tasks: list[asyncio.Task[None]]) -> tuple[list[int], int]:
+    async def those_told(tasks: list[asyncio.Task[bool]]) -> tuple[list[int], int]:
         await asyncio.sleep(0)
         return [at for at, task in enumerate(tasks) if task.done()], refusals.held
 
@@ -182,7 +193,7 @@ def test_who_lost_his_place_is_not_let_in() -> None:
 
 
 def test_a_caller_who_leaves_is_held_no_more() -> None:
-    async def leave(tasks: list[asyncio.Task[None]]) -> tuple[int, int]:
+    async def leave(tasks: list[asyncio.Task[bool]]) -> tuple[int, int]:
         tasks[0].cancel()
         await asyncio.gather(tasks[0], return_exceptions=True)
         return refusals.held, refusals._held.connections
@@ -209,27 +220,6 @@ def test_who_was_held_is_to_come_back_so_much_sooner() -> None:
     run(scenario())
     assert 0.05 <= told.retry_after_s <= RETRY_S / 2
     assert told.retry_after_s == round(told.retry_after_s, 2)
-
-
-def waiting_for_room(
-    refusals: Refusals,
-    connections: str,
-    then: Callable[[list[asyncio.Task[bool]]], Coroutine[Any, Any, Any]],
-) -> Any:
-    """What ``then`` gives while a call of each of ``connections``, by letter, waits for room."""
-
-    async def scenario() -> Any:
-        tasks = [
-            asyncio.create_task(refusals.pace(refusal(), each, None, for_room=True))
-            for each in connections
-        ]
-        await asyncio.sleep(0)
-        given = await then(tasks)
-        refusals.drain()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return given
-
-    return run(scenario())
 
 
 @pytest.mark.parametrize(
