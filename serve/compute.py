@@ -133,22 +133,34 @@ class Compute:
                 scores, extras = model.scores_with(encoded, wanted)
             else:
                 scores = model.scores(encoded)
+            ended = self._clock()
+            outcomes = self._outcomes(run, scores, extras)
         except BaseException as error:  # an edge, as above
             self._apart(run, error)
             return
-        ended = self._clock()
+        lengths = [len(each) for each in encoded]
+        told = Run(run.batch, run_started, ended, len(rows), sum(lengths), padded_tokens(lengths))
+        self._tell(Computed(model, rows, outcomes, ended - started, told))
+
+    def _outcomes(
+        self,
+        run: EncodedRun,
+        scores: NDArray[np.float32],
+        extras: Mapping[str, NDArray[np.float32]],
+    ) -> list[Answer | EdgewrightError]:
+        model, rows = run.model, run.rows
+        if len(scores) != len(rows):  # or some would wait for ever
+            raise EdgewrightError(f"{model.name} gave {len(scores)} scores for {len(rows)} inputs")
         outcomes: list[Answer | EdgewrightError] = []
         for place, (classes, best) in enumerate(zip(*best_first(scores), strict=True)):
-            row, one = rows[place], encoded[place]
+            row, one = rows[place], run.encoded[place]
             asked = {name: extras[name][place] for name in row.call.extras}
             if _finite(best, asked):
                 outcomes.append(Answer(classes, best, one.truncated, asked))
             else:
                 self._observer.not_finite(model)
                 outcomes.append(_not_finite(model, row, one))
-        lengths = [len(each) for each in encoded]
-        told = Run(run.batch, run_started, ended, len(rows), sum(lengths), padded_tokens(lengths))
-        self._tell(Computed(model, rows, outcomes, ended - started, told))
+        return outcomes
 
     def _apart(self, run: EncodedRun, error: BaseException) -> None:
         """Compute every call's rows by themselves, so that the call at fault fails alone."""

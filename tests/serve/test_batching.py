@@ -382,6 +382,28 @@ def test_the_compute_thread_outlives_a_failure(
     with_batcher(scenario)
 
 
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        (lambda scores: scores[1:], "fake gave 1 scores for 2 inputs"),
+        (lambda scores: scores[:, 0], "fake failed: AxisError"),
+    ],
+)
+def test_a_model_that_gives_other_scores_than_it_must_leaves_nobody_without_an_answer(
+    cut: Callable[[NDArray[np.float32]], NDArray[np.float32]], told: str
+) -> None:
+    class Cut(FakeModel):
+        def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
+            return cut(super().scores(rows))
+
+    async def scenario(batcher: Batcher) -> None:
+        with pytest.raises(EdgewrightError, match=told):
+            await batcher.classify(Cut(), ["7", "7"], None)
+        assert await batcher.classify(FakeModel(), ["5"], None) == [expected_answer(5)]
+
+    with_batcher(scenario)
+
+
 def test_scores_that_are_no_numbers_fail_their_row_and_are_counted() -> None:
     class Broken(FakeModel):
         def scores(self, rows: Sequence[TokenRow]) -> NDArray[np.float32]:
