@@ -118,8 +118,8 @@ class RpcCall:
         if self._writing:  # also where who wrote was cancelled
             raise RuntimeError("the caller has no room yet for what was written last")
         sent = self._loop.create_future()
-        self._start((*self._metadata_once(), core.SendMessageOperation(message, _NO_FLAGS)),
-                    partial(self._on_sent, sent))  # fmt: skip
+        send = core.SendMessageOperation(message, _NO_FLAGS)  # first: what is no bytes it refuses
+        self._start((*self._metadata_once(), send), partial(self._on_sent, sent))
         self._writing = True
         if not await sent:
             raise CallLeft

@@ -182,7 +182,8 @@ def test_where_all_places_are_taken_who_has_fewer_than_his_share_gets_one_of_who
 
 def test_who_lost_his_place_is_not_let_in() -> None:
     async def let_in(tasks: list[asyncio.Task[bool]]) -> list[bool]:
-        for _ in range(3):
+        assert refusals.waiting == 2
+        while refusals.waiting:
             refusals.let_in()
         await asyncio.sleep(0)
         return [task.result() for task in tasks]
@@ -253,9 +254,13 @@ def test_who_waits_to_be_told_alone_is_not_let_in() -> None:
     assert holding(refusals, "ab", let_in) == (2, 0, 0)
 
 
-def test_whoever_leaves_as_he_is_let_in_is_not_on_the_way() -> None:
+@pytest.mark.parametrize("let_in", [True, False])
+def test_whoever_leaves_does_not_wait_for_room_and_is_not_on_the_way(let_in: bool) -> None:
+    """Even as he is let in."""
+
     async def leave(tasks: list[asyncio.Task[bool]]) -> tuple[int, int]:
-        refusals.let_in()
+        if let_in:
+            refusals.let_in()
         tasks[0].cancel()
         await asyncio.gather(tasks[0], return_exceptions=True)
         return refusals.on_the_way, refusals.waiting

@@ -267,6 +267,15 @@ def test_a_response_that_is_no_bytes_is_an_internal_error_at_once(
     assert f"the answer of {UNARY}ends cannot be sent" in caplog.text
 
 
+def test_a_message_that_is_no_bytes_is_an_internal_error_at_once(serve: Serve) -> None:
+    async def writes(call: RpcCall) -> None:
+        await call.write("text")  # type: ignore[arg-type]
+
+    call = serve(writes=writes).stream("writes")
+    assert call.code() is Code.INTERNAL
+    assert call.details() == "the call failed; the server's log says why"
+
+
 def test_nothing_begins_after_the_end(serve: Serve) -> None:
     told = Told()
 
