@@ -13,8 +13,8 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from edgewright.errors import ConfigError
 from edgewright.manifest import SEAL_FILE, sha256_bytes
@@ -35,14 +35,11 @@ class BegunLoads:
         That is remembered until a load succeeds. False where nothing can be written, or where
         another process loads it now.
         """
-        file = self._alone(bundle)
+        file, was_cut_off = self._begin(bundle)
         if file is None:
             yield False
             return
         with file:
-            was_cut_off = os.fstat(file.fileno()).st_size > 0
-            file.write(b"begun\n")
-            file.flush()
             survived = not was_cut_off  # whatever is raised here
             try:
                 yield was_cut_off
@@ -51,18 +48,20 @@ class BegunLoads:
                 if survived:
                     Path(file.name).unlink(missing_ok=True)
 
-    def _alone(self, bundle: Path) -> BinaryIO | None:
-        """The file, locked; the lock goes with the process."""
+    def _begin(self, bundle: Path) -> tuple[FileIO | None, bool]:
+        """The file, whose lock goes with the process, and whether an earlier load left it."""
         try:
             seal = sha256_bytes((bundle / SEAL_FILE).read_bytes())
             path = StateDir.at(self._state_dir).path / "loading" / seal
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
+            file = path.open("ab", buffering=0)
         except (OSError, ConfigError):
-            return None
+            return None, False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            was_cut_off = os.fstat(file.fileno()).st_size > 0
+            file.write(b"begun\n")
+        except OSError:  # another process loads it, or the disk is full
             file.close()
-            return None
-        return file
+            return None, False
+        return file, was_cut_off

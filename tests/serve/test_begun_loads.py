@@ -88,6 +88,14 @@ def test_without_a_folder_or_a_seal_nothing_is_remembered(state: Path, bundle: P
     assert not was_cut_off(state, bundle / "nowhere")
 
 
+def test_on_a_full_disk_nothing_is_remembered(state: Path, bundle: Path) -> None:
+    end_within(state, bundle)
+    (file,) = (state / "loading").iterdir()
+    file.unlink()
+    file.symlink_to("/dev/full")
+    assert not was_cut_off(state, bundle)
+
+
 # In whatever process: reading this file is a crash.
 CRASH = """
 import os, resource, sys
