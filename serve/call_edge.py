@@ -209,11 +209,11 @@ class CallEdge:
             record.held_s = time.monotonic() - begun
 
     def _begin(self, method: str, call: RpcCall) -> CallRecord:
-        self.in_flight += 1
         record = current_call.get()
         assert record is not None  # ``find`` has run in this task
         self._observer.begin(record, method, call.peer)
         call.trailers = ((REQUEST_ID, record.request_id),)
+        self.in_flight += 1  # last: what failed before is nothing that a drain waits for
         return record
 
     def _guarded(self, path: str, answer: Method) -> Method:

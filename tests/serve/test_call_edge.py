@@ -125,6 +125,24 @@ def test_a_caller_whom_grpc_has_forgotten_has_left_and_is_refused_nothing(limits
     assert ended(instruments) == ["CANCELLED"]
 
 
+def test_a_call_that_cannot_begin_is_none_that_a_drain_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edge = edge_of_models()
+    monkeypatch.setattr(CallObserver, "begin", lambda *_: 1 / 0)
+
+    async def scenario() -> None:
+        call = called(CALL)
+        call.peer = str  # type: ignore[method-assign]
+        method = edge.find(call)
+        assert method is not None
+        with pytest.raises(ZeroDivisionError):
+            await method(call)
+
+    asyncio.run(scenario())
+    assert edge.in_flight == 0
+
+
 class Unread:
     """A call of a method that waits in the queue, whose message has not been read."""
 
