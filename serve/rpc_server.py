@@ -34,6 +34,7 @@ _AHEAD: Final = 32
 _UNREAD: Final = 64
 # Calls that were taken and that the loop has not come to; what else comes stays in the core.
 MOST_AHEAD: Final = _AHEAD + _ASKED + _UNREAD
+_TOLD: Final = 200  # characters of a path; of a status that is long peers take none at all
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,8 @@ class RpcServer:
         try:
             method = self._methods.find(call)
             if method is None:
-                call.end_with(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {call.method}")
+                named = call.method[:_TOLD]
+                call.end_with(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {named}")
             else:
                 response = await method(call)
         except (asyncio.CancelledError, CallLeft):

@@ -108,6 +108,13 @@ def test_a_method_that_is_none_is_named(serve: Serve, path: str) -> None:
     assert call.details() == f"there is no method {path}guess"
 
 
+def test_of_a_path_that_is_long_its_begin_is_told(serve: Serve) -> None:
+    """All of it gRPC's clients may not take, in a status, and say then that they are overloaded."""
+    call = serve().channel.unary_unary(UNARY + "é" * 3000).future(b"", timeout=60)
+    assert call.code() is Code.UNIMPLEMENTED
+    assert call.details().startswith(f"there is no method {UNARY}é")
+
+
 def test_what_a_method_lets_through_is_told_to_the_log_alone(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
