@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # gRPC is imported when there is something to send
     from edgewright.bench.arrivals import Arrivals
     from edgewright.bench.config import BenchConfig, Load
     from edgewright.bench.inputs import Inputs
+    from edgewright.bench.record import Record
 
 INTERRUPTED: Final = 130
 NOT_ANSWERED: Final = 6
@@ -185,8 +186,17 @@ def bench(
     if record.interrupted:
         ctx.exit(INTERRUPTED)
     if not record.answered:
-        output.warn(f"{target} answered no call")
+        output.warn(_unanswered(record))
         ctx.exit(NOT_ANSWERED)
+
+
+def _unanswered(record: Record) -> str:
+    if record.answered_within:  # in the window, and due before it: there was no catching up
+        return (
+            "nothing was measured: of the calls that were due in time none was answered; ask for "
+            "less, or give --processes more"
+        )
+    return f"{record.target} answered no call"
 
 
 def _config(options: dict[str, Any]) -> BenchConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +327,23 @@ def test_ctrl_c_ends_the_run_and_tells_what_was_measured(server: FakeServer) -> 
     assert result["calls"]["answered"] >= 190
     assert 0 < result["seconds"] < 3600
     assert "Traceback" not in notes
+
+
+def test_a_process_that_makes_load_hears_no_ctrl_c_while_it_starts(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        start(process)
+        os.kill(process.pid or 0, signal.SIGINT)  # as a terminal does to all
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    requests = edgewright_requests(synthetic_texts(3, 0), 1, "news")
+    config = BenchConfig((), duration_s=0.1, warm_up_s=0)
+    with processes(connection_to(server), requests, config) as crew:
+        assert crew.run(Closed(1)).tally.answered
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_the_package_is_not_loaded_before_a_command_needs_it() -> None:

@@ -12,9 +12,12 @@ from edgewright.bench import page
 from edgewright.bench.config import BenchConfig, Closed, Load, Open, Search
 from edgewright.bench.find_rate import CLOSE_ENOUGH, highest_rate, holds
 from edgewright.bench.processes import Measured
+from edgewright.bench.record import Record
+from edgewright.bench.requests import Requests
 from edgewright.bench.result import Result
 from edgewright.bench.sweep import Sweep
 from edgewright.bench.tally import Effort, Failure, Tally, Window
+from edgewright.bench_command import _unanswered
 from edgewright.errors import ConfigError
 
 WINDOW = Window(100.0, 102.0, 112.0)
@@ -56,6 +59,35 @@ def test_a_curve_that_has_no_legend_names_its_percentile(calls: int, named: bool
     """Beside p50 there is a curve of p99 from 1,000 calls on."""
     figure = page._throughput([result_of(tally_of(calls))])
     assert ("p50, ms" in figure.svg) is named
+
+
+def test_a_load_that_was_made_twice_has_two_curves() -> None:
+    results = [result_of(tally_of(100)) for _ in range(2)]
+    for figure in (page._percentiles(results), page._histograms(results)):
+        assert "8 callers" in figure.svg
+        assert "8 callers (2)" in figure.svg
+
+
+@pytest.mark.parametrize(
+    ("answered_at", "told", "headline"),
+    [
+        (101.9, "x:1 answered no call", "No call was answered"),
+        (102.0, "nothing was measured", "Nothing was measured"),
+    ],
+)
+def test_a_generator_that_never_caught_up_is_not_the_servers_silence(
+    answered_at: float, told: str, headline: str
+) -> None:
+    tally = Tally(unsent=100)
+    tally.ended(WINDOW, 101.0, 101.0, answered_at)
+    nothing: Any = None
+    record = Record(
+        "x:1", nothing, nothing, Requests("/m", [b"x"], 1), BenchConfig(()), [result_of(tally, Open(9.0))], None,
+        interrupted=False, began="", host={"name": "h", "cores": 2},
+    )  # fmt: skip
+    assert record.answered == 0
+    assert _unanswered(record).startswith(told)
+    assert page._headline(record, []).text.startswith(headline)
 
 
 def test_goodput_and_throughput_are_told_apart() -> None:

@@ -66,14 +66,17 @@ def _headline(record: Record, answered: Sequence[Result]) -> Headline:
         ("began", record.began.replace("T", " ").replace("+00:00", " UTC")),
     ]
     if not answered:
-        return Headline("No call was answered", Tone.BAD, record.target, facts)
+        text = "No call was answered"
+        if record.answered_within:
+            text = "Nothing was measured: no call that was due in time was answered"
+        return Headline(text, Tone.BAD, record.target, facts)
     best = max(answered, key=lambda each: each.rows_per_s)
     text = f"{best.calls_per_s:,.0f} calls/s answered at {best.load}"
     if config.search is not None:
         text = found(record, config.search)
     p99 = best.response.percentile_ms("p99")
     detail = f"p99 {p99:.2f} ms there. " if p99 is not None else ""
-    doubtful = [str(each.load) for each in record.results if not each.kept_up]
+    doubtful = {str(each.load): None for each in record.results if not each.kept_up}
     if doubtful:
         detail += (
             f"At {', '.join(doubtful)} the generator itself was short of time, so that the figures "
@@ -147,9 +150,19 @@ def _few(results: Sequence[Result]) -> list[Result]:
     ]
 
 
+def _names(results: Sequence[Result]) -> list[str]:
+    """Of each one's curve; a load that was made again has a number."""
+    loads = [str(each.load) for each in results]
+    times = [loads[: place + 1].count(load) for place, load in enumerate(loads)]
+    return [
+        f"{load} ({time})" if time > 1 else load for load, time in zip(loads, times, strict=True)
+    ]
+
+
 def _percentiles(results: Sequence[Result]) -> Figure:
     """Latency by percentile, on an axis that gives each further nine the same room."""
-    series = {str(each.load): list(_curve(each.tally.response)) for each in results}
+    curves = [list(_curve(each.tally.response)) for each in results]
+    series = dict(zip(_names(results), curves, strict=True))
     if len(results) == 1 and isinstance(results[0].load, Open):
         series = {
             "response, from when it was due": list(_curve(results[0].tally.response)),
@@ -202,12 +215,12 @@ def _histograms(results: Sequence[Result]) -> Figure:
     most = max(max(each.tally.response.most_ns for each in results), least + 1)
     step = math.log(most / least) / _BINS
     series = {}
-    for each in results:
+    for name, each in zip(_names(results), results, strict=True):
         bins = [0] * _BINS
         for low, high, count in each.tally.response.buckets():
             middle = min(max((low + high) / 2, least), most)
             bins[min(int(math.log(middle / least) / step), _BINS - 1)] += count
-        series[str(each.load)] = [
+        series[name] = [
             (least * math.exp(step * edge) / 1e6, 100 * share / each.tally.answered)
             for place, share in enumerate(bins)
             for edge in (place, place + 1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Final
 
 from edgewright.bench.config import BenchConfig, Load
@@ -88,7 +90,8 @@ def processes(
             ours, its = context.Pipe()
             worker = Worker(index, config.processes, connection, requests, config.seed)
             process = context.Process(target=work, args=(worker, its), daemon=True)
-            process.start()
+            with _deaf_to_interrupts():
+                process.start()
             its.close()  # so that its end is heard
             pairs.append((process, ours))
         for process, pipe in pairs:
@@ -104,6 +107,17 @@ def processes(
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What starts meanwhile never hears Ctrl-C, which goes to all of a terminal; we do, after."""
+    ensure_running()  # multiprocessing's own process, whose start would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _send(pipe: Pipe, process: SpawnProcess, message: Any) -> None:

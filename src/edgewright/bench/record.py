@@ -31,8 +31,13 @@ class Record:
 
     @property
     def answered(self) -> int:
-        """Calls that were answered in all loads."""
+        """Calls that were due while it was measured and answered, in all loads."""
         return sum(each.tally.answered for each in self.results)
+
+    @property
+    def answered_within(self) -> int:
+        """Calls that were answered while it was measured, due before that though they may be."""
+        return sum(sum(each.tally.answered_within) for each in self.results)
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import selectors
-import signal
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -54,8 +53,7 @@ class Counted:
 
 
 def work(worker: Worker, pipe: Pipe) -> None:
-    """Make the loads that come through ``pipe`` until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is asked too, and says when to stop
+    """Make the loads that come through ``pipe`` until it is closed; it says when to stop."""
     with asyncio.Runner(loop_factory=_precise_loop) as runner:
         runner.run(_work(worker, pipe))
 
