@@ -13,8 +13,9 @@ from inspect import isfunction, signature
 from typing import Any
 
 import pytest
-from both_clients import KINDS, Clock, ask, free_port
+from both_clients import KINDS, Clock, ask
 from fake_server import FakeServer, label_of
+from free_ports import free_port, silent_port
 from lean import lean_python, oldest
 
 from edgewright.client import AsyncClient, Client, Feedback, ModelState
@@ -345,7 +346,8 @@ def test_ready_asks_once_and_does_not_raise_where_nobody_answers(
     kind: str, server: FakeServer
 ) -> None:
     clock = Clock()
-    assert not ask(kind, f"127.0.0.1:{free_port()}", "ready", clock=clock)
+    with silent_port() as port:
+        assert not ask(kind, f"127.0.0.1:{port}", "ready", clock=clock)
     server.failures = [NotReadyError("starting")]
     assert not ask(kind, server.target, "ready", clock=clock)
     assert clock.slept == []
@@ -381,9 +383,10 @@ def test_waiting_finds_a_server_that_comes_up_later(kind: str) -> None:
 
 
 def test_waiting_in_vain_says_what_was_last_heard(kind: str, server: FakeServer) -> None:
-    with pytest.raises(NotReadyError, match=r"not ready within 3 s: no gRPC server answers at"):
+    told = "not ready within 3 s: no gRPC server answers at"
+    with silent_port() as port, pytest.raises(NotReadyError, match=told):
         ask(
-            kind, f"127.0.0.1:{free_port()}", "wait_until_ready",
+            kind, f"127.0.0.1:{port}", "wait_until_ready",
             clock=Clock(), call_options={"timeout_s": 3.0},
         )  # fmt: skip
     server.models[0].state = model_pb2.MODEL_STATE_LOADING

@@ -17,8 +17,9 @@ from typing import Any
 import grpc
 import pytest
 import trustme
-from both_clients import KINDS, Clock, ask, free_port
+from both_clients import KINDS, Clock, ask
 from fake_server import FakeServer
+from free_ports import silent_port
 
 from edgewright.client import AsyncClient, Client, Tls
 from edgewright.errors import (
@@ -42,9 +43,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_server_that_is_not_up_is_named_with_the_command_that_starts_it(kind: str) -> None:
-    port = free_port()
     clock = Clock()
-    with pytest.raises(NotReadyError) as caught:
+    with silent_port() as port, pytest.raises(NotReadyError) as caught:
         ask(kind, f"127.0.0.1:{port}", "classify", "x", clock=clock)
     assert f"no gRPC server answers at 127.0.0.1:{port}" in str(caught.value)
     assert f"`edgewright serve REPOSITORY --port {port}`" in str(caught.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import grpc
 import pytest
 import trustme
 from fake_server import FakeServer
+from free_ports import silent_port
 
 from edgewright.cli import run
 from edgewright.errors import InputError, OverloadedError
@@ -109,10 +109,8 @@ def test_the_model_may_come_from_a_configuration_file(server: FakeServer, tmp_pa
 def test_nothing_listening_is_exit_6_and_names_the_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    assert run(["predict", "--target", f"127.0.0.1:{port}", "x"]) == 6
+    with silent_port() as port:
+        assert run(["predict", "--target", f"127.0.0.1:{port}", "x"]) == 6
     told, notes = capsys.readouterr()
     assert told == ""
     assert notes.startswith(f"error: no gRPC server answers at 127.0.0.1:{port}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from fake_server import FakeServer
+from free_ports import silent_port
 
 from edgewright.bench.config import BenchConfig, Closed, Load, Protocol
 from edgewright.bench.inputs import synthetic_texts
@@ -225,10 +225,8 @@ def test_what_cannot_work_is_told_before_any_load(
 
 
 def test_nothing_listening_is_exit_6_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    assert run(["bench", f"127.0.0.1:{port}", "--duration", "1000"]) == 6
+    with silent_port() as port:
+        assert run(["bench", f"127.0.0.1:{port}", "--duration", "1000"]) == 6
     assert f"no gRPC server answers at 127.0.0.1:{port}" in capsys.readouterr().err
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import socket
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -14,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -33,11 +33,6 @@ def script(blocks: list[tuple[str, str]], ports: dict[str, str]) -> str:
     for told, free in ports.items():
         text = text.replace(told, free)
     return MAKE_ENDS + text
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
 
 
 def bbc_news(folder: Path) -> None:
@@ -60,7 +55,8 @@ def test_readme_blocks_run_as_they_stand(tmp_path: Path) -> None:
     bbc_news(tmp_path)
     blocks = BLOCK.findall(README)
     assert {language for language, _ in blocks} == {"sh", "python"}
-    port, metrics_port = free_port(), free_port()
+    first = free_port(above=1)
+    port, metrics_port = str(first), str(first + 1)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

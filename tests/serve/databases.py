@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -16,6 +15,7 @@ from typing import Self
 
 import psycopg
 import pytest
+from free_ports import free_port
 
 USER = "edgewright"
 PASSWORD = "geheim-7f3a"
@@ -43,9 +43,7 @@ class Postgres:
         if self._user is not None:
             account = pwd.getpwnam(self._user)
             os.chown(self._folder, account.pw_uid, account.pw_gid)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
 
     def __enter__(self) -> Self:
         secret = self._folder / "password"

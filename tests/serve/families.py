@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +24,7 @@ from .processes import Process
 WAIT_S = 60
 TRIES = 200  # connections until both processes have met one; all at the same: 2 ** -199
 Start = Callable[..., "Family"]
+FEW_CORES = "--processes is 2, and there are cores for 1"  # what is said where that is so
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,10 @@ class Family(Process):
         self.told = self.ready()
         self.host = f"[{self.told['host']}]" if ":" in self.told["host"] else self.told["host"]
         return self
+
+    def wait(self) -> tuple[int, str, str]:
+        code, out, err = super().wait()
+        return code, out, "".join(each for each in err.splitlines(True) if FEW_CORES not in each)
 
     @property
     def pids(self) -> list[int]:
@@ -144,20 +147,6 @@ def page(
             return error.code, error.read().decode()
     except (URLError, OSError):
         return 0, ""
-
-
-def two_ports() -> int:
-    """A free port, above which one is free too.
-
-    Below those that the system gives callers: who asks one of these while nobody listens may be
-    given the very port that he asks, and then speaks with himself.
-    """
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as one, socket.socket() as other, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 1))
-            return port
 
 
 def is_running(pid: int) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from both_clients import free_port
+from free_ports import free_port
 from sqlalchemy import text
 
 from edgewright.client import Acknowledgement, AckStatus, Client, Feedback

@@ -9,10 +9,11 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from free_ports import free_port
 
 from edgewright.serve.tokens import Right, new_token
 
-from .families import Family, Identity, Start, page, two_ports
+from .families import Family, Identity, Start, page
 from .processes import until
 from .test_tls import Authority
 
@@ -134,6 +135,6 @@ def test_ports_in_use_on_ipv6_are_told(start_two: Start, repository: Path) -> No
 def test_http_ports_are_the_one_that_was_named_and_that_above(
     start_two: Start, repository: Path
 ) -> None:
-    port = two_ports()
+    port = free_port(above=1)
     family = start_two(repository, "--metrics-port", str(port)).announced()
     assert family.http_ports == [port, port + 1]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from free_ports import free_port
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -20,7 +21,7 @@ from edgewright.v1.prediction_pb2 import ClassifyTextRequest
 from edgewright.v1.prediction_pb2_grpc import PredictionServiceStub
 
 from .bundles import make_bundle
-from .families import Family, Start, is_running, page, two_ports
+from .families import Family, Start, is_running, page
 from .processes import until
 
 CUT_OFF = 6
@@ -42,7 +43,7 @@ def loading(start_two: Start, repository: Path, gate: Path) -> Loading:
     """
 
     def begin(only: int, *options: str, json: bool = False) -> tuple[Family, int]:
-        port = two_ports()
+        port = free_port(above=1)
         ports = ("--metrics-port", str(port))
         family = start_two(repository, *ports, *options, json=json, gate=gate, only=only)
         until(gate.with_suffix(".entered").exists)
@@ -215,7 +216,7 @@ def test_health_is_watched_until_the_process_drains(start_two: Start, repository
 def test_every_line_of_the_log_names_its_process(
     start_two: Start, repository: Path, style: str
 ) -> None:
-    port = two_ports()
+    port = free_port(above=1)
     options = ("--metrics-port", str(port), "--log-format", style)
     family = start_two(repository, *options, json=False)
     until(lambda: page(port + 1, "/readyz")[0] == 200)
