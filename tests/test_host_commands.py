@@ -299,7 +299,7 @@ def test_it_times_for_real(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No stand-in."""
-    told = Tune(bundle, tmp_path / "state", capsys).json("--seconds", "1")
+    told = Tune(bundle, tmp_path / "state", capsys).json("--seconds", "8")
     assert all(each["speed"]["workload_ms"] > 0 for each in told["variants"])
     assert by_name(told)[FP32]["speed"]["speedup"] == 1.0
 

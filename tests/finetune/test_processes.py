@@ -244,7 +244,7 @@ HANGS = """
 import time
 from edgewright.finetune.process_group import open_processes
 
-with open_processes("cpu", timeout_s=5.0) as processes:
+with open_processes("cpu", timeout_s=15.0) as processes:
     time.sleep(0 if processes.is_first else 600)
     processes.gather(0)
 """

@@ -37,6 +37,7 @@ from edgewright.cli import main
 main(sys.argv[3:])
 """
 PLAIN = "from edgewright.cli import main; main()"
+PATIENT = {"EDGEWRIGHT_MAX_WAIT": "600"}  # as QUIET says, in conftest
 FREE_PORTS = ("--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
 Start = Callable[..., "Process"]
 
@@ -80,7 +81,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **PATIENT, **env},
         )
 
     def ready(self) -> dict[str, Any]:

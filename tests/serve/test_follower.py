@@ -709,16 +709,19 @@ def test_loads_that_hang_are_told_until_they_end(
             disk.repository.make_current(name, 2)
         looking = server.task(server.follower.look())
 
+        def at_disk() -> list[str]:
+            return sorted(f"{name} version {v}" for name, v in disk.loads if v > 1)
+
         async def told() -> list[str]:
             async with asyncio.timeout(30):
-                while len(server.follower.problems.names()) < 3:
+                while len(server.follower.problems.names()) < 3 or len(at_disk()) < AT_ONCE:
                     await asyncio.sleep(0.01)
             (problem,) = server.problems().values()
             return re.findall(r"\w+ version \d", problem)
 
         waits, *at_work = server.run(told())
         assert waits == "news version 2"
-        assert sorted(at_work) == sorted(f"{name} version {v}" for name, v in disk.loads if v > 1)
+        assert sorted(at_work) == at_disk()
         assert len(at_work) == AT_ONCE
         assert server.counts.now["news"] == 1
         hung.set()

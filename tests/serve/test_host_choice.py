@@ -418,7 +418,7 @@ def test_a_server_measures_serves_and_uses_the_record_at_its_next_start(
     repository, state = publish(news=RECIPE), tmp_path / "state"
     before = {file: file.read_bytes() for file in repository.rglob("*") if file.is_file()}
     with caplog.at_level(logging.INFO):
-        first = launch(repository, state_dir=state, remeasure_seconds=1.0)
+        first = launch(repository, state_dir=state, remeasure_seconds=8.0)
     assert "measuring its variants on this host" in caplog.text
     assert first.classify("bank shares").classifications[0].label
     told = first.models.GetModel(GetModelRequest()).model
