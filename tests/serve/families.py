@@ -73,7 +73,8 @@ class Family(Process):
 
     def wait(self) -> tuple[int, str, str]:
         code, out, err = super().wait()
-        return code, out, "".join(each for each in err.splitlines(True) if FEW_CORES not in each)
+        lines = (err or "").splitlines(keepends=True)  # None where it went elsewhere
+        return code, out, "".join(each for each in lines if FEW_CORES not in each)
 
     @property
     def pids(self) -> list[int]:

@@ -86,7 +86,9 @@ class Process:
 
     def ready(self) -> dict[str, Any]:
         assert self.popen.stdout is not None
-        told: dict[str, Any] = json.loads(self.popen.stdout.readline())
+        line = self.popen.stdout.readline()
+        assert line, f"it ended before it was ready: {self.popen.communicate()[1]}"
+        told: dict[str, Any] = json.loads(line)
         return told
 
     def logs(self, part: str) -> str:
