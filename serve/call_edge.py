@@ -268,10 +268,7 @@ class CallEdge:
         peer = Peer.of(call)
         if not peer.address:  # gRPC forgets who called, as the certificate too, once a call is over
             raise CallLeft
-        caller = self._callers.enter(right, peer)
-        if (record := current_call.get()) is not None:
-            record.known_as = caller
-        return caller
+        return self._callers.enter(right, peer, current_call.get())
 
     def _exit(self, caller: str) -> None:
         if self._callers is not None and caller:

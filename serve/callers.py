@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from edgewright.errors import CallerLimitError, PermissionDeniedError, UnauthenticatedError
+from edgewright.serve.call_record import CallRecord
 from edgewright.serve.reloaded import Reloaded
 from edgewright.serve.tokens import Right, Tokens
 
@@ -72,8 +73,10 @@ class Callers:
         """Whether it does not matter who calls."""
         return not (self._tokens or self._wants_certificate or self._most_calls or self._named)
 
-    def enter(self, right: Right | None, peer: Peer) -> str:
+    def enter(self, right: Right | None, peer: Peer, record: CallRecord | None = None) -> str:
         """Let a call in that needs ``right``; the caller's name, to be given to ``leave``.
+
+        ``record`` is told the name of one who is known and refused, too.
 
         Raises:
             UnauthenticatedError: nobody is known to call.
@@ -82,16 +85,14 @@ class Callers:
         """
         if right is None:
             return ""
-        name = self._name(right, peer)
-        if self._most_calls is not None:
-            calls = self._in_flight.get(name, 0)
-            if calls >= self._most_calls:
-                raise CallerLimitError(
-                    f"{name} has {calls} calls in flight, which is the most that one caller may; "
-                    "wait for an answer before the next call",
-                    retry_after_s=_RETRY_S,
-                )
-            self._in_flight[name] = calls + 1
+        name, rights = self._known(peer)
+        if record is not None:
+            record.known_as = name
+        if right not in rights:
+            raise PermissionDeniedError(
+                f"the token of {name} lacks the right {right!s}; it has {', '.join(sorted(rights))}"
+            )
+        self._count(name)
         return name
 
     def leave(self, name: str) -> None:
@@ -102,13 +103,14 @@ class Callers:
         elif calls:
             del self._in_flight[name]
 
-    def _name(self, right: Right, peer: Peer) -> str:
+    def _known(self, peer: Peer) -> tuple[str, frozenset[Right]]:
+        """The caller's name and rights."""
         if self._wants_certificate and not peer.subject:
             raise UnauthenticatedError(
                 "this needs a client certificate of an authority that the server trusts"
             )
         if self._tokens is None:
-            return peer.subject or peer.address
+            return peer.subject or peer.address, frozenset(Right)
         scheme = peer.authorization[: len(_BEARER)].lower()
         if scheme != _BEARER:
             raise UnauthenticatedError(
@@ -118,12 +120,19 @@ class Callers:
         token = self._tokens.value.find(peer.authorization[len(_BEARER) :].strip())
         if token is None:
             raise UnauthenticatedError("the token is not one that the server knows")
-        if right not in token.rights:
-            raise PermissionDeniedError(
-                f"the token of {token.name} lacks the right {right!s}; it has "
-                f"{', '.join(sorted(token.rights))}"
+        return token.name, token.rights
+
+    def _count(self, name: str) -> None:
+        if self._most_calls is None:
+            return
+        calls = self._in_flight.get(name, 0)
+        if calls >= self._most_calls:
+            raise CallerLimitError(
+                f"{name} has {calls} calls in flight, which is the most that one caller may; "
+                "wait for an answer before the next call",
+                retry_after_s=_RETRY_S,
             )
-        return token.name
+        self._in_flight[name] = calls + 1
 
 
 def _address(peer: str) -> str:

@@ -173,12 +173,13 @@ class Follower:
     async def set_traffic(self, name: str, canary: Canary | None, shadow: int | None) -> None:
         """Prove both versions, then let them have their share of the calls.
 
+        What the repository would refuse is refused before anything is loaded.
+
         Raises:
             As ``make_current``; ConfigError as ``Repository.set_traffic``.
         """
         versions = [each for each in (canary.version if canary else None, shadow) if each]
-        for version in versions:
-            await asyncio.to_thread(self._repository.folder, name, version)
+        await asyncio.to_thread(self._repository.with_traffic, name, canary, shadow)
         async with self._locks[name]:
             proven = await self._proven(name, versions)
             await asyncio.to_thread(self._repository.set_traffic, name, canary, shadow)

@@ -149,7 +149,7 @@ class HttpApi:
         header = request.headers.get("authorization", "")
         address = request.peer.rpartition(":")[0]
         peer = Peer(address, header, request.subject)
-        caller = record.known_as = self._callers.enter(route.right, peer)
+        caller = self._callers.enter(route.right, peer, record)
         try:
             return await route.answer(request, groups)
         finally:

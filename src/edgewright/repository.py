@@ -186,19 +186,26 @@ class Repository:
             ModelNotFoundError: there is no such model or version.
             ConfigError: the current version is named, or one version for both.
         """
+        self.versions(model)
+        with self._locked(model):
+            self._write(model, self.with_traffic(model, canary, shadow))
+
+    def with_traffic(self, model: str, canary: Canary | None, shadow: int | None) -> Pointer:
+        """The pointer that ``set_traffic`` would write; raises as it does, and changes nothing."""
         versions = [each for each in (canary.version if canary else None, shadow) if each]
-        with self._changing(model, *versions):
-            pointer = self.pointer(model)
-            faults = [
-                f"version {each} of {model!r} is current; name another for canary or shadow"
-                for each in versions
-                if each == pointer.history[-1]
-            ]
-            if len(set(versions)) < len(versions):
-                faults.append(f"version {shadow} of {model!r} is given as canary and as shadow")
-            if faults:
-                raise ConfigError(faults)
-            self._write(model, replace(pointer, canary=canary, shadow=shadow))
+        for version in versions:
+            self.folder(model, version)
+        pointer = self.pointer(model)
+        faults = [
+            f"version {each} of {model!r} is current; name another for canary or shadow"
+            for each in versions
+            if each == pointer.history[-1]
+        ]
+        if len(set(versions)) < len(versions):
+            faults.append(f"version {shadow} of {model!r} is given as canary and as shadow")
+        if faults:
+            raise ConfigError(faults)
+        return replace(pointer, canary=canary, shadow=shadow)
 
     @contextmanager
     def _changing(self, model: str, *versions: int) -> Iterator[Pointer]:

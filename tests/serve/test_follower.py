@@ -459,6 +459,20 @@ def test_a_version_is_proven_before_the_repository_names_it(disk: Disk) -> None:
             server.run(server.follower.rollback("news"))
 
 
+def test_traffic_that_the_repository_refuses_costs_no_load(disk: Disk) -> None:
+    disk.write(2, "two")
+    with following(disk) as server:
+        for canary, shadow, told in (
+            (2, 2, "version 2 of 'news' is given as canary and as shadow"),
+            (2, 1, "version 1 of 'news' is current"),
+        ):
+            with pytest.raises(ConfigError, match=told):
+                server.run(server.follower.set_traffic("news", Canary(canary, 0.1), shadow))
+        assert disk.loads == [("news", 1)]
+        server.run(server.follower.set_traffic("news", Canary(2, 0.1), None))
+        assert disk.loads == [("news", 1), ("news", 2)]
+
+
 @pytest.mark.parametrize("name", ["", "mail", "../news", "news/1", "a" * 10_000, "news\0"])
 def test_changes_of_unknown_models_touch_nothing(disk: Disk, name: str) -> None:
     before = sorted(disk.path.rglob("*"))

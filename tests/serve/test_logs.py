@@ -9,6 +9,8 @@ import logging
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +19,7 @@ import pytest
 from edgewright.serve.call_record import RequestIds
 from edgewright.serve.logs import JsonFormatter, LogThread, TextFormatter
 from edgewright.serve.prediction_service import PredictionService
+from edgewright.serve.tokens import Right, new_token
 from edgewright.v1.prediction_pb2 import (
     ClassifyTextRequest,
     StreamClassifyRequest,
@@ -155,6 +158,32 @@ def test_the_access_log_tells_who_asked_for_what_and_where_the_time_went(
     assert (by_http["method"], by_http["rows"]) == ("http/Classify", 1)
     assert re.fullmatch(r"127\.0\.0\.1:\d+", by_http["caller"])
     assert SECRET not in "".join(log.writer.lines)
+
+
+def test_the_access_log_names_callers_who_are_known_and_refused(
+    launch: Launch, gate: Callable[[], Gate], log: Log, tmp_path: Path
+) -> None:
+    secret, token = new_token("news-site", [Right.CALL])
+    other, scraper = new_token("prometheus", [Right.METRICS])
+    (tmp_path / "tokens").write_text(f"{token.line()}\n{scraper.line()}\n")
+    running = launch(access_log="all", tokens=tmp_path / "tokens", max_calls_per_caller=1)
+    path, body = "/v1/models/news:classify", {"texts": ["bank"]}
+    forbidden = post(running, path, body, Authorization=f"Bearer {other}")
+    assert forbidden.status == HTTPStatus.FORBIDDEN
+    call, held = running.predictions.ClassifyText, gate()
+    request, sent = ClassifyTextRequest(texts=["bank"]), [("authorization", f"Bearer {secret}")]
+    first = call.future(request, metadata=sent, timeout=60)
+    until(lambda: running.server.batcher.queue.rows == 1)
+    with pytest.raises(grpc.RpcError):
+        call(request, metadata=sent, timeout=60)
+    held.open.set()
+    assert first.result().classifications
+    told = [(line["code"], line["caller"]) for line in log.accesses(3)]
+    assert told == [
+        ("PERMISSION_DENIED", "prometheus"),
+        ("RESOURCE_EXHAUSTED", "news-site"),
+        ("OK", "news-site"),
+    ]
 
 
 def test_the_access_log_can_be_of_errors_alone_and_is_off_by_default(
