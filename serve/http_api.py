@@ -26,6 +26,11 @@ from edgewright.serve.tokens import Right
 
 _MODEL: Final = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 
+_PLACES: Final = (  # told to whoever asks elsewhere
+    "GET /v2/models/MODEL describes a model, POST /v2/models/MODEL/infer and "
+    "/v1/models/MODEL:classify call it, GET /metrics, /healthz and /readyz are for who watches"
+)
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -99,7 +104,9 @@ class HttpApi:
         matches = [(each, each.path.fullmatch(request.path)) for each in self._routes]
         found = [(route, match) for route, match in matches if match]
         if not found:
-            return error_answer(HTTPStatus.NOT_FOUND, f"nothing is at {request.path[:200]!r}")
+            return error_answer(
+                HTTPStatus.NOT_FOUND, f"nothing is at {request.path[:200]!r}; {_PLACES}"
+            )
         method = "GET" if request.method == "HEAD" else request.method
         for route, match in found:
             if route.method == method:

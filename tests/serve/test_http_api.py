@@ -4,9 +4,11 @@ import base64
 import contextlib
 import http.client
 import json
+import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,16 @@ def test_metrics_count_and_time_what_happens(launch: Launch) -> None:
 )
 def test_other_paths_and_methods(launch: Launch, method: str, path: str, status: int) -> None:
     assert get(launch(load=False), path, method)[0] == status
+
+
+def test_who_asks_in_the_wrong_place_is_told_where_there_is_something(launch: Launch) -> None:
+    running = launch()
+    told = json.loads(get(running, "/v1/models")[1])["error"]
+    assert told.startswith("nothing is at '/v1/models'; ")
+    _, *paths = re.findall(r"/[\w/:]+", told.replace("MODEL", "news"))
+    posts = {path for path in paths if get(running, path)[0] == HTTPStatus.METHOD_NOT_ALLOWED}
+    assert posts == {"/v2/models/news/infer", "/v1/models/news:classify"}
+    assert {get(running, path)[0] for path in set(paths) - posts} == {HTTPStatus.OK}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -121,7 +122,7 @@ def test_an_opening_quotation_mark_in_a_tsv_does_not_swallow_the_rows_after_it(
         ("\n\ntext,label\na\n", r"row 1 \(line 4\): has 1 fields"),
         (",\na,b\n", "must name the columns"),
         ("text,label,text\na,b,c\n", "more than one column is named 'text'"),
-        ("text;label\na;b\n", "separated by semicolons"),
+        ("text\tlabel\na\tb\n", r"separated by tabs; .*Name it \.tsv"),
         ("", "is empty"),
     ],
 )
@@ -129,6 +130,21 @@ def test_a_broken_csv_is_refused_by_row_and_line(tmp_path: Path, content: str, s
     with pytest.raises(DataError, match=says) as caught:
         read_csv(write(tmp_path / "broken.csv", content), Columns())
     assert "broken.csv" in str(caught.value)
+
+
+def test_a_csv_with_semicolons_is_read_after_the_command_that_is_told(tmp_path: Path) -> None:
+    content = '\ufeffid;text;label\n1;"so; ""fine"", ok\nünï";a\n'.encode()
+    with pytest.raises(DataError, match="is separated by semicolons") as caught:
+        read_csv(write(tmp_path / "excel.csv", content), Columns())
+    _, _, command = str(caught.value).partition("Convert it: ")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    read = read_csv(tmp_path / "commas-excel.csv", Columns())
+    assert (read.texts, read.labels) == (['so; "fine", ok\nünï'], ["a"])
+
+
+def test_a_tsv_with_commas_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"separated by commas; .*Name it \.csv"):
+        read_tsv(write(tmp_path / "a.tsv", "text,label\na,b\n"), Columns())
 
 
 @pytest.mark.parametrize("reader", [read_csv, read_tsv])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from edgewright.errors import ConfigError, DataError
@@ -36,6 +37,17 @@ _PAIRS: Final = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
     ("text_a", "text_b"), ("text1", "text2"), ("question", "sentence"), ("question", "passage"),
 )  # fmt: skip
+
+# What a file may be separated by in place of what its name says, and what then helps.
+_SEPARATORS: Final = {
+    "\t": ("tabs", "Name it .tsv"),
+    ";": (
+        "semicolons",
+        'Convert it: python3 -c "import csv, sys; csv.writer(sys.stdout).writerows(csv.reader('
+        "open('{name}', newline='', encoding='utf-8-sig'), delimiter=';'))\" > commas-{name}",
+    ),
+    ",": ("commas", "Name it .csv"),
+}
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,7 @@ def find_columns(names: Sequence[str], columns: Columns, source: str) -> FoundCo
     if split is not None and split not in names:
         faults.append(f"no column '{split}' (--split-column)")
     if faults:
+        _refuse_other_separator(names, source)
         raise DataError(
             f"{source}: {'; '.join(faults)}. Its columns are {_listed(names)}.{_hint(names)}"
         )
@@ -192,9 +205,19 @@ def _hint(names: Sequence[str]) -> str:
     for pair in _PAIRS:
         if known.issuperset(pair):
             return f" Text pairs ({pair[0]}, {pair[1]}) are not supported; join them in one column."
-    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
-        return " The file is separated by semicolons or tabs: csv wants commas, tsv wants tabs."
     return ""
+
+
+def _refuse_other_separator(names: Sequence[str], source: str) -> None:
+    """DataError where the only column's name holds what separates the columns of other files."""
+    if len(names) != 1:
+        return
+    for separator, (told, mended) in _SEPARATORS.items():
+        if separator in names[0]:
+            raise DataError(
+                f"{source}: is separated by {told}; a .csv is read with commas between its "
+                f"columns, a .tsv with tabs. {mended.format(name=Path(source).name)}"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:
