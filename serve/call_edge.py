@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
-from edgewright.errors import EdgewrightError, InputError, OverloadedError
+from edgewright.errors import EdgewrightError, InputError, NotReadyError, OverloadedError
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
@@ -67,6 +67,8 @@ class CallEdge:
         transfers: Transfers | None = None,
     ) -> None:
         self.in_flight = 0
+        self.came = 0  # calls, so far
+        self._draining = False
         self.refusals = Refusals()
         self._transfers = Transfers() if transfers is None else transfers
         self._refusal = refusal
@@ -91,6 +93,7 @@ class CallEdge:
     def find(self, call: RpcCall) -> Method | None:
         """The method, wrapped once and kept; None where there is no such method."""
         path = call.method
+        self.came += 1
         self._observer.arrived(call.invocation_metadata())
         wrapped = self._wrapped.get(path)
         if wrapped is None:
@@ -99,6 +102,11 @@ class CallEdge:
             if handler is not None:
                 wrapped = self._wrapped[path] = self._wrap(path, handler)
         return wrapped
+
+    def drain(self) -> None:
+        """Send calls that come from now on elsewhere, but for probes; tell those that are held."""
+        self._draining = True
+        self.refusals.drain()
 
     def _wrap(self, path: str, handler: Any) -> Method:
         parse, serialise = handler.request_deserializer, handler.response_serializer
@@ -263,6 +271,8 @@ class CallEdge:
         return _parsed(message, parse)
 
     def _enter(self, right: Right | None, call: RpcCall) -> str:
+        if self._draining and right is not None:
+            raise NotReadyError("the server is shutting down; call another replica")
         if self._callers is None or right is None:
             return ""
         peer = Peer.of(call)

@@ -30,6 +30,8 @@ from edgewright.serve.stop_signals import Stops, stop_on_signals
 _SETTLE_S: Final = 0.05
 # For so long at most a drain waits for a caller to send his message, or to take his answer.
 _STUCK_S: Final = 2.0
+# For so long at most new calls are sent away one by one, before gRPC takes none any more.
+_SENDING_AWAY_S: Final = 1.0
 # Connections to both gRPC ports by the two addresses that a name may have, and what HTTP, models,
 # the store and the repository need.
 _OPEN_FILES: Final = 2 * 2 * MAX_CONNECTIONS + 1024
@@ -148,12 +150,13 @@ class Server(Parts):
         self.feedback.drain()
         self.predictions.drain()
         self._api.drain()
-        self._edge.refusals.drain()
+        self._edge.drain()
+        begun = time.monotonic()
+        await self._send_away(begun + min(_SENDING_AWAY_S, self.config.grace_s / 2))
         # No timer of gRPC's: what it ended could not be counted below, and were it to run out just
         # as the other ``stop`` ends, gRPC would cancel the calls of a server that it has freed.
         stopped = asyncio.create_task(self._rpc.stop(math.inf))
         # Streams of health and reflection end when their callers like, so they are not waited for.
-        begun = time.monotonic()
         stuck_s = min(_STUCK_S, self.config.grace_s / 2)
         while time.monotonic() < begun + self.config.grace_s and await self._busy():
             self.transfers.end_stuck(stuck_s, begun)
@@ -214,6 +217,21 @@ class Server(Parts):
         self.registry.state = State.READY
         self.instruments.ready.set(1)
         self.health.set_all(serving=True)
+
+    async def _send_away(self, until: float) -> None:
+        """Let calls come as long as they do, but not for ever, to be told UNAVAILABLE.
+
+        What it has not handed over when it stops, gRPC ends with CANCELLED and no reason, which
+        sends no client to another replica.
+        """
+        while await self._called() and time.monotonic() < until:
+            pass
+
+    async def _called(self) -> bool:
+        """Whether calls come, within a moment."""
+        before = self._edge.came
+        await asyncio.sleep(_SETTLE_S)
+        return self._edge.came > before
 
     async def _busy(self) -> bool:
         """Whether a call is in flight, or a message on its way, now or after a moment."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from edgewright.serve import http_models, server
+from edgewright.serve.grpc_options import MAX_CALLS_PER_CONNECTION
 from edgewright.serve.http_messages import Response
 from edgewright.v1 import model_pb2
 
@@ -41,6 +46,93 @@ def test_a_drain_finishes_what_is_in_flight_and_refuses_what_comes(
         held.open.set()
         assert call.result().classifications
         drained.result()
+
+
+def test_calls_that_grpc_has_not_handed_over_are_sent_to_another_replica(
+    launch: Launch, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_SENDING_AWAY_S", 60.0)
+    running, held, go_on = launch(), threading.Event(), threading.Event()
+    edge, calls = running.server._edge, 8 * MAX_CALLS_PER_CONNECTION
+    plain = edge.drain
+
+    def drain() -> None:
+        """They come before the loop goes on."""
+        plain()
+        held.set()
+        assert go_on.wait(60)
+
+    async def called() -> bool:
+        await asyncio.sleep(0.01)
+        return edge.came < calls
+
+    monkeypatch.setattr(edge, "drain", drain)
+    monkeypatch.setattr(running.server, "_called", called)
+    with contextlib.ExitStack() as opened:
+        channels = [opened.enter_context(channel_to(running)) for _ in range(8)]
+        for channel in channels:
+            grpc.channel_ready_future(channel).result(60)
+        drained = asyncio.run_coroutine_threadsafe(running.server.drain(), loop.loop)
+        assert held.wait(60)
+        stubs = [type(running.predictions)(channel) for channel in channels]
+        waiting = [
+            stub.ClassifyText.future(running.request("bank"), timeout=60)
+            for stub in stubs
+            for _ in range(MAX_CALLS_PER_CONNECTION)
+        ]
+        go_on.set()
+        told = Counter((each.code(), each.details()) for each in waiting)
+    assert drained.result(60)
+    assert told == {(Code.UNAVAILABLE, "the server is shutting down; call another replica"): calls}
+
+
+def test_calls_that_come_to_a_drain_are_sent_away_and_probes_answered(
+    launch: Launch, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_SENDING_AWAY_S", 60.0)
+    running, go_on = launch(), threading.Event()
+
+    async def called() -> bool:
+        await asyncio.sleep(0.01)
+        return not go_on.is_set()
+
+    monkeypatch.setattr(running.server, "_called", called)
+    drained = asyncio.run_coroutine_threadsafe(running.server.drain(), loop.loop)
+    until(lambda: running.server._edge._draining)
+    with pytest.raises(grpc.RpcError) as failure:
+        running.classify("bank")
+    assert failure.value.code() is Code.UNAVAILABLE
+    assert failure.value.details() == "the server is shutting down; call another replica"
+    answer = HealthStub(running.channel).Check(HealthCheckRequest(), timeout=60)
+    assert answer.status == HealthCheckResponse.NOT_SERVING
+    assert not drained.done()
+    go_on.set()
+    assert drained.result(60)
+
+
+def test_calls_are_waited_for_as_long_as_they_come_but_not_for_ever(
+    launch: Launch, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, told = launch(), list[bool]()
+
+    async def called() -> bool:
+        told.append(True)
+        await asyncio.sleep(0.01)
+        return len(told) < 3
+
+    monkeypatch.setattr(running.server, "_called", called)
+    loop.run(running.server._send_away(math.inf))
+    assert len(told) == 3
+    told.clear()
+    loop.run(running.server._send_away(0.0))
+    assert len(told) == 1
+
+
+def channel_to(running: Running) -> grpc.Channel:
+    """By a connection of its own."""
+    return grpc.insecure_channel(
+        f"127.0.0.1:{running.server.port}", options=[("grpc.use_local_subchannel_pool", 1)]
+    )
 
 
 class Relay:
@@ -172,9 +264,7 @@ async def end(running: Running) -> bool:
 
 
 def refused(running: Running) -> bool:
-    with grpc.insecure_channel(
-        f"127.0.0.1:{running.server.port}", options=[("grpc.use_local_subchannel_pool", 1)]
-    ) as channel:
+    with channel_to(running) as channel:
         stub = type(running.models)(channel)
         try:
             stub.ListModels(model_pb2.ListModelsRequest(), timeout=30)
