@@ -17,9 +17,9 @@ from edgewright.serve.ports import at
 
 MAX_HEAD_BYTES: Final = 16 << 10
 ANSWER_S: Final = 30.0  # for the client to take it
-DOUBT_S: Final = 0.2  # whether a client that sends nothing more has left; most answers come sooner
+DOUBT_S: Final = 0.2  # between two looks at whether a client has left; most answers come sooner
 _CHUNK: Final = 64 << 10
-_LOOK_S: Final = 0.02  # between two looks at what nothing tells of
+_LOOK_S: Final = 0.02  # between two looks at what TLS has not sent: nothing tells
 _ORIGIN: Final = re.compile("^https?://[^/?]*", re.IGNORECASE)  # as who asks a proxy names it
 _SHORT: Final = {
     "commonName": "CN", "organizationalUnitName": "OU", "organizationName": "O",
@@ -96,7 +96,7 @@ class Connection:
             await asyncio.sleep(DOUBT_S)
             self._say_something()
         while not self._is_reset():
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(DOUBT_S)
 
     def _say_something(self) -> None:
         """Send what a client of HTTP/1.1 must be able to read unasked (RFC 9110, 15.2)."""
