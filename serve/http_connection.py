@@ -51,7 +51,7 @@ class Connection:
         while (event := self._state.next_event()) is h11.NEED_DATA:
             if self._state.they_are_waiting_for_100_continue:
                 go_on = h11.InformationalResponse(status_code=100, headers=[])
-                self._writer.write(self._state.send(go_on))
+                self._write(self._state.send(go_on) or b"")
             self._state.receive_data(await self._reader.read(_CHUNK))
         return event
 
@@ -102,7 +102,7 @@ class Connection:
         """Send what a client of HTTP/1.1 must be able to read unasked (RFC 9110, 15.2)."""
         if (self._state.their_http_version or b"") >= b"1.1":
             go_on = h11.InformationalResponse(status_code=100, headers=[])
-            self._writer.write(self._state.send(go_on))
+            self._write(self._state.send(go_on) or b"")
 
     def _is_reset(self) -> bool:
         """Whether the system has told that the connection is no more."""
@@ -126,12 +126,18 @@ class Connection:
         )
         body = h11.Data(data=b"" if bare else response.body)
         parts = [self._state.send(event) or b"" for event in (head, body, h11.EndOfMessage())]
-        self._writer.write(b"".join(parts))
+        self._write(b"".join(parts))
         async with asyncio.timeout(ANSWER_S):
             await self._writer.drain()
             while self._unsent():
                 await asyncio.sleep(_LOOK_S)
                 await self._writer.drain()  # raises, where the client has left
+
+    def _write(self, data: bytes) -> None:
+        """Raises ConnectionResetError where the client has left: uvloop raises no OSError."""
+        if self._writer.transport.is_closing():
+            raise ConnectionResetError
+        self._writer.write(data)
 
     def _unsent(self) -> int:
         """Bytes that the system has not taken; none of a plain connection that was drained."""
@@ -169,6 +175,8 @@ class Connection:
             async with asyncio.timeout(FAREWELL_S):
                 if tls is not self._plain:
                     await said_farewell(tls, self._plain)
+                    return
+                if self._plain.is_closing():
                     return
                 self._writer.write_eof()
                 while await self._reader.read(_CHUNK):

@@ -121,6 +121,40 @@ def test_a_reset_ends_the_call_however_much_is_unread(
     until(lambda: answers.left == 1)
 
 
+async def turns() -> Response:
+    """An answer, once the loop has done what it could do meanwhile."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+    return Response(200, "text/plain", b"")
+
+
+@pytest.mark.parametrize("method", ["respond", "refuse"])
+def test_an_answer_to_a_client_that_has_left_meanwhile_is_an_ordinary_error(
+    loop: LoopThread, method: str
+) -> None:
+    async def answer() -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        here = asyncio.get_running_loop()
+        plain, _ = await here.connect_accepted_socket(lambda: protocol, ours)
+        writer = asyncio.StreamWriter(plain, protocol, reader, here)
+        connection = Connection(reader, writer, plain)
+        theirs.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await connection.next_event()
+        connection.abort()
+        told = await turns()
+        if method == "respond":
+            with pytest.raises(OSError):  # noqa: PT011 -- any of them ends the connection
+                await connection.respond(told, bare=False)
+        else:
+            await connection.refuse(told)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        loop.run(answer())
+
+
 def test_what_comes_ahead_stays_unread_beyond_a_head() -> None:
     async def unread() -> int:
         reader, plain = asyncio.StreamReader(), Mock()
@@ -131,11 +165,6 @@ def test_what_comes_ahead_stays_unread_beyond_a_head() -> None:
         await connection.while_connected(turns())
         reader.feed_eof()
         return len(await reader.read())
-
-    async def turns() -> Response:
-        for _ in range(100):
-            await asyncio.sleep(0)
-        return Response(200, "text/plain", b"")
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
