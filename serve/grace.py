@@ -33,19 +33,23 @@ class Grace:
         self._seconds = min(seconds, threading.TIMEOUT_MAX)
         self._log_thread = log_thread
         self._leave = leave
+        self._over = threading.Event()
 
     def begin(self) -> None:
         """Let the time run; nothing stops it but the end of the process."""
-        threading.Thread(target=self._end, name="grace", daemon=True).start()
-
-    def _end(self) -> None:
-        threading.Event().wait(self._seconds)
+        # Both now: an interpreter that shuts down, as it may by then, starts no further thread.
         last_words = threading.Thread(target=self._tell, name="grace", daemon=True)
         last_words.start()
+        threading.Thread(target=self._end, args=(last_words,), name="grace", daemon=True).start()
+
+    def _end(self, last_words: threading.Thread) -> None:
+        threading.Event().wait(self._seconds)
+        self._over.set()
         last_words.join(LAST_WORDS_S)  # they may have to go where nobody reads
         self._leave(CUT_OFF)
 
     def _tell(self) -> None:
+        self._over.wait()
         log.error(
             "did not stop within %s: still at work is %s; the process is ended",
             self._told,

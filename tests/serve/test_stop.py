@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +19,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from edgewright.repository import Repository
+from edgewright.serve import grace
+from edgewright.serve.config import ServeConfig
 from edgewright.v1.prediction_pb2 import (
     ClassifyImageRequest,
     ClassifyTextRequest,
@@ -221,6 +225,27 @@ def test_a_compute_thread_that_hangs_keeps_no_process(
     assert code == CUT_OFF
     assert "did not stop within --grace (0.2 s): still at work is" in err
     assert re.search(r"compute-\d \(held", err)  # whichever was idle
+
+
+def test_what_ends_a_process_needs_no_thread_that_python_3_12_would_not_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts none once the main thread has ended and waits for one that hangs."""
+    start = threading.Thread.start
+
+    def start_in_time(thread: threading.Thread) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_in_time)
+    monkeypatch.setattr(grace, "LAST_S", 0.0)
+    log_thread: Any = SimpleNamespace(close=lambda: None)
+    left: queue.SimpleQueue[int] = queue.SimpleQueue()
+    config = ServeConfig(Path("repository"), grace_s=0.0)
+    grace.Grace(config, log_thread, left.put).begin()
+    assert left.get(timeout=60) == CUT_OFF
+    assert "did not stop within --grace (0 s): still at work is" in caplog.text
 
 
 def test_an_image_whose_decoding_hangs_keeps_no_process(start: Start, tmp_path: Path) -> None:
