@@ -14,15 +14,17 @@ import grpc
 import pytest
 
 from edgewright.errors import OverloadedError
-from edgewright.serve import call_edge, transfers
+from edgewright.serve import call_edge, call_observer, transfers
 from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.callers import Callers
 from edgewright.serve.instruments import Instruments
+from edgewright.serve.refusals import _BURST, Refusals
 from edgewright.serve.rpc_call import CallLeft, RpcCall
 from edgewright.serve.rpc_server import Method
 from edgewright.serve.transfers import Transfers
 from edgewright.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
+from edgewright.v1.prediction_pb2 import ClassifyTextResponse
 from edgewright.v1.prediction_pb2_grpc import (
     PredictionServiceServicer,
     add_PredictionServiceServicer_to_server,
@@ -144,13 +146,14 @@ def test_a_call_that_cannot_begin_is_none_that_a_drain_waits_for(
 
 
 class Unread:
-    """A call of a method that waits in the queue, whose message has not been read."""
+    """A call of a method that waits in the queue, whose message has not been read, or sent."""
 
     method = "/edgewright.v1.PredictionService/ClassifyText"
     left, read_bytes, trailers = False, 0, ()
 
-    def __init__(self) -> None:
+    def __init__(self, sends: bool = True) -> None:
         self.code: grpc.StatusCode | None = None
+        self._sends = sends
 
     def invocation_metadata(self) -> tuple[()]:
         return ()
@@ -162,13 +165,31 @@ class Unread:
         return None
 
     async def fetch(self) -> None:
-        pass
+        if not self._sends:
+            await asyncio.Event().wait()
 
     async def read(self) -> bytes:
         return b""
 
     def end_with(self, code: grpc.StatusCode, *_: Any) -> None:
         self.code = code
+
+
+async def answered(edge: CallEdge, sends: bool = True) -> grpc.StatusCode | None:
+    """How it ended such a call, None where that went well."""
+    unread: Any = Unread(sends)
+    method = edge.find(unread)
+    assert method is not None
+    await method(unread)
+    code: grpc.StatusCode | None = unread.code
+    return code
+
+
+class Roomy(PredictionServiceServicer):
+    """Answers every call that comes to it."""
+
+    async def ClassifyText(self, _request: Any, _context: Any) -> Any:  # noqa: N802 -- gRPC's
+        return ClassifyTextResponse()
 
 
 class Crowded(PredictionServiceServicer):
@@ -193,19 +214,78 @@ def test_who_was_let_in_and_is_refused_all_the_same_has_waited_enough(
 
     monkeypatch.setattr(edge.refusals, "pace", pace)
 
-    async def call() -> grpc.StatusCode | None:
-        unread: Any = Unread()
-        method = edge.find(unread)
-        assert method is not None
-        await method(unread)
-        code: grpc.StatusCode | None = unread.code
-        return code
-
-    assert asyncio.run(call()) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert asyncio.run(answered(edge)) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert waits == [True]
     full.clear()
-    assert asyncio.run(call()) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert asyncio.run(answered(edge)) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert waits == [True, False]  # which waits to be told alone
+
+
+def test_where_there_is_no_room_calls_that_want_none_are_read_first_all_the_same() -> None:
+    full = [OverloadedError("full", retry_after_s=0.1)]
+    edge = CallEdge(CallObserver(Instruments()), refusal=lambda *_: full[0] if full else None)
+    add_PredictionServiceServicer_to_server(Roomy(), edge)  # type: ignore[no-untyped-call]
+    add_ModelServiceServicer_to_server(ModelServiceServicer(), edge)  # type: ignore[no-untyped-call]
+    found(edge, CALL)
+    asyncio.run(answered(edge))
+    assert (edge.is_read_first(CALL), edge.is_read_first(Unread.method)) == (True, False)
+    full.clear()
+    asyncio.run(answered(edge))
+    assert (edge.is_read_first(CALL), edge.is_read_first(Unread.method)) == (True, True)
+
+
+def test_what_a_call_waited_for_room_is_time_that_its_answer_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    for module in (call_edge, call_observer):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    instruments = Instruments()
+    full = OverloadedError("full", retry_after_s=0.1)
+    edge = CallEdge(CallObserver(instruments), refusal=lambda *_: full)
+    add_PredictionServiceServicer_to_server(Roomy(), edge)  # type: ignore[no-untyped-call]
+
+    async def pace(*_: Any, **__: Any) -> bool:
+        clock.now += 5.0
+        return True
+
+    monkeypatch.setattr(edge.refusals, "pace", pace)
+    assert asyncio.run(answered(edge)) is None
+    [took_s] = [
+        sample.value
+        for metric in instruments.registry.collect()
+        for sample in metric.samples
+        if sample.name == "edgewright_request_seconds_sum"
+    ]
+    assert took_s == 5.0
+
+
+def test_room_of_who_leaves_on_the_way_is_theirs_who_wait() -> None:
+    full = OverloadedError("full", retry_after_s=0.1)
+    room = [0]
+    edge = CallEdge(
+        CallObserver(Instruments()),
+        refusal=lambda waiting, coming: full if waiting or coming >= room[0] else None,
+    )
+    add_PredictionServiceServicer_to_server(Roomy(), edge)  # type: ignore[no-untyped-call]
+    edge.refusals = Refusals(per_s=1e-8, longest_s=1e8)
+    for _ in range(_BURST):
+        edge.refusals.told(1e8)  # so that whoever comes is held
+
+    async def scenario() -> None:
+        leaving, waiting = (asyncio.create_task(answered(edge, sends)) for sends in (False, True))
+        await asyncio.sleep(0)
+        assert edge.refusals.waiting == 2
+        room[0] = 1
+        edge.let_in()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (edge.refusals.waiting, edge.refusals.on_the_way) == (1, 1)
+        leaving.cancel()
+        assert await asyncio.wait_for(waiting, 60) is None
+        assert (edge.refusals.waiting, edge.refusals.on_the_way) == (0, 0)
+
+    asyncio.run(scenario())
 
 
 def test_only_what_nobody_took_since_the_drain_began_makes_a_caller_deaf(
