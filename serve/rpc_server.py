@@ -106,8 +106,7 @@ class RpcServer:
         if grace_s is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), None if math.isinf(grace_s) else grace_s)
-        if not self._core_ended:
-            self._core.cancel_all_calls()
+        self._core.cancel_all_calls()  # of which it may have none any more
         await self._ended.wait()
 
     async def wait_for_termination(self) -> None:

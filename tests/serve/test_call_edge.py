@@ -260,9 +260,9 @@ def test_what_a_call_waited_for_room_is_time_that_its_answer_took(
     assert took_s == 5.0
 
 
-def test_room_of_who_leaves_on_the_way_is_theirs_who_wait() -> None:
+def holding_edge(room: list[int]) -> CallEdge:
+    """One that holds whoever comes, until ``let_in``, where there is not ``room`` for one more."""
     full = OverloadedError("full", retry_after_s=0.1)
-    room = [0]
     edge = CallEdge(
         CallObserver(Instruments()),
         refusal=lambda waiting, coming: full if waiting or coming >= room[0] else None,
@@ -270,7 +270,30 @@ def test_room_of_who_leaves_on_the_way_is_theirs_who_wait() -> None:
     add_PredictionServiceServicer_to_server(Roomy(), edge)  # type: ignore[no-untyped-call]
     edge.refusals = Refusals(per_s=1e-8, longest_s=1e8)
     for _ in range(_BURST):
-        edge.refusals.told(1e8)  # so that whoever comes is held
+        edge.refusals.told(1e8)
+    return edge
+
+
+def test_whoever_comes_later_waits_behind_those_who_wait_though_there_is_room() -> None:
+    room = [0]
+    edge = holding_edge(room)
+
+    async def scenario() -> None:
+        first = asyncio.create_task(answered(edge))
+        await asyncio.sleep(0)
+        room[0] = 1
+        second = asyncio.create_task(answered(edge))
+        await asyncio.sleep(0)
+        assert edge.refusals.waiting == 2
+        edge.let_in()
+        assert await asyncio.wait_for(asyncio.gather(first, second), 60) == [None, None]
+
+    asyncio.run(scenario())
+
+
+def test_room_of_who_leaves_on_the_way_is_theirs_who_wait() -> None:
+    room = [0]
+    edge = holding_edge(room)
 
     async def scenario() -> None:
         leaving, waiting = (asyncio.create_task(answered(edge, sends)) for sends in (False, True))
