@@ -104,7 +104,7 @@ class CallEdge:
         return wrapped
 
     def drain(self) -> None:
-        """Send calls that come from now on elsewhere, but for probes; tell those that are held."""
+        """Send elsewhere what is held, and what comes from now on but for probes."""
         self._draining = True
         self.refusals.drain()
 
@@ -141,6 +141,8 @@ class CallEdge:
                 code = left_by_caller(call.time_remaining(), time.monotonic() - record.started)
                 raise
             except Exception as error:  # the edge: nothing may reach the wire as it is
+                if self._draining and isinstance(error, OverloadedError):
+                    error = _draining()  # there will be no room here, however long one waits
                 status = self._observer.failed(record, error)
                 code = CODES[status.code]
                 _fail(call, status, record)
@@ -272,7 +274,7 @@ class CallEdge:
 
     def _enter(self, right: Right | None, call: RpcCall) -> str:
         if self._draining and right is not None:
-            raise NotReadyError("the server is shutting down; call another replica")
+            raise _draining()
         if self._callers is None or right is None:
             return ""
         peer = Peer.of(call)
@@ -315,6 +317,10 @@ def _answers_to_many(answer: StreamAnswer, parse: Parse) -> Answers:
             yield _parsed(message, parse)
 
     return lambda call: answer(messages(call), call)
+
+
+def _draining() -> NotReadyError:
+    return NotReadyError("the server is shutting down; call another replica")
 
 
 def _fail(call: RpcCall, status: Status, record: CallRecord) -> None:

@@ -31,7 +31,7 @@ _SETTLE_S: Final = 0.05
 # For so long at most a drain waits for a caller to send his message, or to take his answer.
 _STUCK_S: Final = 2.0
 # For so long at most new calls are sent away one by one, before gRPC takes none any more.
-_SENDING_AWAY_S: Final = 1.0
+_SENDING_AWAY_S: Final = 2.0
 # Connections to both gRPC ports by the two addresses that a name may have, and what HTTP, models,
 # the store and the repository need.
 _OPEN_FILES: Final = 2 * 2 * MAX_CONNECTIONS + 1024

@@ -428,13 +428,14 @@ def test_what_was_read_waits_only_where_it_is_small(
     waiting.result()
 
 
-def test_a_drain_of_the_server_tells_those_who_wait(
+def test_a_drain_of_the_server_sends_those_who_wait_elsewhere(
     launch: Launch, gate: Callable[[], Gate]
 ) -> None:
     full = FullQueue(launch, gate, scarce())
     (call,) = full.held()
     with ThreadPoolExecutor(1) as pool:
         drained = pool.submit(full.running.loop.run, full.running.server.drain())
-        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert call.details() == "the server is shutting down; call another replica"
         full.answer()
         assert drained.result()
