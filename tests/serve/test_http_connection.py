@@ -128,7 +128,7 @@ async def turns() -> Response:
     return Response(200, "text/plain", b"")
 
 
-@pytest.mark.parametrize("method", ["respond", "refuse"])
+@pytest.mark.parametrize("method", ["respond", "refuse", "goes_on"])
 def test_an_answer_to_a_client_that_has_left_meanwhile_is_an_ordinary_error(
     loop: LoopThread, method: str
 ) -> None:
@@ -139,15 +139,19 @@ def test_an_answer_to_a_client_that_has_left_meanwhile_is_an_ordinary_error(
         plain, _ = await here.connect_accepted_socket(lambda: protocol, ours)
         writer = asyncio.StreamWriter(plain, protocol, reader, here)
         connection = Connection(reader, writer, plain)
-        theirs.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        theirs.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         await connection.next_event()
+        if method == "goes_on":
+            await connection.respond(await turns(), bare=False)
         connection.abort()
         told = await turns()
         if method == "respond":
             with pytest.raises(OSError):  # noqa: PT011 -- any of them ends the connection
                 await connection.respond(told, bare=False)
-        else:
+        elif method == "refuse":
             await connection.refuse(told)
+        else:
+            assert not await connection.goes_on()
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
