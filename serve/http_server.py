@@ -117,6 +117,9 @@ class HttpServer:
             plain = transport
         else:
             transport, plain = await secured(taken, protocol, context, self._head_s)
+        if plain.is_closing():  # it has left as soon as it was taken in
+            transport.abort()
+            raise ConnectionResetError
         return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop), plain)
 
     async def _talk(self, peer: Connection, crowded: bool) -> None:

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trustme
 
-from edgewright.serve import http_connection, http_tls
+from edgewright.serve import http_connection, http_server, http_tls
 from edgewright.serve.event_loop import new_event_loop
 from edgewright.serve.http_messages import Request, Response
 from edgewright.serve.http_server import HttpServer
@@ -212,4 +213,26 @@ def test_a_client_that_says_farewell_ends_its_call_without_a_doubt(
         assert https.asked.wait(60)
         client.unwrap()  # the connection beneath stays open
         assert https.left.wait(60)
+    until(lambda: not https.server._connections)
+
+
+def test_who_leaves_as_the_handshake_ends_leaves_no_error(
+    https: Https, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, tasks = http_server.secured, list[Any]()
+
+    async def left(*arguments: Any) -> Any:
+        tasks.append(asyncio.current_task())
+        transports = await plain(*arguments)
+        transports[1].abort()
+        await https.turns()
+        return transports
+
+    monkeypatch.setattr(http_server, "secured", left)
+    https.start()
+    with https.connect() as client, contextlib.suppress(OSError):
+        client.do_handshake()
+        client.recv(1)
+    until(lambda: bool(tasks) and tasks[0].done())
+    assert tasks[0].exception() is None
     until(lambda: not https.server._connections)
