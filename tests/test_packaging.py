@@ -11,6 +11,7 @@ import tomllib
 import venv
 import zipfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,15 @@ def test_the_constraints_pin_every_requirement_to_a_version_it_allows() -> None:
         if normal(each.name) in pins and not each.specifier.contains(pins[normal(each.name)])
     ]
     assert not wrong
+
+
+def test_the_hub_s_library_is_held_back_as_transformers_holds_it_back() -> None:
+    """Else pip takes the newest ``datasets``, which wants another, and tries every transformers."""
+    asked = [*map(Requirement, metadata.requires("transformers") or ())]
+    theirs, ours = (
+        next(each for each in every if normal(each.name) == "huggingface-hub")
+        for every in (asked, requirements("train"))
+    )
+    ends = [each.version for each in theirs.specifier if each.operator == "<"]
+    assert ends
+    assert not any(ours.specifier.contains(version) for version in ends)
