@@ -34,9 +34,10 @@ def served(
     loop: LoopThread, bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """One server of two models, "news" and "colours"."""
-    path = tmp_path_factory.mktemp("two")
+    folder = tmp_path_factory.mktemp("two")
+    path = folder / "repository"
     Repository(path).publish(bundle, "news")
-    Repository(path).publish(make_image_bundle(path.with_name("colours")), "colours")
+    Repository(path).publish(make_image_bundle(folder / "colours"), "colours")
 
     async def build() -> Server:
         # So that what comes while one computes waits, however many cores there are.
