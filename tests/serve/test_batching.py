@@ -26,6 +26,7 @@ from edgewright.errors import (
 from edgewright.preprocess import TokenRow
 from edgewright.serve.admission import QueueLimit
 from edgewright.serve.batching import Batcher
+from edgewright.serve.call import Call
 from edgewright.serve.compute import best_first
 from edgewright.serve.line import BatchLimit
 
@@ -548,6 +549,46 @@ def test_what_a_caller_who_left_had_sent_is_let_go_at_once() -> None:
         assert kept() is None
         model.gate.set()
         await first
+
+    with_batcher(scenario)
+
+
+def test_whoever_leaves_while_his_inputs_are_prepared_is_wanted_no_more() -> None:
+    prepared: list[Call] = []
+
+    async def prepare(call: Call) -> list[str]:
+        prepared.append(call)
+        await asyncio.Event().wait()
+        return []
+
+    async def scenario(batcher: Batcher) -> None:
+        left = asyncio.create_task(batcher.classify(FakeModel(), ["1"], None, prepare=prepare))
+        await until(lambda: bool(prepared))
+        assert prepared[0].wanted(0.0)
+        left.cancel()
+        await asyncio.wait([left])
+        assert not prepared[0].wanted(0.0)
+
+    with_batcher(scenario)
+
+
+def test_what_is_prepared_only_after_the_end_is_refused() -> None:
+    prepared: list[Call] = []
+
+    async def scenario(batcher: Batcher) -> None:
+        ready = asyncio.Event()
+
+        async def prepare(call: Call) -> Sequence[str]:
+            prepared.append(call)
+            await ready.wait()
+            return call.inputs
+
+        late = asyncio.create_task(batcher.classify(FakeModel(), ["1"], None, prepare=prepare))
+        await until(lambda: bool(prepared))
+        await batcher.close()
+        ready.set()
+        with pytest.raises(NotReadyError):
+            await late
 
     with_batcher(scenario)
 
