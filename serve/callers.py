@@ -19,6 +19,8 @@ _RIGHTS: Final = (
     ("/edgewright.v1.FeedbackService/", Right.FEEDBACK),
     ("/edgewright.v1.AdminService/", Right.ADMIN),
 )
+# Of whose calls there may be a limit. A scrape or a command is wanted most when there are too many.
+_LIMITED: Final = (Right.CALL, Right.FEEDBACK)
 _BEARER: Final = "bearer "
 _RETRY_S: Final = 0.1
 
@@ -74,7 +76,7 @@ class Callers:
         return not (self._tokens or self._wants_certificate or self._most_calls or self._named)
 
     def enter(self, right: Right | None, peer: Peer, record: CallRecord | None = None) -> str:
-        """Let a call in that needs ``right``; the caller's name, to be given to ``leave``.
+        """Let a call in that needs ``right``; by what name it counts, to be given to ``leave``.
 
         ``record`` is told the name of one who is known and refused, too.
 
@@ -92,6 +94,8 @@ class Callers:
             raise PermissionDeniedError(
                 f"the token of {name} lacks the right {right!s}; it has {', '.join(sorted(rights))}"
             )
+        if right not in _LIMITED:
+            return ""
         self._count(name)
         return name
 

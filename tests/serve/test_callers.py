@@ -68,6 +68,16 @@ def test_one_caller_has_no_more_in_flight_than_he_may_and_others_have_room() -> 
     assert callers.enter(Right.CALL, one) == names[0]
 
 
+@pytest.mark.parametrize("right", [Right.METRICS, Right.ADMIN])
+def test_who_has_all_the_calls_that_he_may_can_still_look_and_command(right: Right) -> None:
+    callers, one = Callers(most_calls=1), Peer("10.0.0.1")
+    callers.enter(Right.CALL, one)
+    for _ in range(2):
+        callers.leave(callers.enter(right, one))
+    with pytest.raises(CallerLimitError):  # no place of his was given back
+        callers.enter(Right.CALL, one)
+
+
 def test_a_certificate_goes_before_an_address() -> None:
     callers = Callers(wants_certificate=True)
     assert callers.enter(Right.CALL, Peer("10.0.0.1", subject="CN=alice")) == "CN=alice"
