@@ -28,6 +28,7 @@ from edgewright.backends import (
     softmax,
 )
 from edgewright.errors import BackendUnavailableError, IntegrityError
+from edgewright.proof.host import available_cores
 
 # Whole numbers this small are exact in bfloat16 too, which OpenVINO chooses by itself on some CPUs.
 TABLE = np.array([[0, 0], [1, -1], [2, 0], [-1, 3]], dtype=np.float32)
@@ -151,7 +152,8 @@ def test_threads_and_options_reach_openvino(model: Path) -> None:
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     session: Any = get_backend("openvino").load(model, threads=2, options=options)
     compiled = session._request.get_compiled_model()
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    # OpenVINO takes no more than there are cores.
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == min(2, available_cores())
     assert compiled.get_property("NUM_STREAMS") == 1
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
