@@ -185,7 +185,12 @@ def _exported(row: RowMapping, images: ImageExport | None, done: Export) -> dict
 
 
 def _nothing(done: Export, selection: Selection) -> DataError:
-    if not done.entries and selection != Selection():
+    if not done.entries:
+        if selection == Selection():
+            return DataError(
+                "the store holds no feedback yet; callers send it with Client.send_feedback or "
+                "stream_feedback to a server that was started with --feedback and this store"
+            )
         return DataError(
             "the store holds no feedback that --model and --since select; "
             "`edgewright feedback report STORE_URL` tells what it holds"
