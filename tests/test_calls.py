@@ -80,6 +80,14 @@ def test_an_overload_is_tried_again_no_sooner_than_the_server_said(
     assert 1.5 < pause <= 1.5 + calls.FIRST_DELAY_S
 
 
+def test_a_time_that_has_passed_already_is_no_time_to_wait(kind: str, server: FakeServer) -> None:
+    server.failures = [OverloadedError("full", retry_after_s=-1.5)]
+    clock = Clock()
+    ask(kind, server.target, "classify", "x", clock=clock)
+    (pause,) = clock.slept
+    assert 0 < pause <= calls.FIRST_DELAY_S
+
+
 def test_an_overload_that_lasts_past_the_deadline_is_told_at_once(
     kind: str, server: FakeServer
 ) -> None:

@@ -156,7 +156,8 @@ def _build(kind: type[EdgewrightError], message: str, status: Status) -> Edgewri
     if issubclass(kind, OverloadedError):
         if retry is None:
             return ServiceError(message)
-        return kind(message, retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9)
+        delay_s = retry.retry_delay.ToNanoseconds() / 1e9
+        return kind(message, retry_after_s=max(delay_s, 0.0))  # other servers may send any
     if kind is InputError:
         request = _detail(status, BadRequest)
         violations = request.field_violations if request is not None else ()
