@@ -12,7 +12,13 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
-from edgewright.errors import EdgewrightError, InputError, NotReadyError, OverloadedError
+from edgewright.errors import (
+    DeadlineError,
+    EdgewrightError,
+    InputError,
+    NotReadyError,
+    OverloadedError,
+)
 from edgewright.rpc_errors import STATUS_METADATA_KEY
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import REQUEST_ID, CallRecord, current_call
@@ -28,6 +34,7 @@ _OUR_STREAMS = "/edgewright."
 _SMALL_BYTES: Final = 64 << 10
 _ON_THE_WAY_S: Final = 0.05  # what a call may have taken to get here
 _SENDING_S: Final = 0.1  # that room is kept for a message of who was let in
+_MESSAGE_S: Final = 30.0  # for the one message of a call, as for a body over HTTP
 _LEAVING_S: Final = 0.05  # within which is known why no message comes: he has left, or sends none
 # Unary methods whose calls all wait in the queue.
 QUEUED: Final = frozenset(
@@ -266,7 +273,7 @@ class CallEdge:
     async def _one(self, call: RpcCall, parse: Parse) -> Any:
         """The one message of a call."""
         with self._transfers.here():
-            message = await call.read()
+            message = await (call.read() if call.is_ahead else _read_in_time(call))
         if message is None:
             await asyncio.sleep(_LEAVING_S)  # one who has left is not at fault, and cancels this
             raise CallLeft if call.left else InputError("the call has no message; send one")
@@ -291,6 +298,17 @@ class _Path(NamedTuple):
     """As much of a call as generated code finds its handler by."""
 
     method: str
+
+
+async def _read_in_time(call: RpcCall) -> bytes | None:
+    """Else calls without one would be kept, each some 20 kB, for as long as their caller likes."""
+    try:
+        async with asyncio.timeout(_MESSAGE_S):
+            return await call.read()
+    except TimeoutError:
+        raise DeadlineError(
+            f"the call's message did not come within {_MESSAGE_S:g} s; send it at once"
+        ) from None
 
 
 def _written(

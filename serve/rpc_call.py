@@ -79,6 +79,11 @@ class RpcCall:
         """Seconds until the deadline, None where there is none. A clock that is set matters not."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next message, or the end, is here already."""
+        return self._ahead
+
     async def read(self) -> bytes | None:
         """The next message; None after the last, and once the caller has left.
 

@@ -91,6 +91,7 @@ def test_who_leaves_before_his_message_is_not_one_who_sends_none(
 
     call: Any = called(CALL)
     call.read, call.left, call.time_remaining, call.peer = nothing, False, lambda: None, str
+    call.is_ahead = True
     call.end_with = lambda code, *_: told.append(code)
 
     async def scenario() -> None:
@@ -105,6 +106,33 @@ def test_who_leaves_before_his_message_is_not_one_who_sends_none(
     asyncio.run(scenario())
     assert told == ([] if leaves else [grpc.StatusCode.INVALID_ARGUMENT])
     assert ended(instruments) == ["CANCELLED" if leaves else "INVALID_ARGUMENT"]
+
+
+def test_a_message_that_does_not_come_is_waited_for_so_long_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_edge, "_MESSAGE_S", 0.01)
+    instruments, told = Instruments(), []
+    edge = CallEdge(CallObserver(instruments))
+    add_ModelServiceServicer_to_server(ModelServiceServicer(), edge)  # type: ignore[no-untyped-call]
+    call: Any = called(CALL)
+    call.left, call.time_remaining, call.peer, call.is_ahead = False, lambda: None, str, False
+    call.end_with = lambda code, message, *_: told.append((code, message))
+
+    async def scenario() -> None:
+        call.read = asyncio.Event().wait
+        method = edge.find(call)
+        assert method is not None
+        await asyncio.wait_for(method(call), 60)
+
+    asyncio.run(scenario())
+    assert told == [
+        (
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            "the call's message did not come within 0.01 s; send it at once",
+        )
+    ]
+    assert ended(instruments) == ["DEADLINE_EXCEEDED"]
 
 
 @pytest.mark.parametrize("limits", [{"most_calls": 1}, {"wants_certificate": True}])
@@ -149,7 +177,7 @@ class Unread:
     """A call of a method that waits in the queue, whose message has not been read, or sent."""
 
     method = "/edgewright.v1.PredictionService/ClassifyText"
-    left, read_bytes, trailers = False, 0, ()
+    left, is_ahead, read_bytes, trailers = False, False, 0, ()
 
     def __init__(self, sends: bool = True) -> None:
         self.code: grpc.StatusCode | None = None
