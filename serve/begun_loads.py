@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -32,8 +32,8 @@ class BegunLoads:
     def load(self, bundle: Path) -> Iterator[bool]:
         """Within, ``bundle`` is being loaded; whether an earlier load of it ended its process.
 
-        That is remembered until a load succeeds. False where nothing can be written, or where
-        another process loads it now.
+        That is remembered until a load succeeds, and told to all who load it meanwhile. False where
+        nothing can be written, or where another process is at the first load of it.
         """
         file, was_cut_off = self._begin(bundle)
         if file is None:
@@ -46,22 +46,29 @@ class BegunLoads:
                 survived = True
             finally:
                 if survived:
-                    Path(file.name).unlink(missing_ok=True)
+                    with suppress(OSError):  # the next load is careful in vain
+                        Path(file.name).unlink(missing_ok=True)
 
     def _begin(self, bundle: Path) -> tuple[FileIO | None, bool]:
-        """The file, whose lock goes with the process, and whether an earlier load left it."""
+        """The file, whose lock goes with the process, and whether an earlier load left it.
+
+        Who does not know that others survive it locks out everybody; who is careful lets others be.
+        """
         try:
             seal = sha256_bytes((bundle / SEAL_FILE).read_bytes())
             path = StateDir.at(self._state_dir).path / "loading" / seal
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab", buffering=0)
+            file = path.open("a+b", buffering=0)
         except (OSError, ConfigError):
             return None, False
         try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            left = os.fstat(file.fileno())
+            if left.st_size and left.st_nlink:  # another may have removed it at this moment
+                return file, True
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            was_cut_off = os.fstat(file.fileno()).st_size > 0
             file.write(b"begun\n")
         except OSError:  # another process loads it, or the disk is full
             file.close()
             return None, False
-        return file, was_cut_off
+        return file, False

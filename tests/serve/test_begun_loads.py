@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +83,35 @@ def test_who_loads_beside_another_changes_nothing(state: Path, bundle: Path) -> 
     assert not was_cut_off(state, bundle)
 
 
+def test_of_a_load_that_was_cut_off_all_hear_who_load_at_once(state: Path, bundle: Path) -> None:
+    end_within(state, bundle)
+    with BegunLoads(state).load(bundle) as first, BegunLoads(state).load(bundle) as second:
+        assert (first, second) == (True, True)
+    assert not was_cut_off(state, bundle)
+
+
+def test_a_load_that_another_ended_well_at_the_same_moment_was_not_cut_off(
+    state: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def end_before(file: Any, how: int) -> None:
+        Path(file.name).unlink(missing_ok=True)
+        lock(file, how)
+
+    end_within(state, bundle)
+    monkeypatch.setattr(fcntl, "flock", end_before)
+    assert not was_cut_off(state, bundle)
+
+
+def test_a_load_succeeds_though_it_cannot_be_forgotten(state: Path, bundle: Path) -> None:
+    with BegunLoads(state).load(bundle):
+        (file,) = (state / "loading").iterdir()
+        file.unlink()
+        file.mkdir()
+    assert file.is_dir()
+
+
 def test_without_a_folder_or_a_seal_nothing_is_remembered(state: Path, bundle: Path) -> None:
     state.write_text("a file")
     end_within(state, bundle)
@@ -107,27 +138,30 @@ sys.addaudithook(crash)
 """
 
 
-def test_a_version_that_crashes_the_server_as_it_starts_does_so_once(
-    state: Path, tmp_path: Path, start: Start
-) -> None:
+def crashing_second(state: Path, tmp_path: Path) -> tuple[str, ...]:
+    """What a server is told of two versions, of which the second crashes as ``CRASH`` says."""
     repository = tmp_path / "repository"
     for seed in range(2):
         Repository(repository).publish(make_bundle(tmp_path / str(seed), Recipe(seed=seed)), "news")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(CRASH)
-    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
-    arguments = (
-        str(repository),
-        *FREE_PORTS,
-        "--json",
-        "--state-dir",
-        str(state),
-        "--watch-seconds",
-        "0",
-    )
-    assert start(*arguments, PYTHONPATH=path).wait()[0] == -11
+    folder = ("--state-dir", str(state))
+    return (str(repository), *FREE_PORTS, "--json", *folder, "--watch-seconds", "0")
+
+
+def crash_on(tmp_path: Path) -> str:
+    """The PYTHONPATH of a server that reads ``CRASH`` first."""
+    site = tmp_path / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(CRASH)
+    return os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+
+
+def test_a_version_that_crashes_the_server_as_it_starts_does_so_once(
+    state: Path, tmp_path: Path, start: Start
+) -> None:
+    arguments = crashing_second(state, tmp_path)
+    assert start(*arguments, PYTHONPATH=crash_on(tmp_path)).wait()[0] == -11
     for _ in range(2):
-        server = start(*arguments, PYTHONPATH=path)
+        server = start(*arguments, PYTHONPATH=crash_on(tmp_path))
         assert classify(server.ready()["port"]).version == 1
         server.popen.terminate()
         code, _, log = server.wait()
@@ -136,3 +170,15 @@ def test_a_version_that_crashes_the_server_as_it_starts_does_so_once(
     server = start(*arguments)
     assert classify(server.ready()["port"]).version == 2
     assert list((state / "loading").iterdir()) == []
+
+
+def test_of_several_processes_none_crashes_beside_another_that_is_careful(
+    state: Path, tmp_path: Path, start: Start
+) -> None:
+    """All but the first load at the same time."""
+    arguments = crashing_second(state, tmp_path)
+    assert start(*arguments, PYTHONPATH=crash_on(tmp_path)).wait()[0] == -11
+    server = start(*arguments, "--processes", "4", PYTHONPATH=crash_on(tmp_path))
+    assert classify(server.ready()["port"]).version == 1
+    server.popen.terminate()
+    assert server.wait()[0] == 0
