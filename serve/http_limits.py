@@ -54,6 +54,7 @@ class BodyLimit:
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "too many large requests at once; try again later",
                 {"Retry-After": "1"},
+                "QUEUE_FULL",
             )
 
     def free(self, count: int) -> None:

@@ -37,10 +37,13 @@ class Response:
 
 
 def error_answer(
-    status: HTTPStatus, message: str, headers: Mapping[str, str] = {}, reason: str = ""
+    status: HTTPStatus,
+    message: str,
+    headers: Mapping[str, str] = {},
+    reason: str = "INPUT_INVALID",
 ) -> Response:
-    """Why there is no other."""
-    told = {"error": message, "reason": reason} if reason else {"error": message}
+    """Why there is no other; ``reason`` is one of ``rpc_errors.REASONS``."""
+    told = {"error": message, "reason": reason}
     return Response(status, JSON, json.dumps(told).encode(), headers)
 
 
@@ -50,6 +53,13 @@ Answer = Callable[[Request], Awaitable[Response]]
 class Refusal(Exception):  # noqa: N818 -- it is no error of ours
     """The connection ends with this answer, for the rest of the request is not read."""
 
-    def __init__(self, status: HTTPStatus, what: str, headers: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        what: str,
+        headers: Mapping[str, str] = {},
+        reason: str = "INPUT_INVALID",
+    ) -> None:
+        """As ``error_answer``."""
         super().__init__(what)
-        self.response = error_answer(status, what, headers)
+        self.response = error_answer(status, what, headers, reason)

@@ -126,7 +126,10 @@ class HttpServer:
         try:
             if crowded:
                 raise Refusal(
-                    HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", {"Retry-After": "1"}
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "too many connections; try again later",
+                    {"Retry-After": "1"},
+                    "QUEUE_FULL",
                 )
             while await self._exchange(peer):
                 pass
@@ -159,7 +162,9 @@ class HttpServer:
             del body  # nobody needs it twice while it is answered
             response = await peer.while_connected(self._answer(request))
         except TimeoutError:
-            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from None
+            raise Refusal(
+                HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly", reason="DEADLINE"
+            ) from None
         finally:
             self._bodies.free(held)
         with self._transfers.here():

@@ -102,7 +102,10 @@ def test_metrics_count_and_time_what_happens(launch: Launch) -> None:
     ],
 )
 def test_other_paths_and_methods(launch: Launch, method: str, path: str, status: int) -> None:
-    assert get(launch(load=False), path, method)[0] == status
+    told_status, told = get(launch(load=False), path, method)
+    assert told_status == status
+    if status != HTTPStatus.OK:
+        assert json.loads(told)["reason"] == "INPUT_INVALID"
 
 
 def test_who_asks_in_the_wrong_place_is_told_where_there_is_something(launch: Launch) -> None:
@@ -233,6 +236,8 @@ def test_what_a_model_takes_is_told(launch: Launch) -> None:
         "/v2/models/..%2f..%2fetc%2fpasswd": 404, "/v2/models/%ff": 404,
     }.items():  # fmt: skip
         assert get(running, path)[0] == status, path
+    of_no_number = json.loads(get(running, "/v2/models/news/versions/a/ready")[1])
+    assert of_no_number["reason"] == "INPUT_INVALID"
 
 
 BAD = {

@@ -133,13 +133,16 @@ def test_what_cannot_be_taken_is_refused_and_the_connection_closed(
     head, _, body = tell(server, data).partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     assert b"Content-Type: application/json" in head
+    assert json.loads(body)["reason"] == "INPUT_INVALID"
     assert json.loads(body)["error"]
     assert tell(server, post(b"", "Connection: close\r\n")).startswith(b"HTTP/1.1 200")
 
 
 def test_a_body_that_does_not_come_is_told_so(serve: Serve) -> None:
     half = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab"
-    assert tell(serve(body_s=0.3), half).startswith(b"HTTP/1.1 408 ")
+    told = tell(serve(body_s=0.3), half)
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert b'"reason": "DEADLINE"' in told
 
 
 @pytest.mark.parametrize("said", [b"", b"POST /x HT"])
@@ -186,6 +189,7 @@ def test_more_bytes_than_are_held_at_once_are_refused(
     told = tell(server, post(b"x"))
     assert told.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 1" in told
+    assert b'"reason": "QUEUE_FULL"' in told
     loop.loop.call_soon_threadsafe(answers.go.set)
     assert all(b"200" in connection.recv(1000) for connection in waiting)
     for connection in waiting:
@@ -200,7 +204,8 @@ def test_connections_are_bounded(server: HttpServer, monkeypatch: pytest.MonkeyP
     def crowded() -> bool:
         with connect(server) as silent:
             silent.sendall(b"GET ")
-            return first().startswith(b"HTTP/1.1 503 ")
+            told = first()
+            return told.startswith(b"HTTP/1.1 503 ") and b'"reason": "QUEUE_FULL"' in told
 
     assert crowded()
     until(lambda: first().startswith(b"HTTP/1.1 200"))
