@@ -50,7 +50,8 @@ class FeedbackStore:
         Where ``create``, they are made, or brought up to date; else they stay as they are.
 
         Raises:
-            ConfigError: no URL of ours, or a file that cannot be written there.
+            ConfigError: no URL of ours, a file that cannot be written there or, without
+                ``create``, is not there.
             BackendUnavailableError: the driver is not installed.
             FeedbackStoreError: the database does not answer, is damaged, holds no store (without
                 ``create``), or one of a newer version.
@@ -224,7 +225,7 @@ def _check_file(url: StoreUrl, *, create: bool) -> None:
     if path is None:
         return
     if not create and not path.is_file():
-        raise FeedbackStoreError(f"feedback store {url}: there is no such file; check the path")
+        raise ConfigError(f"feedback store {url}: there is no such file; check the path")
     if path.is_dir():
         raise ConfigError(f"feedback store {url}: {path} is a folder; give the path of a file")
     if not path.parent.is_dir():

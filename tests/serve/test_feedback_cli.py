@@ -237,9 +237,14 @@ def test_an_empty_store_has_a_report(feedback: Feedback, store_url: str) -> None
 
 
 def test_what_is_no_store_is_refused(feedback: Feedback, tmp_path: Path) -> None:
-    said = feedback("report", f"sqlite:///{tmp_path / 'typo.db'}")
-    assert said.code == 6
-    assert "no such file" in said.err
+    for command in (
+        ("report",),
+        ("export", "-o", str(tmp_path / "out.parquet")),
+        ("prune", "--older-than", "1"),
+    ):
+        said = feedback(command[0], f"sqlite:///{tmp_path / 'typo.db'}", *command[1:])
+        assert said.code == 2
+        assert "no such file" in said.err
     assert feedback("report", "typo.db").code == 2
     assert list(tmp_path.iterdir()) == []
 
