@@ -18,6 +18,7 @@ import grpc
 import pytest
 import trustme
 from both_clients import KINDS, Clock, ask
+from cryptography.hazmat.primitives import serialization
 from fake_server import FakeServer
 from free_ports import silent_port
 
@@ -99,7 +100,7 @@ def test_another_grpc_server_is_recognised(kind: str) -> None:
         stranger = grpc.server(pool)
         port = stranger.add_insecure_port("127.0.0.1:0")
         stranger.start()
-        with pytest.raises(ServiceError, match="is a gRPC server, but not one of edgewright"):
+        with pytest.raises(ServiceError, match="answers in gRPC, but not this call"):
             ask(kind, f"127.0.0.1:{port}", "classify", "x")
         stranger.stop(None).wait()
 
@@ -165,6 +166,28 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     issued.cert_chain_pems[0].write_to_path(str(certificate))
     authority.cert_pem.write_to_path(str(certificate), append=True)
     return certificate, key
+
+
+def test_files_of_tls_that_hold_something_else_are_named(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own, key = certificate
+    other, locked = tmp_path / "other.key", tmp_path / "locked.key"
+    other.write_bytes(trustme.CA().private_key_pem.bytes())
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    locked.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ConfigError, match=rf"{other} holds no certificate in PEM"):
+        Tls(roots=other)
+    for not_its_key in (other, locked, own):
+        with pytest.raises(ConfigError, match=rf"{own} and {not_its_key} are no certificate and"):
+            Tls(roots=own, certificate=own, key=not_its_key)
+    assert Tls(own, own, key).credentials() is not None
 
 
 def test_tls_trusts_the_roots_it_is_given_and_no_others(

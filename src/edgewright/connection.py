@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,8 +48,28 @@ class Tls:
         ]
         if (self.certificate is None) != (self.key is None):
             faults.append("tls: a client certificate and its key are given together or not at all")
-        if faults:
+        if faults := faults or self._unusable():
             raise ConfigError(faults)
+
+    def _unusable(self) -> list[str]:
+        """What gRPC would tell as a handshake that failed, whatever the server is."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_ciphers("DEFAULT@SECLEVEL=0")  # how weak a key may be, gRPC decides
+        faults = []
+        try:
+            if self.roots is not None:
+                context.load_verify_locations(self.roots)
+        except OSError as error:
+            faults.append(f"tls: {self.roots} holds no certificate in PEM that can be read: {error}")
+        try:
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
+        except OSError as error:
+            faults.append(
+                f"tls: {self.certificate} and {self.key} are no certificate and its key, in PEM and "
+                f"without a password: {error}"
+            )
+        return faults
 
     def credentials(self) -> grpc.ChannelCredentials:
         """gRPC's form of it; the files are read now."""
