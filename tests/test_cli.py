@@ -103,6 +103,7 @@ def test_help_lists_every_command_in_the_order_of_the_loop(
     told = capsys.readouterr().out
     listed = re.findall(r"^  ([\w-]+)  ", told.partition("Commands:")[2], re.MULTILINE)
     assert listed == list(COMMANDS)
+    assert "Call a served model with texts or images." in told
 
 
 def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def explained(
         )
     elif failure.code() is grpc.StatusCode.UNIMPLEMENTED:
         message = (
-            f"{target} is a gRPC server, but not one of edgewright ({details}); "
+            f"{target} answers in gRPC, but not this call ({details}); "
             f"give the port that `edgewright serve {option}` names"
         )
     else:

@@ -550,3 +550,5 @@ def test_the_commands_say_what_is_wrong(served: Served, capsys: pytest.CaptureFi
     ):
         assert run(["admin", *arguments]) == exit_code, arguments
         assert told in capsys.readouterr().err
+    assert run(["predict", *at, "goal"]) == 6
+    assert "answers in gRPC, but not this call" in capsys.readouterr().err
