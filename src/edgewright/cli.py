@@ -44,7 +44,11 @@ COMMANDS: Final = {
     ),
     "serve": ("edgewright.serve.cli", "serve", "Answer gRPC calls from a repository of bundles."),
     "token": ("edgewright.serve.token_cli", "token", "Make tokens for those who call a server."),
-    "predict": ("edgewright.predict_command", "predict", "Call a served model with texts or images."),
+    "predict": (
+        "edgewright.predict_command",
+        "predict",
+        "Call a served model with texts or images.",
+    ),
     "bench": (
         "edgewright.bench_command",
         "bench",

@@ -60,14 +60,14 @@ class Tls:
             if self.roots is not None:
                 context.load_verify_locations(self.roots)
         except OSError as error:
-            faults.append(f"tls: {self.roots} holds no certificate in PEM that can be read: {error}")
+            faults.append(f"tls: {self.roots} holds no certificate in PEM: {error}")
         try:
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
         except OSError as error:
             faults.append(
-                f"tls: {self.certificate} and {self.key} are no certificate and its key, in PEM and "
-                f"without a password: {error}"
+                f"tls: {self.certificate} and {self.key} are no certificate and its key, "
+                f"in PEM and without a password: {error}"
             )
         return faults
 
