@@ -187,6 +187,8 @@ class FeedbackWriter:
                 break
         while len(self._predictions) and _NOT_LOGGED not in self._outages:
             self._log_predictions()
+        if len(self._predictions):
+            log.warning("%d predictions that waited for the store are lost", len(self._predictions))
         self._store.close()
 
     def _next(self) -> tuple[list[_Submission], bool]:

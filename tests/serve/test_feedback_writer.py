@@ -268,7 +268,9 @@ def test_predictions_that_do_not_fit_are_not_told_as_feedback_refused(
     assert "writes again" not in caplog.text
 
 
-def test_closing_does_not_wait_for_a_store_that_fails() -> None:
+def test_closing_does_not_wait_for_a_store_that_fails_and_tells_what_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test(b: Bench) -> None:
         b.store.fault = FeedbackStoreError("away")
         add(b.log, *["x"] * 1500)
@@ -276,6 +278,7 @@ def test_closing_does_not_wait_for_a_store_that_fails() -> None:
         assert b.store.logged == []
 
     bench(test)
+    assert "1500 predictions that waited for the store are lost" in caplog.text
 
 
 def test_a_prediction_that_is_about_to_be_logged_is_not_unknown() -> None:
