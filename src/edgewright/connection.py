@@ -63,6 +63,7 @@ class Tls:
             faults.append(f"tls: {self.roots} holds no certificate in PEM: {error}")
         try:
             if self.certificate is not None:
+                # Without a password to try, OpenSSL asks the terminal for that of a locked key.
                 context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
         except OSError as error:
             faults.append(
