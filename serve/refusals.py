@@ -147,6 +147,7 @@ class _ByConnection:
 
     def __init__(self) -> None:
         self._calls: dict[str, dict[asyncio.Future[bool], None]] = {}  # of those that have some
+        self._by_number: dict[int, dict[str, None]] = {}  # connections, by how many they have
         self._count = 0
 
     def __len__(self) -> int:
@@ -166,8 +167,10 @@ class _ByConnection:
 
     def add(self, connection: str, call: asyncio.Future[bool]) -> None:
         """Behind all others of its connection."""
-        self._calls.setdefault(connection, {})[call] = None
+        calls = self._calls.setdefault(connection, {})
+        calls[call] = None
         self._count += 1
+        self._renumber(connection, len(calls) - 1, len(calls))
 
     def discard(self, connection: str, call: asyncio.Future[bool]) -> None:
         """Take it out; it may have gone already."""
@@ -175,6 +178,7 @@ class _ByConnection:
         if call in calls:
             del calls[call]
             self._count -= 1
+            self._renumber(connection, len(calls) + 1, len(calls))
             if not calls:
                 del self._calls[connection]
 
@@ -189,8 +193,17 @@ class _ByConnection:
 
     def newest_of_most(self) -> tuple[str, asyncio.Future[bool]]:
         """The connection with most calls, and the last that it sent."""
-        connection, calls = max(self._calls.items(), key=lambda each: len(each[1]))
-        return connection, next(reversed(calls))
+        connection = next(iter(self._by_number[max(self._by_number)]))
+        return connection, next(reversed(self._calls[connection]))
+
+    def _renumber(self, connection: str, before: int, now: int) -> None:
+        """Where all places are taken, a look at every connection of 1,024 costs 0.1 ms a call."""
+        if before:
+            del self._by_number[before][connection]
+            if not self._by_number[before]:
+                del self._by_number[before]
+        if now:
+            self._by_number.setdefault(now, {})[connection] = None
 
 
 def due(came: float, delay_s: float, left_s: float | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -26,7 +27,7 @@ from edgewright.serve.call_edge import CallEdge
 from edgewright.serve.call_observer import CallObserver
 from edgewright.serve.event_loop import run
 from edgewright.serve.instruments import Instruments
-from edgewright.serve.refusals import _BURST, _TICK_S, Refusals, due
+from edgewright.serve.refusals import _BURST, _TICK_S, Refusals, _ByConnection, due
 
 from .conftest import Gate, Launch, Running, until
 from .full_queue import CLASSIFY, FullQueue
@@ -178,6 +179,41 @@ def test_where_all_places_are_taken_who_has_fewer_than_his_share_gets_one_of_who
     refusals = scarce(most=4)
     assert holding(refusals, connections, those_told) == (told, 4)
     assert refusals.held == 0
+
+
+def test_whom_a_place_is_taken_from_is_known_without_a_look_at_every_connection() -> None:
+    async def calls_made(connections: int) -> int:
+        held, call = _ByConnection(), asyncio.get_running_loop().create_future()
+        for number in range(connections):
+            held.add(str(number), call)
+        made: list[str] = []
+        sys.setprofile(lambda _frame, event, _of: made.append(event))
+        try:
+            held.newest_of_most()
+        finally:
+            sys.setprofile(None)
+        return len(made)
+
+    assert run(calls_made(1000)) == run(calls_made(2))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1))
+def test_who_has_most_is_known_whoever_comes_and_leaves(steps: list[tuple[str, bool]]) -> None:
+    async def scenario() -> None:
+        loop, held = asyncio.get_running_loop(), _ByConnection()
+        calls: dict[str, list[asyncio.Future[bool]]] = {each: [] for each in "abc"}
+        for connection, comes in steps:
+            if comes:
+                calls[connection].append(loop.create_future())
+                held.add(connection, calls[connection][-1])
+            elif calls[connection]:
+                held.discard(connection, calls[connection].pop(0))
+            if most := max(map(len, calls.values())):
+                greediest, newest = held.newest_of_most()
+                assert len(calls[greediest]) == most
+                assert newest is calls[greediest][-1]
+
+    asyncio.run(scenario())
 
 
 def test_who_lost_his_place_is_not_let_in() -> None:
