@@ -95,7 +95,8 @@ class CallEdge:
 
     def is_read_first(self, path: str) -> bool:
         """Of a unary method, unless it is likely to be refused: unread, a call costs less."""
-        return path in self._unary and not (self._refuses and path in QUEUED)
+        refused = self._draining or (self._refuses and path in QUEUED)
+        return path in self._unary and not refused
 
     def find(self, call: RpcCall) -> Method | None:
         """The method, wrapped once and kept; None where there is no such method."""
@@ -272,12 +273,26 @@ class CallEdge:
 
     async def _one(self, call: RpcCall, parse: Parse) -> Any:
         """The one message of a call."""
-        with self._transfers.here():
-            message = await (call.read() if call.is_ahead else _read_in_time(call))
+        message = await (call.read() if call.is_ahead else self._read_in_time(call))
         if message is None:
             await asyncio.sleep(_LEAVING_S)  # one who has left is not at fault, and cancels this
             raise CallLeft if call.left else InputError("the call has no message; send one")
         return _parsed(message, parse)
+
+    async def _read_in_time(self, call: RpcCall) -> bytes | None:
+        """Else calls without one would be kept, each some 20 kB, for as long as callers like."""
+        try:
+            with self._transfers.here():
+                async with asyncio.timeout(_MESSAGE_S):
+                    return await call.read()
+        except TimeoutError:
+            raise DeadlineError(
+                f"the call's message did not come within {_MESSAGE_S:g} s; send it at once"
+            ) from None
+        except asyncio.CancelledError:
+            if self._draining and not call.left:  # it was ended as one that is stuck
+                raise _draining() from None
+            raise
 
     def _enter(self, right: Right | None, call: RpcCall) -> str:
         if self._draining and right is not None:
@@ -298,17 +313,6 @@ class _Path(NamedTuple):
     """As much of a call as generated code finds its handler by."""
 
     method: str
-
-
-async def _read_in_time(call: RpcCall) -> bytes | None:
-    """Else calls without one would be kept, each some 20 kB, for as long as their caller likes."""
-    try:
-        async with asyncio.timeout(_MESSAGE_S):
-            return await call.read()
-    except TimeoutError:
-        raise DeadlineError(
-            f"the call's message did not come within {_MESSAGE_S:g} s; send it at once"
-        ) from None
 
 
 def _written(

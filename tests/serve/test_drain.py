@@ -25,7 +25,6 @@ from edgewright.serve.http_messages import Response
 from edgewright.v1 import model_pb2
 
 from .conftest import Gate, Launch, LoopThread, Running, until
-from .raw_http2 import DeafClient
 from .test_faults import classify_request
 
 Code = grpc.StatusCode
@@ -300,14 +299,23 @@ def test_a_caller_who_sends_no_message_costs_a_drain_no_grace(
 ) -> None:
     monkeypatch.setattr(server, "_STUCK_S", 0.1)
     running = launch(grace_s=1000.0)
-    silent = DeafClient(running.server.port)
-    silent.call(f"/edgewright.v1.{path}", [], last=False)
+    release = threading.Event()
+    silent = running.channel.stream_unary(f"/edgewright.v1.{path}")
+    call = silent.future(open_stream(release), timeout=600)
     until(lambda: running.server.in_flight == 1)
     assert loop.run(running.server.drain())
     assert running.server.in_flight == 0
     assert "1 calls were ended whose callers do not send a message" in caplog.text
-    assert running.metric("edgewright_requests_total", code="CANCELLED") == 1
-    silent.close()
+    assert call.code() is Code.UNAVAILABLE
+    assert call.details() == "the server is shutting down; call another replica"
+    assert running.metric("edgewright_requests_total", code="UNAVAILABLE") == 1
+    release.set()
+
+
+def open_stream(release: threading.Event) -> Iterator[bytes]:
+    """No messages, and no end before ``release``."""
+    release.wait(600)
+    yield from ()
 
 
 def test_a_drain_ends_after_the_grace_even_if_a_call_does_not_and_says_so(
