@@ -21,6 +21,7 @@ _RIGHTS: Final = (
 )
 # Of whose calls there may be a limit. A scrape or a command is wanted most when there are too many.
 _LIMITED: Final = (Right.CALL, Right.FEEDBACK)
+_ALL: Final = frozenset(Right)
 _BEARER: Final = "bearer "
 _RETRY_S: Final = 0.1
 
@@ -114,7 +115,7 @@ class Callers:
                 "this needs a client certificate of an authority that the server trusts"
             )
         if self._tokens is None:
-            return peer.subject or peer.address, frozenset(Right)
+            return peer.subject or peer.address, _ALL
         scheme = peer.authorization[: len(_BEARER)].lower()
         if scheme != _BEARER:
             raise UnauthenticatedError(
