@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -268,9 +269,16 @@ class Parts:
                 yield self._background
             return
         with BegunLoads(self.config.state_dir).load(bundle) as was_cut_off:
-            if was_cut_off:
-                log.warning(
-                    "a server ended while it loaded %s, so another process proves that first",
-                    bundle,
-                )
-            yield self._background if was_cut_off else None
+            if not was_cut_off:
+                yield None
+                return
+            log.warning(
+                "a server ended while it loaded %s, so another process proves that first", bundle
+            )
+            # Nobody answers yet who could feel it, and who was killed for being slow must not be
+            # slower still: it has a share of the cores from the start.
+            self._background.no_core_idle_until = math.inf
+            try:
+                yield self._background
+            finally:
+                self._background.no_core_idle_until = 0.0

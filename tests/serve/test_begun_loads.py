@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 from edgewright.manifest import SEAL_FILE
 from edgewright.repository import Repository
 from edgewright.serve.begun_loads import BegunLoads
+from edgewright.serve.proof_process import ProofProcess
+from edgewright.serve.registry import State
 
 from .bundles import Recipe, make_bundle
+from .conftest import Launch
 from .processes import FREE_PORTS, Start, classify
 
 ENDS = """
@@ -33,65 +37,65 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    made = tmp_path / "bundle"
+def sealed(tmp_path: Path) -> Path:
+    made = tmp_path / "sealed"
     made.mkdir()
     (made / SEAL_FILE).write_text("{}")
     return made
 
 
-def end_within(state: Path, bundle: Path) -> None:
-    subprocess.run([sys.executable, "-c", ENDS, str(state), str(bundle)], check=True)
+def end_within(state: Path, sealed: Path) -> None:
+    subprocess.run([sys.executable, "-c", ENDS, str(state), str(sealed)], check=True)
 
 
-def was_cut_off(state: Path, bundle: Path) -> bool:
-    with BegunLoads(state).load(bundle) as found:
+def was_cut_off(state: Path, sealed: Path) -> bool:
+    with BegunLoads(state).load(sealed) as found:
         return found
 
 
 def test_a_load_that_ended_its_process_is_remembered_until_one_succeeds(
-    state: Path, bundle: Path
+    state: Path, sealed: Path
 ) -> None:
-    assert not was_cut_off(state, bundle)
-    end_within(state, bundle)
-    with pytest.raises(ValueError, match="crashes"), BegunLoads(state).load(bundle) as found:
+    assert not was_cut_off(state, sealed)
+    end_within(state, sealed)
+    with pytest.raises(ValueError, match="crashes"), BegunLoads(state).load(sealed) as found:
         assert found
         raise ValueError("crashes")
-    assert was_cut_off(state, bundle)
-    assert not was_cut_off(state, bundle)
+    assert was_cut_off(state, sealed)
+    assert not was_cut_off(state, sealed)
     assert list((state / "loading").iterdir()) == []
 
 
 def test_a_load_that_fails_in_a_process_that_goes_on_was_not_cut_off(
-    state: Path, bundle: Path
+    state: Path, sealed: Path
 ) -> None:
-    with pytest.raises(ValueError, match="bad"), BegunLoads(state).load(bundle):
+    with pytest.raises(ValueError, match="bad"), BegunLoads(state).load(sealed):
         raise ValueError("bad")
-    assert not was_cut_off(state, bundle)
+    assert not was_cut_off(state, sealed)
 
 
-def test_another_bundle_is_another_load(state: Path, bundle: Path) -> None:
-    end_within(state, bundle)
-    (bundle / SEAL_FILE).write_text("{ }")
-    assert not was_cut_off(state, bundle)
+def test_another_bundle_is_another_load(state: Path, sealed: Path) -> None:
+    end_within(state, sealed)
+    (sealed / SEAL_FILE).write_text("{ }")
+    assert not was_cut_off(state, sealed)
 
 
-def test_who_loads_beside_another_changes_nothing(state: Path, bundle: Path) -> None:
-    with BegunLoads(state).load(bundle):
-        assert not was_cut_off(state, bundle)
-        end_within(state, bundle)
-    assert not was_cut_off(state, bundle)
+def test_who_loads_beside_another_changes_nothing(state: Path, sealed: Path) -> None:
+    with BegunLoads(state).load(sealed):
+        assert not was_cut_off(state, sealed)
+        end_within(state, sealed)
+    assert not was_cut_off(state, sealed)
 
 
-def test_of_a_load_that_was_cut_off_all_hear_who_load_at_once(state: Path, bundle: Path) -> None:
-    end_within(state, bundle)
-    with BegunLoads(state).load(bundle) as first, BegunLoads(state).load(bundle) as second:
+def test_of_a_load_that_was_cut_off_all_hear_who_load_at_once(state: Path, sealed: Path) -> None:
+    end_within(state, sealed)
+    with BegunLoads(state).load(sealed) as first, BegunLoads(state).load(sealed) as second:
         assert (first, second) == (True, True)
-    assert not was_cut_off(state, bundle)
+    assert not was_cut_off(state, sealed)
 
 
 def test_a_load_that_another_ended_well_at_the_same_moment_was_not_cut_off(
-    state: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    state: Path, sealed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = fcntl.flock
 
@@ -99,32 +103,45 @@ def test_a_load_that_another_ended_well_at_the_same_moment_was_not_cut_off(
         Path(file.name).unlink(missing_ok=True)
         lock(file, how)
 
-    end_within(state, bundle)
+    end_within(state, sealed)
     monkeypatch.setattr(fcntl, "flock", end_before)
-    assert not was_cut_off(state, bundle)
+    assert not was_cut_off(state, sealed)
 
 
-def test_a_load_succeeds_though_it_cannot_be_forgotten(state: Path, bundle: Path) -> None:
-    with BegunLoads(state).load(bundle):
+def test_a_load_succeeds_though_it_cannot_be_forgotten(state: Path, sealed: Path) -> None:
+    with BegunLoads(state).load(sealed):
         (file,) = (state / "loading").iterdir()
         file.unlink()
         file.mkdir()
     assert file.is_dir()
 
 
-def test_without_a_folder_or_a_seal_nothing_is_remembered(state: Path, bundle: Path) -> None:
+def test_without_a_folder_or_a_seal_nothing_is_remembered(state: Path, sealed: Path) -> None:
     state.write_text("a file")
-    end_within(state, bundle)
-    assert not was_cut_off(state, bundle)
-    assert not was_cut_off(state, bundle / "nowhere")
+    end_within(state, sealed)
+    assert not was_cut_off(state, sealed)
+    assert not was_cut_off(state, sealed / "nowhere")
 
 
-def test_on_a_full_disk_nothing_is_remembered(state: Path, bundle: Path) -> None:
-    end_within(state, bundle)
+def test_on_a_full_disk_nothing_is_remembered(state: Path, sealed: Path) -> None:
+    end_within(state, sealed)
     (file,) = (state / "loading").iterdir()
     file.unlink()
     file.symlink_to("/dev/full")
-    assert not was_cut_off(state, bundle)
+    assert not was_cut_off(state, sealed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no core is left to others")
+def test_what_proves_a_version_before_anybody_is_answered_waits_for_no_idle_core(
+    state: Path, sealed: Path, launch: Launch
+) -> None:
+    """Or whoever was killed for being slow would be slower still at the next start."""
+    server = launch(state_dir=state).server
+    server.registry.state = State.LOADING
+    end_within(state, sealed)
+    with server._loading(sealed) as background, ProofProcess(background) as process:
+        assert process.run(partial(os.sched_getscheduler, 0)) == os.SCHED_OTHER
+    assert server._background.no_core_idle_until == 0.0  # later versions do
 
 
 # In whatever process: reading this file is a crash.
