@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from edgewright.errors import ConfigError
+from edgewright.errors import ConfigError, NotReadyError
 from edgewright.manifest import SEAL_FILE, sha256_bytes
 from edgewright.state_dir import StateDir
 
@@ -32,8 +32,10 @@ class BegunLoads:
     def load(self, bundle: Path) -> Iterator[bool]:
         """Within, ``bundle`` is being loaded; whether an earlier load of it ended its process.
 
-        That is remembered until a load succeeds, and told to all who load it meanwhile. False where
-        nothing can be written, or where another process is at the first load of it.
+        That is remembered until a load succeeds, or is not ready for want of memory or of time: the
+        process that proves it takes more of both, and what had ended the first may be gone. It is
+        told to all who load it meanwhile. False where nothing can be written, or where another
+        process is at the first load of it.
         """
         file, was_cut_off = self._begin(bundle)
         if file is None:
@@ -44,6 +46,9 @@ class BegunLoads:
             try:
                 yield was_cut_off
                 survived = True
+            except NotReadyError:
+                survived = True
+                raise
             finally:
                 if survived:
                     with suppress(OSError):  # the next load is careful in vain

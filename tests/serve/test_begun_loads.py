@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edgewright.errors import NotReadyError
 from edgewright.manifest import SEAL_FILE
 from edgewright.repository import Repository
 from edgewright.serve.begun_loads import BegunLoads
@@ -71,6 +72,16 @@ def test_a_load_that_fails_in_a_process_that_goes_on_was_not_cut_off(
 ) -> None:
     with pytest.raises(ValueError, match="bad"), BegunLoads(state).load(sealed):
         raise ValueError("bad")
+    assert not was_cut_off(state, sealed)
+
+
+def test_a_load_that_lacks_the_memory_of_another_process_is_tried_without_one(
+    state: Path, sealed: Path
+) -> None:
+    """Or a version that was killed once, by whomever, might never answer again."""
+    end_within(state, sealed)
+    with pytest.raises(NotReadyError), BegunLoads(state).load(sealed):
+        raise NotReadyError("what proves it was killed")
     assert not was_cut_off(state, sealed)
 
 
