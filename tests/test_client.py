@@ -261,6 +261,25 @@ def test_a_call_in_progress_is_told_that_its_client_was_closed(
         run() if kind == "sync" else asyncio.run(run_async())
 
 
+def test_two_tasks_may_close_a_client(deaf: socket.socket) -> None:
+    async def run() -> None:
+        client = AsyncClient(target(deaf))
+
+        async def close(after: int) -> None:
+            for _ in range(after):  # so that one of them comes while the call hears of the first
+                await asyncio.sleep(0)
+            await client.close()
+
+        call = asyncio.create_task(client.classify("x"))
+        connection, _ = await asyncio.to_thread(deaf.accept)
+        await asyncio.gather(*map(close, range(8)))
+        connection.close()
+        with pytest.raises(ConfigError, match="is closed; make another one"):
+            await call
+
+    asyncio.run(run())
+
+
 def test_a_task_that_is_cancelled_hears_of_no_close(deaf: socket.socket) -> None:
     async def run() -> None:
         client = AsyncClient(target(deaf))

@@ -196,9 +196,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls in progress end, with ConfigError."""
-        self._closed = True
-        for each in self._waiting:
-            each.reschedule(0)
+        if not self._closed:
+            self._closed = True
+            for each in self._waiting:  # once: what has expired cannot be told so again
+                each.reschedule(0)
         if self._channel is not None:
             await self._channel.close()
 
