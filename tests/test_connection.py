@@ -203,6 +203,18 @@ def test_tls_trusts_the_roots_it_is_given_and_no_others(
             ask(kind, server.target, "classify", "x", tls=Tls(), retries=0)
 
 
+def test_a_certificate_of_another_host_is_told_as_such(kind: str, tmp_path: Path) -> None:
+    authority, roots = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(roots))
+    issued = authority.issue_cert("elsewhere.example")
+    pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+    with (
+        FakeServer(credentials=grpc.ssl_server_credentials([pair])) as server,
+        pytest.raises(NotReadyError, match="is of another host .* by a name that its certificate"),
+    ):
+        ask(kind, server.target, "classify", "x", tls=Tls(roots=roots), retries=0)
+
+
 def test_a_command_has_no_lines_of_grpc_s_own_on_stderr(certificate: tuple[Path, Path]) -> None:
     public, private = (path.read_bytes() for path in certificate)
     credentials = grpc.ssl_server_credentials([(private, public)])

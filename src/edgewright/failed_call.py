@@ -77,6 +77,11 @@ def _unreachable(target: str, details: str, option: str) -> str:
             f"{target} answers, but not in gRPC ({details}); is it the metrics port? "
             f"Give the port that `edgewright serve {option}` names"
         )
+    if "hostname verification" in said or "not in peer certificate" in said:
+        return (
+            f"the certificate of {target} is of another host ({details}); call it by a name that "
+            "its certificate has, or give it one that has this name (subjectAltName)"
+        )
     if "handshake" in said:
         return (
             f"the TLS handshake with {target} failed ({details}); does the server speak TLS, "
