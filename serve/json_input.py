@@ -66,7 +66,11 @@ def from_base64(text: Any, where: str) -> bytes:
     try:
         return base64.b64decode(utf8(text, where), validate=True)
     except binascii.Error as error:
-        raise InputError(f"{where} is no base64: {error}", field=where) from error
+        raise InputError(
+            f"{where} is no base64: {error}; give the file's alone, without `data:...,` before it "
+            "and without line breaks (on Linux `base64 -w0 FILE`)",
+            field=where,
+        ) from error
 
 
 _NAMES = {str: "string", int: "whole number", list: "array", dict: "object", bool: "true or false"}

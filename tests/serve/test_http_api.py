@@ -220,6 +220,11 @@ def test_plain_json_is_classified(launch: Launch, tmp_path: Path) -> None:
     image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [picture]}
     _, told, _ = post(colours, "/v2/models/colours/infer", {"inputs": [image]})
     assert told["outputs"][0]["data"] == ["blue"]
+    for wrapped in (f"data:image/png;base64,{picture}", f"{picture[:40]}\n{picture[40:]}"):
+        status, told, _ = post(colours, "/v1/models/colours:classify", {"images": [wrapped]})
+        assert (status, told["reason"]) == (400, "INPUT_INVALID")
+        assert "images[0] is no base64" in told["error"]
+        assert "without `data:...,` before it and without line breaks" in told["error"]
 
 
 def test_what_a_model_takes_is_told(launch: Launch) -> None:
