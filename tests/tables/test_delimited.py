@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -132,10 +134,13 @@ def test_a_broken_csv_is_refused_by_row_and_line(tmp_path: Path, content: str, s
     assert "broken.csv" in str(caught.value)
 
 
-def test_a_csv_with_semicolons_is_read_after_the_command_that_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("reader", "name"), [(read_csv, "excel.csv"), (read_tsv, "excel.tsv")])
+def test_what_has_semicolons_is_read_after_the_command_that_is_told(
+    tmp_path: Path, reader: Callable[..., Any], name: str
+) -> None:
     content = '\ufeffid;text;label\n1;"so; ""fine"", ok\nünï";a\n'.encode()
     with pytest.raises(DataError, match="is separated by semicolons") as caught:
-        read_csv(write(tmp_path / "excel.csv", content), Columns())
+        reader(write(tmp_path / name, content), Columns())
     _, _, command = str(caught.value).partition("Convert it: ")
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     read = read_csv(tmp_path / "commas-excel.csv", Columns())

@@ -44,7 +44,7 @@ _SEPARATORS: Final = {
     ";": (
         "semicolons",
         'Convert it: python3 -c "import csv, sys; csv.writer(sys.stdout).writerows(csv.reader('
-        "open('{name}', newline='', encoding='utf-8-sig'), delimiter=';'))\" > commas-{name}",
+        "open('{name}', newline='', encoding='utf-8-sig'), delimiter=';'))\" > commas-{stem}.csv",
     ),
     ",": ("commas", "Name it .csv"),
 }
@@ -212,11 +212,12 @@ def _refuse_other_separator(names: Sequence[str], source: str) -> None:
     """DataError where the only column's name holds what separates the columns of other files."""
     if len(names) != 1:
         return
+    file = Path(source)
     for separator, (told, mended) in _SEPARATORS.items():
         if separator in names[0]:
             raise DataError(
                 f"{source}: is separated by {told}; a .csv is read with commas between its "
-                f"columns, a .tsv with tabs. {mended.format(name=Path(source).name)}"
+                f"columns, a .tsv with tabs. {mended.format(name=file.name, stem=file.stem)}"
             )
 
 
