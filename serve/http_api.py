@@ -112,10 +112,9 @@ class HttpApi:
             if route.method == method:
                 groups = {name: unquote(value or "") for name, value in match.groupdict().items()}
                 return await self._answered(route, request, groups)
-        allowed = {"Allow": found[0][0].method}
-        return error_answer(
-            HTTPStatus.METHOD_NOT_ALLOWED, f"the method is {allowed['Allow']}", allowed
-        )
+        method = found[0][0].method
+        allowed = {"Allow": "GET, HEAD" if method == "GET" else method}
+        return error_answer(HTTPStatus.METHOD_NOT_ALLOWED, f"the method is {method}", allowed)
 
     async def _answered(
         self, route: _Route, request: Request, groups: Mapping[str, str]

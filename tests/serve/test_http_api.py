@@ -108,6 +108,20 @@ def test_other_paths_and_methods(launch: Launch, method: str, path: str, status:
         assert json.loads(told)["reason"] == "INPUT_INVALID"
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"), [("/metrics", "GET, HEAD"), ("/v1/models/news:classify", "POST")]
+)
+def test_who_asks_in_the_wrong_way_is_told_the_methods_that_there_are(
+    launch: Launch, path: str, methods: str
+) -> None:
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", launch(load=False).server.metrics_port, timeout=30
+    )
+    with contextlib.closing(connection):
+        connection.request("DELETE", path)
+        assert connection.getresponse().headers["Allow"] == methods
+
+
 def test_who_asks_in_the_wrong_place_is_told_where_there_is_something(launch: Launch) -> None:
     running = launch()
     told = json.loads(get(running, "/v1/models")[1])["error"]
