@@ -190,6 +190,17 @@ def test_files_of_tls_that_hold_something_else_are_named(
     assert Tls(own, own, key).credentials() is not None
 
 
+def test_a_file_of_tls_that_has_gone_before_the_first_call_is_named(
+    kind: str, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    roots = tmp_path / "ca.pem"
+    roots.write_bytes(certificate[0].read_bytes())
+    tls = Tls(roots=roots)
+    roots.unlink()
+    with pytest.raises(ConfigError, match=rf"{roots} cannot be read"):
+        ask(kind, "127.0.0.1:1", "classify", "x", tls=tls)
+
+
 def test_tls_trusts_the_roots_it_is_given_and_no_others(
     kind: str, certificate: tuple[Path, Path]
 ) -> None:

@@ -73,11 +73,18 @@ class Tls:
         return faults
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """gRPC's form of it; the files are read now."""
-        roots, key, certificate = (
-            path.read_bytes() if path is not None else None
-            for path in (self.roots, self.key, self.certificate)
-        )
+        """gRPC's form of it; the files are read now.
+
+        Raises:
+            ConfigError: one of them cannot be read any more.
+        """
+        try:
+            roots, key, certificate = (
+                path.read_bytes() if path is not None else None
+                for path in (self.roots, self.key, self.certificate)
+            )
+        except OSError as error:
+            raise ConfigError([f"tls: {error.filename} cannot be read: {error}"]) from error
         return grpc.ssl_channel_credentials(roots, key, certificate)
 
 
