@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from inspect import isfunction, signature
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -160,6 +161,12 @@ def test_images_that_cannot_be_sent_are_refused_before_anything_is_sent(
         ask(kind, server.target, "classify_images", [])
     with pytest.raises(InputError, match=r"images\[1\] is a str, not the bytes of an image file"):
         ask(kind, server.target, "classify_images", [b"a", "cat.jpg"])
+    with pytest.raises(
+        InputError, match="images is a PurePosixPath; give the bytes of an image file, or"
+    ):
+        ask(kind, server.target, "classify_images", PurePosixPath("cat.jpg"))
+    with pytest.raises(InputError, match="texts is a int; give a str, or a list of such"):
+        ask(kind, server.target, "classify", 5)
     assert server.requests == []
 
 

@@ -24,14 +24,22 @@ class Inputs:
     """One kind of what callers send: the field of a request, and what bounds one request."""
 
     kind: type  # of one
+    one: str  # in words
     field: str
     check: Callable[[Sequence[Any]], None]  # raises InputError
     size_of: Callable[[Any], int]  # in bytes
     limit: int  # bytes of a request that holds several
 
     def listed(self, given: Any) -> Sequence[Any]:
-        """``given``, which is one or several of them, as several."""
-        return [given] if isinstance(given, self.kind) else list(given)
+        """``given``, one or several of them, as several; InputError where it is neither."""
+        if isinstance(given, self.kind):
+            return [given]
+        if isinstance(given, Iterable):
+            return list(given)
+        raise InputError(
+            f"{self.field} is a {type(given).__name__}; give {self.one}, or a list of such",
+            field=self.field,
+        )
 
 
 def chunks(inputs: Sequence[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
@@ -109,5 +117,9 @@ def _check_images(images: Sequence[object]) -> None:
             )
 
 
-TEXTS: Final = Inputs(str, "texts", _check_texts, lambda text: len(text.encode()), MAX_TEXT_BYTES)
-IMAGES: Final = Inputs(bytes, "images", _check_images, len, MAX_IMAGE_BYTES)
+TEXTS: Final = Inputs(
+    str, "a str", "texts", _check_texts, lambda text: len(text.encode()), MAX_TEXT_BYTES
+)
+IMAGES: Final = Inputs(
+    bytes, "the bytes of an image file", "images", _check_images, len, MAX_IMAGE_BYTES
+)
