@@ -260,6 +260,10 @@ def test_images_for_a_model_of_texts_are_refused(tune: Tune, tmp_path: Path) -> 
         (("--workload", "1x"), "workload '1x'"),
         (("--workload", "1x99"), "reads at most 16 tokens, so give shapes such as 1x16"),
         (("--threads", "0"), "--threads"),
+        (("--seconds", "0"), "--seconds is 0; it must be above 0 seconds"),
+        (("--seconds", "inf"), "--seconds is inf; it must be above 0 seconds"),
+        (("--seconds", "nan"), "--seconds is nan; it must be above 0 seconds"),
+        (("--label-column", "class"), "where in --data the rows are; give --data too"),
     ],
 )
 def test_options_that_cannot_work_are_exit_2(
@@ -270,7 +274,9 @@ def test_options_that_cannot_work_are_exit_2(
 
 def test_a_state_folder_that_cannot_be_written_is_named(tune: Tune) -> None:
     tune.state.write_text("in the way")
-    assert "give a folder that can with --state-dir" in tune(code=2)[1]
+    told = tune(code=2)[1]
+    assert "give a folder that can with --state-dir" in told
+    assert "measuring" not in told, "minutes are spent on what cannot be kept"
 
 
 def test_a_damaged_record_is_left_aside_with_a_warning(tune: Tune) -> None:

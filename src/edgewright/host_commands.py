@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,7 @@ if TYPE_CHECKING:  # numpy and the runtimes are imported when there is something
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=float,
     default=120.0,
     help="Seconds that timing may take at most; a quarter is planned.",
 )
@@ -81,12 +83,14 @@ def tune(
     from edgewright.proof.host_record import HostKey, read_record
     from edgewright.proof.host_trial import try_variants, workload_here
 
+    columns = Columns(text=text_column, label=label_column, image=image_column)
+    _check_options(data, columns, seconds)
     opened = Bundle.open(bundle)
     state = StateDir.at(state_dir)
-    columns = Columns(text=text_column, label=label_column, image=image_column)
     examples = None if data is None else _read(data, columns, opened, output)
     host = HostKey.here(opened, threads)
     shapes = workload_here(opened, workload)
+    _check_writable(state)
     names = ", ".join(each.name for each in opened.variants)
     output.note(f"measuring {names} at {shapes}, threads {host.threads}")
     previous = read_record(state, opened, host, output.warn)
@@ -100,6 +104,32 @@ def tune(
         _write(state, record)
     value = {**record.to_json(), "bundle": str(bundle), "record": str(file)}
     output.result(value, _lines(opened, record, file))
+
+
+def _check_options(data: Path | None, columns: Columns, seconds: float) -> None:
+    if not 0 < seconds < inf:
+        raise ConfigError(f"--seconds is {seconds:g}; it must be above 0 seconds")
+    if data is None and columns != Columns():
+        raise ConfigError(
+            "--text-column, --label-column and --image-column say where in --data the rows are; "
+            "give --data too"
+        )
+
+
+def _check_writable(state: StateDir) -> None:
+    """Before minutes are spent on what could not be kept."""
+    try:
+        state.path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=state.path).close()
+    except OSError as error:
+        raise _not_writable(state, error) from error
+
+
+def _not_writable(state: StateDir, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{state.path} cannot be written ({error.strerror}); "
+        "give a folder that can with --state-dir"
+    )
 
 
 def _read(data: Path, columns: Columns, bundle: Bundle, output: Output) -> Examples:
@@ -126,10 +156,7 @@ def _write(state: StateDir, record: HostRecord) -> Path:
     try:
         return write_record(state, record)
     except OSError as error:
-        raise ConfigError(
-            f"{state.path} cannot be written ({error.strerror}); "
-            "give a folder that can with --state-dir"
-        ) from error
+        raise _not_writable(state, error) from error
 
 
 def _lines(bundle: Bundle, record: HostRecord, file: Path) -> Iterator[str]:
