@@ -275,3 +275,12 @@ def test_a_model_of_the_other_kind_is_told_with_the_option_that_it_takes(
     arguments = ["--image", tmp_path / "cat.jpg"] if given is IMAGE else ["a text"]
     assert predict(server, *arguments) == 2
     assert capsys.readouterr().err == f"error: {server.target}: {advice}\n"
+
+
+def test_a_folder_of_images_is_not_said_to_be_missing(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(server, "--image", tmp_path, "--image", tmp_path / "cat.jpg") == 2
+    told = capsys.readouterr().err
+    assert f"--image {tmp_path}: is a folder; give its files" in told
+    assert f"--image {tmp_path / 'cat.jpg'}: no such file" in told

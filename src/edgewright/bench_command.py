@@ -12,7 +12,7 @@ from edgewright.connection_options import ConnectionOptions, connection_options
 from edgewright.errors import ConfigError
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
-from edgewright.tables.image_folder import ImageFile
+from edgewright.tables.image_folder import ImageFile, image_missing
 from edgewright.texts import read_texts
 
 if TYPE_CHECKING:  # gRPC is imported when there is something to send
@@ -251,7 +251,7 @@ def _inputs(options: dict[str, Any]) -> Callable[[str], Inputs]:
     if texts:
         return lambda _kind: Inputs(texts, f"{_counted(texts, 'text')} given")
     if images:
-        missing = [f"--image {path}: no such file" for path in images if not path.is_file()]
+        missing = [image_missing(path) for path in images if not path.is_file()]
         if missing:
             raise ConfigError(missing)
         files = [ImageFile(path, str(path)).read() for path in images]

@@ -14,7 +14,7 @@ from edgewright.connection_options import ConnectionOptions, connection_options
 from edgewright.errors import ConfigError, InputError
 from edgewright.options import Command, config_option, output_options
 from edgewright.output import Output
-from edgewright.tables.image_folder import ImageFile
+from edgewright.tables.image_folder import ImageFile, image_missing
 from edgewright.texts import Text, read_texts, split_lines
 
 if TYPE_CHECKING:  # gRPC is imported when there is something to send
@@ -105,7 +105,7 @@ def predict(
 def _images(images: Sequence[Path], texts: Sequence[str], file: Path | None) -> list[ImageFile]:
     if texts or file is not None:
         raise ConfigError("--image is given along with texts; classify one kind at a time")
-    missing = [f"--image {path}: no such file" for path in images if not path.is_file()]
+    missing = [image_missing(path) for path in images if not path.is_file()]
     if missing:
         raise ConfigError(missing)
     return [ImageFile(path, str(path)) for path in images]

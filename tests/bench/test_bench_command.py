@@ -194,6 +194,7 @@ def test_a_deadline_reaches_the_server_and_is_counted(
         (["--text", "a", "--image", "b.png"], 2, "give one kind of input"),
         (["--text-column", "a"], 2, "give --data too"),
         (["--image", "none.png"], 2, "none.png: no such file"),
+        (["--image", "."], 2, "--image .: is a folder; give its files, each with an --image"),
         (["--image", __file__], 2, "classifies texts, and images are given"),
         (["--data", "none.csv"], 2, "none.csv: cannot be read"),
         (["--data", "none.xls"], 2, "'.xls' is not known"),

@@ -50,6 +50,13 @@ class ImageFile:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
 
 
+def image_missing(path: Path) -> str:
+    """What is said of an --image that is no file."""
+    if path.is_dir():
+        return f"--image {path}: is a folder; give its files, each with an --image"
+    return f"--image {path}: no such file"
+
+
 def is_image_folder(path: Path) -> bool:
     """Whether it has sub-folders and an image file somewhere below one of them."""
     return any(True for folder in _folders(path) for file in _files(folder) if _is_image(file))
