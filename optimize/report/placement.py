@@ -22,7 +22,7 @@ def placement_sections(outcome: Outcome) -> list[Section]:
     caption = "As each runtime tells of its own graph, after fusing."
     rows = [list(row.values()) for row in table]
     columns = ["candidate", *list(table[0])[1:]]
-    return [Section("What runs", [DataTable(columns, rows, caption, wraps=[5, 6])])]
+    return [Section("What runs", [DataTable(columns, rows, caption, wraps=[5])])]
 
 
 def coverage_sections(outcome: Outcome, shown: Standing) -> list[Section]:

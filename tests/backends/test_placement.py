@@ -147,6 +147,9 @@ def test_the_table_says_what_runs() -> None:
             "runs on": "4 CPU, 1 GPU",
         }
     ]
+    onnxruntime = Operation("a", "gemm", Role.PRODUCT, "fp32", "CPUExecutionProvider")
+    (row,) = what_runs({"onnxruntime-fp32": Placement("onnxruntime", (onnxruntime,))})
+    assert row["runs on"] == "1 CPU"
     assert PLACEMENT.to_json() == {
         "integer_products": 2,
         "float_products": {"bf16": 1},

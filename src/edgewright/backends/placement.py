@@ -110,10 +110,15 @@ def what_runs(placements: Mapping[str, Placement]) -> list[dict[str, str]]:
             "quantize left": str(each.left(Role.QUANTIZE)),
             "dequantize left": str(each.left(Role.DEQUANTIZE)),
             "fused": _counts(each.fused) or "nothing",
-            "runs on": _counts(each.devices),
+            "runs on": _counts(_plain(each.devices)),
         }
         for name, each in placements.items()
     ]
+
+
+def _plain(devices: Mapping[str, int]) -> dict[str, int]:
+    """The devices by their names alone: ONNX Runtime calls the CPU CPUExecutionProvider."""
+    return {name.removesuffix("ExecutionProvider"): count for name, count in devices.items()}
 
 
 def _counts(counts: Mapping[str, int]) -> str:
