@@ -3,6 +3,17 @@
 import re
 
 from edgewright.figures import line_figure
+from edgewright.report import (
+    DataTable,
+    Figure,
+    Headline,
+    Paragraph,
+    Section,
+    TextRow,
+    TextRows,
+    Tone,
+    render_report,
+)
 
 
 def test_whole_numbers_alone_are_on_an_axis_of_epochs() -> None:
@@ -15,3 +26,27 @@ def test_whole_numbers_alone_are_on_an_axis_of_epochs() -> None:
         ticks = re.findall(r">([\d.]+)</text>", axis)
         assert ticks
         assert all(tick.isdecimal() for tick in ticks), ticks
+
+
+def test_no_line_of_a_report_ends_within_the_name_of_an_option() -> None:
+    """A browser ends a line behind a hyphen, so that "--splits" was cut in two."""
+    told = "--splits <b> buys --class-weights"
+    blocks = (
+        Paragraph(told),
+        DataTable(["what"], [[told]], told),
+        Figure("", told),
+        TextRows([TextRow("", ())], told),
+    )
+    page = render_report(
+        title="",
+        subtitle="",
+        headline=Headline("", Tone.GOOD, told),
+        sections=[Section("", blocks, told)],
+        manifest_sha256="",
+    ).decode()
+    whole = (
+        '<span class="option">--splits</span> &lt;b&gt; buys '
+        '<span class="option">--class-weights</span>'
+    )
+    assert page.count(whole) == 2 + len(blocks) + 1, "headline and intro; a table also in a cell"
+    assert ".option { white-space: nowrap; }" in page

@@ -5,6 +5,7 @@ The stages describe what to show with the blocks below; ``render_report`` lays i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -145,6 +146,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     page = environment.get_template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
@@ -154,3 +156,8 @@ def render_report(
         version=__version__,
     )
     return page.encode("utf-8", "replace")
+
+
+def _unbroken(markup: str) -> str:
+    """``markup`` with every option in a span that a line does not end in: "-" would end one."""
+    return re.sub(r"--[a-z]+(?:-[a-z]+)*", r'<span class="option">\g<0></span>', str(markup))

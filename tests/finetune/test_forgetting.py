@@ -36,7 +36,7 @@ def test_forgetting_is_told_by_default_and_repeats(finetune, tmp_path):
     assert kept["sweep"] == []
     page = (tmp_path / "two" / "report.html").read_text()
     assert "nearest neighbours kept" in page
-    assert "--forgetting full" in page
+    assert ">--forgetting</span> full" in page
 
 
 def test_measuring_changes_nothing_of_what_is_written(finetune, tmp_path):

@@ -363,7 +363,7 @@ def test_raw_texts_are_left_out_when_asked(runs: Runs, checkpoint_here: Path) ->
     assert runs(checkpoint_here, {"a": Entrant(3.0, bias=3.0)}, *options)[0] == 0
     assert not (runs.bundle / "goldens.json").exists()
     report = (runs.bundle / "report.html").read_text()
-    assert "--no-raw-examples leaves them out" in report
+    assert ">--no-raw-examples</span> leaves them out" in report
     texts = Checkpoint.open(checkpoint_here).examples().texts
     for file in _files(runs.bundle):
         content = file.read_bytes().decode("utf-8", "replace")
