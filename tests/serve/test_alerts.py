@@ -119,6 +119,14 @@ def test_every_panel_shows_what_is_there(page: Page) -> None:
             assert unknown(inner[1], page) == []
 
 
+def test_the_share_of_a_canary_can_be_seen() -> None:
+    (panel,) = [each for each in panels() if each["title"] == "Calls a second, by model and version"]
+    (target,) = panel["targets"]
+    assert named(target["expr"])[1] == {"model", "version"}
+    assert "rate(edgewright_requests_total{" in target["expr"]
+    assert target["legendFormat"] == "{{model}} {{version}}"
+
+
 def test_every_metric_of_ours_is_on_the_dashboard_or_in_an_alert(page: Page) -> None:
     text = DASHBOARD.read_text() + ALERTS.read_text()
     ours = {
