@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def new(name: str, rights: str, add_to: Path | None, kept_in: Path | None, outpu
     if add_to is not None:
         try:
             _add(add_to, made.line())
-        except ConfigError:
+        except (ConfigError, OSError):
             if kept_in is not None:
                 kept_in.unlink()
             raise
@@ -83,8 +84,13 @@ def _keep(path: Path, secret: str) -> None:
         raise ConfigError(f"-o {path} exists; give a new file, or delete it first") from error
     except OSError as error:
         raise ConfigError(f"-o {path} cannot be written: {error.strerror}") from error
-    with os.fdopen(file, "w") as opened:
-        opened.write(f"{secret}\n")
+    try:
+        with os.fdopen(file, "w") as opened:
+            opened.write(f"{secret}\n")
+    except OSError as error:  # a full disk
+        path.unlink()
+        error.filename = path
+        raise
 
 
 def _add(path: Path, line: str) -> None:
@@ -98,9 +104,20 @@ def _add(path: Path, line: str) -> None:
     except OSError as error:
         raise ConfigError(f"--add-to {path} cannot be written: {error.strerror}") from error
     try:
-        os.write(file, gap + line.encode() + b"\n")
+        _write_whole(file, gap + line.encode() + b"\n")
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(file)
+
+
+def _write_whole(file: int, data: bytes) -> None:
+    """OSError where there is no room for all of it; none of it is left then."""
+    written = os.write(file, data)
+    if written < len(data):
+        os.ftruncate(file, os.fstat(file).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _check_new(path: Path, before: bytes, line: str) -> None:

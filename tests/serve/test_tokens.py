@@ -7,6 +7,9 @@ import http.client
 import json
 import logging
 import os
+import resource
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -342,6 +345,32 @@ def test_a_token_goes_into_a_file_that_only_its_owner_may_read(
     other = tmp_path / "other.token"
     assert run(["token", "new", "--name", "a", "--add-to", str(tokens), "-o", str(other)]) == 2
     assert not other.exists()
+
+
+@pytest.mark.parametrize(
+    ("room", "named"),
+    [(0, "b.token"), (100, "tokens.txt")],
+    ids=["for no token", "for half a line"],
+)
+def test_a_full_disk_leaves_no_token_that_is_not_known(
+    tmp_path: Path, room: int, named: str
+) -> None:
+    file, kept = tmp_path / "tokens.txt", tmp_path / "b.token"
+    line = f"a {'0' * 64} call\n"
+    file.write_text(line)
+    assert len(line) < 100 < 2 * len(line)
+    done = subprocess.run(
+        [sys.executable, "-c", "from edgewright.cli import main; main()", "token", "new",
+         "--name", "b", "--add-to", str(file), "-o", str(kept)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno ")
+    assert named in done.stderr
+    assert "bug" not in done.stderr
+    assert not kept.exists()
+    assert file.read_text() == line
 
 
 @pytest.mark.parametrize(
