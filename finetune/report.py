@@ -145,7 +145,9 @@ def _learning(story: Story) -> Section:
     }
     blocks: list[Block] = [
         line_figure(losses, x_label="epoch", y_label="loss, nats", caption="Loss by epoch."),
-        line_figure(quality, x_label="epoch", y_label="share", caption="Validation by epoch."),
+        line_figure(
+            quality, x_label="epoch", y_label="share", caption="Validation by epoch.", most_y=1.0
+        ),
         _epoch_table(story.learnt.fit),
     ]
     early = "Training stopped early. " if story.learnt.fit.stopped_early else ""

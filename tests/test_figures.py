@@ -28,6 +28,14 @@ def test_whole_numbers_alone_are_on_an_axis_of_epochs() -> None:
         assert all(tick.isdecimal() for tick in ticks), ticks
 
 
+def test_an_axis_of_shares_ends_at_one() -> None:
+    for lowest in (0.5, 0.99, 1.0):
+        points = {"accuracy": [(1.0, lowest), (2.0, 1.0)]}
+        drawn = line_figure(points, x_label="epoch", y_label="share", caption="", most_y=1.0)
+        ticks = re.findall(r">([\d.]+)</text>", drawn.svg[drawn.svg.index("matplotlib.axis_2") :])
+        assert max(map(float, ticks)) == 1.0, ticks
+
+
 def test_no_line_of_a_report_ends_within_the_name_of_an_option() -> None:
     """A browser ends a line behind a hyphen, so that "--splits" was cut in two."""
     told = "--splits <b> buys --class-weights"

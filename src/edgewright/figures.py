@@ -91,8 +91,12 @@ def line_figure(
     y_label: str,
     caption: str,
     whole_x: bool = True,
+    most_y: float | None = None,
 ) -> Figure:
-    """One line for each series of (x, y); ``whole_x`` puts ticks on whole numbers only."""
+    """One line for each series of (x, y); ``whole_x`` puts ticks on whole numbers only.
+
+    The axis of y ends at ``most_y``, where that is given and it would not end before.
+    """
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -106,7 +110,10 @@ def line_figure(
                 marker=_MARKERS[index % len(_MARKERS)],
                 markersize=5,
                 label=name,
+                clip_on=False,
             )
+        if most_y is not None:
+            axes.set_ylim(top=min(axes.get_ylim()[1], most_y))
         if whole_x:
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         if len(series) > 1:

@@ -120,7 +120,9 @@ def test_every_panel_shows_what_is_there(page: Page) -> None:
 
 
 def test_the_share_of_a_canary_can_be_seen() -> None:
-    (panel,) = [each for each in panels() if each["title"] == "Calls a second, by model and version"]
+    (panel,) = [
+        each for each in panels() if each["title"] == "Calls a second, by model and version"
+    ]
     (target,) = panel["targets"]
     assert named(target["expr"])[1] == {"model", "version"}
     assert "rate(edgewright_requests_total{" in target["expr"]
