@@ -247,6 +247,19 @@ def test_a_server_that_wants_tls_is_told_of(kind: str, certificate: tuple[Path, 
         ask(kind, server.target, "classify", "x", retries=0)
 
 
+def test_a_certificate_of_the_client_that_is_not_taken_is_asked_about(
+    kind: str, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    public, private = (path.read_bytes() for path in certificate)
+    others, own = trustme.CA(), tmp_path / "own.pem"
+    others.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(str(own))
+    credentials = grpc.ssl_server_credentials([(private, public)], public, True)
+    tls = Tls(certificate[0], own, own)
+    wanted = pytest.raises(NotReadyError, match="valid and of an authority that it trusts")
+    with FakeServer(credentials=credentials) as server, wanted:
+        ask(kind, server.target, "classify", "x", tls=tls, retries=0)
+
+
 def test_the_token_goes_with_every_call_and_is_never_shown(kind: str, server: FakeServer) -> None:
     ask(kind, server.target, "classify", "x", token="secret")
     ask(kind, server.target, "list_models", token="secret")

@@ -90,7 +90,8 @@ def _unreachable(target: str, details: str, option: str) -> str:
     if "socket closed" in said:
         return (
             f"{target} closes the connection ({details}); does it want TLS (--tls-ca), or a "
-            "certificate of this client (--tls-cert and --tls-key)?"
+            "certificate of this client (--tls-cert and --tls-key), valid and of an authority that "
+            "it trusts?"
         )
     if "resol" in said or "dns" in said or "lookup" in said:
         return f"no host goes by the name in {target} ({details}); check the spelling"
