@@ -76,7 +76,6 @@ def _curves(forgetting: Forgetting, share: float | None) -> list[Figure]:
             y_label="share",
             caption=caption,
             whole_x=False,
-            most_y=1.0,
         )
     ]
     if measured:
