@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from edgewright.errors import EdgewrightError, GpuLostError, NotReadyError
+from edgewright.errors import EdgewrightError, GpuLostError
 from edgewright.serve.admission import Queue, QueueLimit
 from edgewright.serve.call import Answer, BatchModel, Call
 from edgewright.serve.call_record import current_call
@@ -22,6 +22,7 @@ from edgewright.serve.compute import BatchObserver, Compute, Computed
 from edgewright.serve.compute_threads import ComputeThreads
 from edgewright.serve.line import BatchLimit, Line
 from edgewright.serve.pace import Stage
+from edgewright.serve.shutting_down import shutting_down
 
 Prepare = Callable[[Call], Awaitable[Sequence[Any]]]
 
@@ -110,7 +111,7 @@ class Batcher:
 
     def _refuse_once_closed(self) -> None:
         if self._closing:
-            raise NotReadyError("the server is shutting down; call another replica")
+            raise shutting_down()
 
     def _tell(self, computed: Computed) -> None:
         """Hand over, from a compute thread: one wake-up of the event loop for all of it."""

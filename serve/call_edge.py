@@ -16,7 +16,6 @@ from edgewright.errors import (
     DeadlineError,
     EdgewrightError,
     InputError,
-    NotReadyError,
     OverloadedError,
 )
 from edgewright.rpc_errors import STATUS_METADATA_KEY
@@ -26,6 +25,7 @@ from edgewright.serve.callers import Callers, Peer, right_for
 from edgewright.serve.refusals import Refusals
 from edgewright.serve.rpc_call import CallLeft, RpcCall
 from edgewright.serve.rpc_server import Method
+from edgewright.serve.shutting_down import shutting_down
 from edgewright.serve.tokens import Right
 from edgewright.serve.transfers import Transfers
 
@@ -150,7 +150,7 @@ class CallEdge:
                 raise
             except Exception as error:  # the edge: nothing may reach the wire as it is
                 if self._draining and isinstance(error, OverloadedError):
-                    error = _draining()  # there will be no room here, however long one waits
+                    error = shutting_down()  # there will be no room here, however long one waits
                 status = self._observer.failed(record, error)
                 code = CODES[status.code]
                 _fail(call, status, record)
@@ -291,12 +291,12 @@ class CallEdge:
             ) from None
         except asyncio.CancelledError:
             if self._draining and not call.left:  # it was ended as one that is stuck
-                raise _draining() from None
+                raise shutting_down() from None
             raise
 
     def _enter(self, right: Right | None, call: RpcCall) -> str:
         if self._draining and right is not None:
-            raise _draining()
+            raise shutting_down()
         if self._callers is None or right is None:
             return ""
         peer = Peer.of(call)
@@ -339,10 +339,6 @@ def _answers_to_many(answer: StreamAnswer, parse: Parse) -> Answers:
             yield _parsed(message, parse)
 
     return lambda call: answer(messages(call), call)
-
-
-def _draining() -> NotReadyError:
-    return NotReadyError("the server is shutting down; call another replica")
 
 
 def _fail(call: RpcCall, status: Status, record: CallRecord) -> None:

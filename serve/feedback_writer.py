@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from edgewright.errors import FeedbackStoreError, NotReadyError, OverloadedError
+from edgewright.errors import FeedbackStoreError, OverloadedError
 from edgewright.serve.feedback_records import Entry, Logged, Outcome, Prediction
 from edgewright.serve.prediction_log import PredictionLog
+from edgewright.serve.shutting_down import shutting_down
 
 GATHER_S: Final = 0.01  # from the first entry that waits to its transaction
 ENOUGH_ENTRIES: Final = 256  # that are worth a transaction at once
@@ -174,7 +175,7 @@ class FeedbackWriter:
 
     def _refuse_once_closed(self) -> None:
         if self._closing:
-            raise NotReadyError("the server is shutting down; send the feedback to another replica")
+            raise shutting_down("send the feedback to another replica")
 
     def _work(self) -> None:
         while True:

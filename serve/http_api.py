@@ -14,7 +14,6 @@ import grpc
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from edgewright.errors import NotReadyError
 from edgewright.serve.call_observer import CODES, CallObserver
 from edgewright.serve.call_record import CallRecord
 from edgewright.serve.callers import Callers, Peer
@@ -22,6 +21,7 @@ from edgewright.serve.http_answers import failed_answer, yes_or_no
 from edgewright.serve.http_messages import Request, Response, error_answer
 from edgewright.serve.http_models import HttpModels
 from edgewright.serve.predictor import Predictor
+from edgewright.serve.shutting_down import shutting_down
 from edgewright.serve.tokens import Right
 
 _MODEL: Final = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
@@ -131,7 +131,7 @@ class HttpApi:
         self.in_flight += 1
         try:
             if self._draining:
-                raise NotReadyError("the server is shutting down; call another replica")
+                raise shutting_down()
             response = await self._let_in(route, record, request, groups)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED

@@ -50,8 +50,7 @@ class Connection:
         """What comes next: a request's head, data, its end, or that the connection is closed."""
         while (event := self._state.next_event()) is h11.NEED_DATA:
             if self._state.they_are_waiting_for_100_continue:
-                go_on = h11.InformationalResponse(status_code=100, headers=[])
-                self._write(self._state.send(go_on) or b"")
+                self._go_on()
             self._state.receive_data(await self._reader.read(_CHUNK))
         return event
 
@@ -101,8 +100,11 @@ class Connection:
     def _say_something(self) -> None:
         """Send what a client of HTTP/1.1 must be able to read unasked (RFC 9110, 15.2)."""
         if (self._state.their_http_version or b"") >= b"1.1":
-            go_on = h11.InformationalResponse(status_code=100, headers=[])
-            self._write(self._state.send(go_on) or b"")
+            self._go_on()
+
+    def _go_on(self) -> None:
+        go_on = h11.InformationalResponse(status_code=100, headers=[])
+        self._write(self._state.send(go_on) or b"")
 
     def _is_reset(self) -> bool:
         """Whether the system has told that the connection is no more."""

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from edgewright.errors import NotReadyError
 from edgewright.serve.call_observer import CallObserver
+from edgewright.serve.shutting_down import shutting_down
 
 # What of one stream is read ahead of its answers, and never more memory than this and one message.
 BYTES_AHEAD: Final = 4 << 20
@@ -59,7 +59,7 @@ class OrderedStream:
                         waits.add(draining)
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if draining.done():
-                raise NotReadyError("the server is shutting down; go on with another replica")
+                raise shutting_down("go on with another replica")
         finally:
             for each in (draining, reading, *work):
                 if each is not None:
