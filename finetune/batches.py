@@ -92,7 +92,7 @@ class TokenRows:
         """How many texts lost tokens to the length limit."""
         return sum(row.truncated for row in self.rows)
 
-    @property
+    @cached_property
     def unknown(self) -> int:
         """How many texts are for more than half tokens that the tokenizer does not know."""
         unknown, special = self.preprocessor.unknown_token_id, self.preprocessor.special_tokens

@@ -112,12 +112,11 @@ class Compute:
     def _wanted(self, run: EncodedRun) -> EncodedRun:
         """The rows that somebody waits for; those who wait for others are told."""
         now = self._clock()
-        wanted = [place for place, row in enumerate(run.rows) if row.call.wanted(now)]
+        wanted = {place for place, row in enumerate(run.rows) if row.call.wanted(now)}
         if len(wanted) == len(run.rows):
             return run
-        kept = run.part(wanted)
-        self._expire(run.model, [row for row in run.rows if row not in kept.rows])
-        return kept
+        self._expire(run.model, [row for place, row in enumerate(run.rows) if place not in wanted])
+        return run.part(sorted(wanted))
 
     def _run(self, run: EncodedRun, started: float) -> None:
         """Put a run through its model; ``started`` is when work on it began."""
